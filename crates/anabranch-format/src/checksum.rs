@@ -56,6 +56,12 @@ fn hash(seed: u64, pgno: Pgno, page: &[u8]) -> u64 {
     hasher.digest()
 }
 
+/// XXH3-64 of any bytes: guards what is kept outside pages, such as rows of a sidecar.
+#[must_use]
+pub fn content_hash(bytes: &[u8]) -> u64 {
+    xxh3_64_with_seed(bytes, 0)
+}
+
 /// XOR of the checksums of all pages of a database (lock page aside). The empty database has 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct DbChecksum(pub u64);

@@ -5,8 +5,10 @@ use std::io::{self, BufRead, Read, Write};
 use zstd::stream::read::Decoder;
 use zstd::stream::write::Encoder;
 
-/// The largest window that is accepted when reading (128 MiB, `zstd -d`'s own default).
-pub const WINDOW_LOG_MAX: u32 = 27;
+/// The largest window that is accepted when reading: 8 MiB, which RFC 8878 asks every decoder to
+/// support and recommends encoders not to exceed. A merge holds one window for each object it
+/// reads, so a larger one would let an object of a few bytes claim a lot of memory.
+pub const WINDOW_LOG_MAX: u32 = 23;
 
 /// Bodies up to this length are compressed harder: it takes about a millisecond there, and small
 /// pushes are the frequent ones.
@@ -19,7 +21,10 @@ const LEVEL: i32 = 3;
 
 /// Compresses a stream of unknown length; small ones harder.
 pub(crate) enum Compressor<W: Write> {
-    Waiting { sink: W, buffer: Vec<u8> },
+    Waiting {
+        sink: W,
+        buffer: Vec<u8>,
+    },
     Streaming(Encoder<'static, W>),
     /// Only while one of the others is being built.
     Moved,
@@ -45,8 +50,7 @@ impl<W: Write> Compressor<W> {
         match self {
             Compressor::Streaming(encoder) => encoder.finish(),
             Compressor::Waiting { sink, buffer } => {
-                let level =
-                    if buffer.len() <= SMALL_BODY_BYTES { SMALL_BODY_LEVEL } else { LEVEL };
+                let level = if buffer.len() <= SMALL_BODY_BYTES { SMALL_BODY_LEVEL } else { LEVEL };
                 let mut encoder = Encoder::new(sink, level)?;
                 encoder.include_checksum(true)?;
                 encoder.set_pledged_src_size(Some(buffer.len() as u64))?;
@@ -81,22 +85,53 @@ impl<W: Write> Write for Compressor<W> {
     }
 }
 
-/// A decoder for everything that is read: any number of zstd frames, windows up to
-/// [`WINDOW_LOG_MAX`].
-pub(crate) fn decoder<R: BufRead>(source: R) -> io::Result<Decoder<'static, R>> {
-    let mut decoder = Decoder::with_buffer(source)?;
-    decoder.window_log_max(WINDOW_LOG_MAX)?;
-    Ok(decoder)
-}
-
-/// Fails once the source gives more than `left` bytes: a few bytes of zstd can unpack to gigabytes.
+/// Remembers whether it was the source itself that failed, and not what stands in it.
 #[derive(Debug)]
-pub(crate) struct Limited<R> {
-    pub(crate) source: R,
-    pub(crate) left: u64,
+pub(crate) struct Watched<R> {
+    source: R,
+    failed: bool,
 }
 
-impl<R: Read> Read for Limited<R> {
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(buf);
+        self.failed |= read.is_err();
+        read
+    }
+}
+
+impl<R: BufRead> BufRead for Watched<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let filled = self.source.fill_buf();
+        self.failed |= filled.is_err();
+        filled
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.source.consume(amount);
+    }
+}
+
+/// Unpacks everything that is read: any number of zstd frames, windows up to [`WINDOW_LOG_MAX`],
+/// no more bytes in all than it is told, since a few bytes of zstd can unpack to gigabytes.
+///
+/// What is wrong with the bytes is told by the kinds `InvalidData` and `UnexpectedEof`; an error of
+/// the source keeps its own kind.
+pub(crate) struct Unpacker<R: BufRead> {
+    decoder: Decoder<'static, Watched<R>>,
+    left: u64,
+}
+
+impl<R: BufRead> Unpacker<R> {
+    /// Unpacks `source` to at most `limit` bytes.
+    pub(crate) fn new(source: R, limit: u64) -> io::Result<Self> {
+        let mut decoder = Decoder::with_buffer(Watched { source, failed: false })?;
+        decoder.window_log_max(WINDOW_LOG_MAX)?;
+        Ok(Unpacker { decoder, left: limit })
+    }
+}
+
+impl<R: BufRead> Read for Unpacker<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
@@ -104,10 +139,21 @@ impl<R: Read> Read for Limited<R> {
         // One byte more than is left tells "exactly used up" from "too long".
         let most = usize::try_from(self.left.saturating_add(1)).unwrap_or(usize::MAX);
         let take = buf.len().min(most);
-        let n = self.source.read(&mut buf[..take])?;
+        self.decoder.get_mut().failed = false;
+        let read = self.decoder.read(&mut buf[..take]);
+        let n = read.map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => e,
+            _ if self.decoder.get_ref().failed => e,
+            _ => io::Error::new(io::ErrorKind::InvalidData, e),
+        })?;
         self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, "unpacks to more than its metadata states")
         })?;
         Ok(n)
     }
+}
+
+/// Whether an error that was met while unpacking tells of damaged bytes, not of a failing source.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }

@@ -5,7 +5,8 @@
 //! compaction leaves. Our own pushes are both at once; segments of other origin may hold several
 //! transactions in SQLite's order, and say so in their metadata.
 //!
-//! What [`DeltaReader`] guarantees of what it lets through (and [`DeltaEncoder`] of what it writes):
+//! What [`DeltaReader`] guarantees of what it lets through, and [`DeltaEncoder`] of what it writes
+//! once it knows the size before ([`DeltaEncoder::growing_from`]):
 //! 1. page numbers ascend, and none is the lock page or above the size after;
 //! 2. a delta that grows the database carries every page of the growth, lock page aside, so that
 //!    no old content of a database that was once larger can come back;
@@ -14,9 +15,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use zstd::stream::read::Decoder;
-
-use crate::compress::{Compressor, Limited, decoder};
+use crate::compress::{Compressor, Unpacker, is_damage};
 use crate::lsn::Lsn;
 use crate::metadata::Metadata;
 use crate::page::{PageSize, Pgno};
@@ -29,11 +28,11 @@ use crate::wal::{
 #[non_exhaustive]
 pub enum DeltaError {
     /// The source failed, its compression is damaged, or it unpacks to more than it states.
-    #[error("unpacking failed: {0}")]
+    #[error("unpacking failed")]
     Io(#[from] io::Error),
     /// The WAL inside is damaged.
-    #[error("the WAL inside is damaged: {0}")]
-    Wal(WalError),
+    #[error("the WAL inside is damaged")]
+    Wal(#[source] WalError),
     /// Page size other than the metadata's.
     #[error("pages of {found} bytes, but the metadata states {stated}")]
     PageSize {
@@ -96,6 +95,18 @@ pub enum DeltaError {
     },
 }
 
+impl DeltaError {
+    /// Whether the bytes are wrong, so that reading them again cannot help; otherwise the source
+    /// failed.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            DeltaError::Io(e) => is_damage(e),
+            _ => true,
+        }
+    }
+}
+
 impl From<WalError> for DeltaError {
     fn from(e: WalError) -> Self {
         match e {
@@ -127,8 +138,9 @@ pub struct PageOrder {
     lock_page: Pgno,
     size_after: u32,
     previous: Option<Pgno>,
-    /// The next page of the growth that must come; above `size_after` when none is left.
-    growth_next: u32,
+    /// The next page of the growth that must come; above `size_after` when none is left. Wider than
+    /// a page number, so that it can stand above the last one.
+    growth_next: u64,
 }
 
 impl PageOrder {
@@ -139,14 +151,14 @@ impl PageOrder {
             lock_page: page_size.lock_page(),
             size_after,
             previous: None,
-            growth_next: size_before.saturating_add(1),
+            growth_next: u64::from(size_before) + 1,
         };
         order.skip_lock_page();
         order
     }
 
     fn skip_lock_page(&mut self) {
-        if self.growth_next == self.lock_page.get() {
+        if self.growth_next == u64::from(self.lock_page.get()) {
             self.growth_next += 1;
         }
     }
@@ -161,13 +173,12 @@ impl PageOrder {
         if page == self.lock_page || page.get() > self.size_after {
             return Err(DeltaError::Page { page, size: self.size_after });
         }
-        if page.get() > self.growth_next
-            && let Some(missing) = Pgno::new(self.growth_next)
-        {
-            return Err(DeltaError::Growth { page: missing });
+        let number = u64::from(page.get());
+        if number > self.growth_next {
+            return Err(self.missing());
         }
-        if page.get() == self.growth_next {
-            self.growth_next = self.growth_next.saturating_add(1);
+        if number == self.growth_next {
+            self.growth_next += 1;
             self.skip_lock_page();
         }
         self.previous = Some(page);
@@ -176,10 +187,16 @@ impl PageOrder {
 
     /// No page follows.
     pub fn end(&self) -> Result<(), DeltaError> {
-        match Pgno::new(self.growth_next) {
-            Some(page) if self.growth_next <= self.size_after => Err(DeltaError::Growth { page }),
-            _ => Ok(()),
+        if self.growth_next <= u64::from(self.size_after) {
+            return Err(self.missing());
         }
+        Ok(())
+    }
+
+    /// The error that `growth_next`, which is at most `size_after` here, did not come.
+    fn missing(&self) -> DeltaError {
+        let page = u32::try_from(self.growth_next).ok().and_then(Pgno::new);
+        DeltaError::Growth { page: page.expect("a page of the growth has a number from 1") }
     }
 }
 
@@ -191,6 +208,10 @@ pub struct DeltaEncoder<W: Write> {
     /// The newest page is held back: the last one becomes the commit frame.
     held: Option<Pgno>,
     held_page: Vec<u8>,
+    /// Where the run of pages began that leads to the held one without a gap (lock page aside).
+    run_from: u32,
+    /// The size before, where the caller stated it.
+    size_before: Option<u32>,
 }
 
 /// A finished body.
@@ -215,7 +236,23 @@ impl<W: Write> DeltaEncoder<W> {
             page_size,
             held: None,
             held_page: vec![0; page_size.bytes()],
+            run_from: 0,
+            size_before: None,
         })
+    }
+
+    /// States the size before, so that [`DeltaEncoder::finish`] can see that the growth is complete:
+    /// no reader would take a delta in which a page of it is missing, and no reader could pass it.
+    #[must_use]
+    pub fn growing_from(mut self, size_before: u32) -> Self {
+        self.size_before = Some(size_before);
+        self
+    }
+
+    /// The number after `pgno` that can be in a delta.
+    fn after(&self, pgno: u32) -> u32 {
+        let next = pgno.saturating_add(1);
+        if next == self.page_size.lock_page().get() { next + 1 } else { next }
     }
 
     /// Adds a page; page numbers must ascend and never be the lock page.
@@ -227,6 +264,9 @@ impl<W: Write> DeltaEncoder<W> {
         if let Some(held) = self.held {
             assert!(held < pgno, "pages of a delta ascend: {pgno} after {held}");
             self.wal.frame(held, 0, &self.held_page)?;
+        }
+        if self.held.is_none_or(|held| self.after(held.get()) != pgno.get()) {
+            self.run_from = pgno.get();
         }
         self.held_page.copy_from_slice(page);
         self.held = Some(pgno);
@@ -242,10 +282,18 @@ impl<W: Write> DeltaEncoder<W> {
     /// Ends the transaction with the database at `size_after` pages.
     ///
     /// # Panics
-    /// If no page was added, or the last lies above `size_after`.
+    /// If no page was added, or the last lies above `size_after`, or a page is missing of the growth
+    /// from the size given to [`DeltaEncoder::growing_from`]: the caller's bug would stop every
+    /// replica.
     pub fn finish(mut self, size_after: u32) -> io::Result<EncodedDelta<W>> {
         let last = self.held.expect("a delta has at least one page");
         assert!(last.get() <= size_after, "page {last} lies above the end");
+        if let Some(first) = self.size_before.map(|size| self.after(size))
+            && first <= size_after
+        {
+            let complete = self.run_from <= first && self.after(last.get()) > size_after;
+            assert!(complete, "a page of the growth from {first} to {size_after} is missing");
+        }
         self.wal.frame(last, size_after, &self.held_page)?;
         let frames = self.wal.frames();
         Ok(EncodedDelta { sink: self.wal.into_inner().finish()?, frames })
@@ -254,7 +302,7 @@ impl<W: Write> DeltaEncoder<W> {
 
 /// Reads the frames of a segment: one or more whole transactions, as many as its metadata states.
 pub struct SegmentReader<R: BufRead> {
-    wal: WalReader<Limited<Decoder<'static, R>>>,
+    wal: WalReader<Unpacker<R>>,
     frames: u64,
     transactions: u64,
     size_after: u32,
@@ -270,7 +318,7 @@ impl<R: BufRead> SegmentReader<R> {
             .checked_mul(frame_bytes(metadata.page_size))
             .and_then(|n| n.checked_add(WAL_HEADER_BYTES as u64))
             .ok_or(DeltaError::FrameCount { found: 0, stated: frames })?;
-        let wal = WalReader::new(Limited { source: decoder(body)?, left })?;
+        let wal = WalReader::new(Unpacker::new(body, left)?)?;
         let found = wal.header().page_size;
         if found != metadata.page_size {
             return Err(DeltaError::PageSize { found, stated: metadata.page_size });

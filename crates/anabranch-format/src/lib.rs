@@ -23,7 +23,7 @@ mod page;
 mod snapshot;
 mod wal;
 
-pub use checksum::{DbChecksum, KeyedChecksum, PageChecksum, ParseChecksumError};
+pub use checksum::{DbChecksum, KeyedChecksum, PageChecksum, ParseChecksumError, content_hash};
 pub use compress::WINDOW_LOG_MAX;
 pub use delta::{
     DeltaEncoder, DeltaError, DeltaReader, EncodedDelta, Merge, PageOrder, PageSource,
@@ -39,8 +39,8 @@ pub use page::{
     SQLITE_MAGIC, canonicalise_page_one,
 };
 pub use snapshot::{
-    CHUNK_BYTES_MIN, CHUNKS_MAX, Layout, SeekTable, SnapshotError, SnapshotReader, SnapshotWriter,
-    chunk_bytes, decode_chunk,
+    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNKS_MAX, Layout, SeekTable, SnapshotError, SnapshotReader,
+    SnapshotWriter, chunk_bytes, decode_chunk,
 };
 pub use wal::{
     ChecksumOrder, FRAME_HEADER_BYTES, FrameHeader, Salts, WAL_HEADER_BYTES, WalChecksum, WalError,

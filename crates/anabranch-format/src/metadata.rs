@@ -3,12 +3,27 @@
 //! Each object begins with one zstd *skippable frame* (magic 0x184D2A50, RFC 8878 section 3.1.2)
 //! that holds JSON; `zstd -d` ignores it. Field names are short because the smallest pushes are
 //! hardly larger than their metadata.
+//!
+//! What follows the metadata has checksums of its own; the metadata has only the one at its end,
+//! the member `check`. Without it a flipped bit in a push id or a page number would be believed.
+//!
+//! Decides what metadata is plausible by itself ([`Metadata::decode`] refuses the rest, and
+//! [`Metadata::encode`] refuses to write it). Does not decide whether it fits its neighbours in the
+//! log, or the object's name: that is the store's part.
+//!
+//! Invariants of what passes:
+//! 1. positions do not run backwards, and their count fits a `u64`;
+//! 2. there are at most as many frames as positions, and at least one;
+//! 3. a change of one transaction has no more frames than the database has pages after it, and no
+//!    fewer than the database grew by: a few bytes cannot claim a database of 2^32 pages;
+//! 4. a body's name is safe as an object name.
 
 use std::fmt;
 use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::checksum::DbChecksum;
 use crate::lsn::Lsn;
@@ -27,6 +42,16 @@ pub const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 /// Length of the header of a skippable frame: magic and size.
 pub const SKIPPABLE_HEADER_BYTES: usize = 8;
 
+/// The most pages a SQLite database can have.
+const PAGES_MAX: u32 = 0xffff_fffe;
+
+/// Longest name of a body.
+const BODY_NAME_BYTES_MAX: usize = 512;
+
+/// The last member of the JSON, and how long it is with the closing brace.
+const CHECK_MEMBER: &str = ",\"check\":\"";
+const CHECK_BYTES: usize = CHECK_MEMBER.len() + 8 + 2;
+
 /// Why an object's metadata could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -35,7 +60,9 @@ pub enum MetadataError {
     #[error("reading the metadata failed")]
     Io(#[from] io::Error),
     /// The object does not begin with a skippable frame.
-    #[error("not an Anabranch object: it begins with {found:#010x}, not with a skippable zstd frame")]
+    #[error(
+        "not an Anabranch object: it begins with {found:#010x}, not with a skippable zstd frame"
+    )]
     NotAnObject {
         /// The first four bytes, little-endian (0 if there are fewer).
         found: u32,
@@ -49,6 +76,9 @@ pub enum MetadataError {
     /// Not the JSON that is expected.
     #[error("the metadata is malformed: {0}")]
     Malformed(String),
+    /// The checksum at its end does not fit: it was damaged.
+    #[error("the metadata is damaged: its checksum does not fit")]
+    Checksum,
     /// Written by a later version of the format.
     #[error("object format {0}; this program reads up to {FORMAT_VERSION}: update it")]
     Version(u32),
@@ -237,13 +267,17 @@ impl Metadata {
         Lsn::new(self.lsn.0.get().saturating_sub(1))
     }
 
-    /// The skippable frame that leads the object.
+    /// The skippable frame that leads the object. Refuses what [`Metadata::decode`] would refuse.
     pub fn encode(&self) -> Result<Vec<u8>, MetadataError> {
-        let json = serde_json::to_vec(self).map_err(|e| MetadataError::Malformed(e.to_string()))?;
-        if json.len() > METADATA_BYTES_MAX {
-            return Err(MetadataError::TooLong(json.len() as u64));
-        }
-        let len = u32::try_from(json.len()).map_err(|_| MetadataError::TooLong(json.len() as u64))?;
+        self.check()?;
+        let mut json =
+            serde_json::to_vec(self).map_err(|e| MetadataError::Malformed(e.to_string()))?;
+        json.pop();
+        json.extend_from_slice(check_member(&json).as_bytes());
+        let len = match u32::try_from(json.len()) {
+            Ok(len) if json.len() <= METADATA_BYTES_MAX => len,
+            _ => return Err(MetadataError::TooLong(json.len() as u64)),
+        };
         let mut frame = Vec::with_capacity(SKIPPABLE_HEADER_BYTES + json.len());
         frame.extend_from_slice(&SKIPPABLE_MAGIC.to_le_bytes());
         frame.extend_from_slice(&len.to_le_bytes());
@@ -283,6 +317,16 @@ impl Metadata {
             anabranch: u32,
         }
         let malformed = |e: serde_json::Error| MetadataError::Malformed(e.to_string());
+        // The checksum comes before the version: it ends the metadata of every version, and a
+        // damaged version number must not send the user off to look for an update.
+        let covered = json.len().saturating_sub(CHECK_BYTES);
+        let (covered, check) = json.split_at(covered);
+        if !check.starts_with(CHECK_MEMBER.as_bytes()) {
+            return Err(MetadataError::Malformed("it does not end with a checksum".to_owned()));
+        }
+        if check != check_member(covered).as_bytes() {
+            return Err(MetadataError::Checksum);
+        }
         let Version { anabranch } = serde_json::from_slice(json).map_err(malformed)?;
         if anabranch == 0 || anabranch > FORMAT_VERSION {
             return Err(MetadataError::Version(anabranch));
@@ -293,29 +337,81 @@ impl Metadata {
     }
 
     fn check(&self) -> Result<(), MetadataError> {
-        let bad = |what: &str| Err(MetadataError::Malformed(what.to_owned()));
-        if self.lsn.1 < self.lsn.0 || self.lsn.0 == Lsn::ZERO || self.lsn.1 == Lsn::MAX {
-            return bad("the last Lsn is before the first, or one is out of range");
+        match self.contradiction() {
+            Some(what) => Err(MetadataError::Malformed(what.to_owned())),
+            None => Ok(()),
         }
-        if self.pages.1 == 0 {
-            return bad("a database of no pages");
-        }
-        if self.frame_count() == 0 {
-            return bad("no frames");
-        }
-        if self.frame_count() > self.lsn_count() {
-            return bad("more frames than positions");
-        }
-        if let Some(chunk) = self.chunk
-            && (chunk < self.page_size.get() || !chunk.is_power_of_two())
-        {
-            return bad("a chunk size that is not a power of two of at least one page");
-        }
-        if self.kind == Kind::Snapshot && self.chunk.is_none() {
-            return bad("a snapshot without a chunk size");
-        }
-        Ok(())
     }
+
+    fn contradiction(&self) -> Option<&'static str> {
+        let (first, last) = self.lsn;
+        if last < first || first == Lsn::ZERO || last == Lsn::MAX {
+            return Some("the last Lsn is before the first, or one is out of range");
+        }
+        if self.generation.0 == 0 || self.generation.1 > last {
+            return Some("generation 0, or one that begins after the last Lsn");
+        }
+        if self.pages.1 == 0 || self.pages.0 > PAGES_MAX || self.pages.1 > PAGES_MAX {
+            return Some("a database of no pages, or of more than SQLite allows");
+        }
+        if self.body.as_deref().is_some_and(|name| !is_object_name(name)) {
+            return Some("the name of a body that is not the name of an object");
+        }
+        match self.kind {
+            Kind::Snapshot => self.snapshot_contradiction(),
+            Kind::Segment | Kind::Delta => self.wal_contradiction(),
+        }
+    }
+
+    fn snapshot_contradiction(&self) -> Option<&'static str> {
+        match self.chunk {
+            None => Some("a snapshot without a chunk size"),
+            Some(chunk) if chunk < self.page_size.get() || !chunk.is_power_of_two() => {
+                Some("a chunk size that is not a power of two of at least one page")
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn wal_contradiction(&self) -> Option<&'static str> {
+        let frames = self.frame_count();
+        if frames == 0 || frames > self.lsn_count() {
+            return Some("no frames, or more frames than positions");
+        }
+        match self.transactions {
+            Some(transactions) if transactions == 0 || transactions > frames => {
+                return Some("no transactions, or more transactions than frames");
+            }
+            // Each frame may be of any page, and SQLite's commit frame may repeat one.
+            Some(_) => return None,
+            None => {}
+        }
+        let [before, after] =
+            [self.pages.0, self.pages.1].map(|n| u64::from(self.page_size.content_pages(n)));
+        if frames > after {
+            return Some("more frames than the database has pages");
+        }
+        if after.saturating_sub(before) > frames {
+            return Some("fewer frames than the database grew by");
+        }
+        None
+    }
+}
+
+/// The member that ends the JSON, with the closing brace: the low 32 bits of the XXH3-64 of
+/// `covered`, all that comes before.
+fn check_member(covered: &[u8]) -> String {
+    format!("{CHECK_MEMBER}{:08x}\"}}", xxh3_64(covered) & 0xffff_ffff)
+}
+
+/// Whether the text can name an object below a root without leaving it: parts of a-z, 0-9, `-`,
+/// `_` and `.`, none of them empty, `.` or `..`.
+fn is_object_name(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+    name.len() <= BODY_NAME_BYTES_MAX
+        && name
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != ".." && part.bytes().all(fits))
 }
 
 #[cfg(test)]
@@ -361,20 +457,109 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn contradictions_and_later_versions_are_refused() {
+    fn every_single_bit_flip_is_an_error() {
+        let bytes = sample().encode().unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Metadata::decode(&mut &flipped[..]).is_err(), "bit {bit}");
+        }
+    }
+
+    /// The frame around `json`, with a fitting checksum and nothing else checked.
+    fn frame_of(metadata: &Metadata) -> Vec<u8> {
+        let mut json = serde_json::to_vec(metadata).unwrap();
+        json.pop();
+        let member = check_member(&json);
+        json.extend_from_slice(member.as_bytes());
+        let len = u32::try_from(json.len()).unwrap();
+        [&SKIPPABLE_MAGIC.to_le_bytes()[..], &len.to_le_bytes(), &json].concat()
+    }
+
+    #[test]
+    fn contradictions_and_later_versions_are_refused_in_both_directions() {
         let refused = |change: fn(&mut Metadata)| {
             let mut metadata = sample();
             change(&mut metadata);
-            Metadata::decode(&mut &metadata.encode().unwrap()[..]).unwrap_err()
+            let error = Metadata::decode(&mut &frame_of(&metadata)[..]).unwrap_err();
+            assert!(
+                matches!(error, MetadataError::Malformed(_) | MetadataError::Version(_)),
+                "{error}"
+            );
+            if !matches!(error, MetadataError::Version(_)) {
+                assert!(metadata.encode().is_err(), "{error}");
+            }
+            error
         };
+        assert_eq!(Metadata::decode(&mut &frame_of(&sample())[..]).unwrap(), sample());
         assert!(matches!(refused(|m| m.version = 2), MetadataError::Version(2)));
+        refused(|m| m.version = 0);
         refused(|m| m.lsn = (Lsn::new(3), Lsn::new(2)));
         refused(|m| m.lsn = (Lsn::ZERO, Lsn::new(2)));
+        refused(|m| m.lsn.1 = Lsn::MAX);
+        refused(|m| m.generation = (0, Lsn::new(1)));
+        refused(|m| m.generation = (1, Lsn::new(4)));
         refused(|m| m.frames = Some(0));
         refused(|m| m.frames = Some(4));
         refused(|m| m.pages = (1, 0));
+        refused(|m| m.pages = (u32::MAX, 3));
+        refused(|m| m.pages = (u32::MAX - 1, u32::MAX));
+        refused(|m| m.pages = (0, 4));
+        refused(|m| m.pages = (2, 2));
+        refused(|m| m.transactions = Some(0));
+        refused(|m| m.transactions = Some(4));
         refused(|m| m.kind = Kind::Snapshot);
-        refused(|m| m.chunk = Some(4095));
+        for chunk in [2048, 4095, 0, 12288] {
+            let mut metadata = Metadata { kind: Kind::Snapshot, chunk: Some(4096), ..sample() };
+            metadata.encode().unwrap();
+            metadata.chunk = Some(chunk);
+            metadata.encode().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_database_that_grows_past_the_lock_page_needs_no_frame_for_it() {
+        let lock = PageSize::MAX.lock_page().get();
+        let mut metadata = sample();
+        metadata.page_size = PageSize::MAX;
+        metadata.pages = (lock - 2, lock + 1);
+        metadata.frames = Some(2);
+        metadata.encode().unwrap();
+        metadata.frames = Some(1);
+        metadata.encode().unwrap_err();
+    }
+
+    #[test]
+    fn the_name_of_a_body_cannot_lead_out_of_the_root() {
+        for (name, good) in [
+            ("db/0123/body/0000000000000001-ab.zst", true),
+            ("x", true),
+            ("", false),
+            ("/etc/passwd", false),
+            ("db/../../x", false),
+            ("db/./x", false),
+            ("db//x", false),
+            ("db/x/", false),
+            ("db\\x", false),
+            ("db/%2e%2e", false),
+            ("db/\0", false),
+        ] {
+            let metadata = Metadata { body: Some(name.to_owned()), ..sample() };
+            assert_eq!(metadata.encode().is_ok(), good, "{name}");
+        }
+        let long = Metadata { body: Some("x".repeat(513)), ..sample() };
+        long.encode().unwrap_err();
+    }
+
+    #[test]
+    fn members_of_later_minor_versions_are_ignored() {
+        let mut json = serde_json::to_value(sample()).unwrap();
+        json["colour"] = "blue".into();
+        let mut json = serde_json::to_vec(&json).unwrap();
+        json.pop();
+        let member = check_member(&json);
+        json.extend_from_slice(member.as_bytes());
+        assert_eq!(Metadata::from_json(&json).unwrap(), sample());
     }
 
     #[test]

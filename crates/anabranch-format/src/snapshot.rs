@@ -10,9 +10,7 @@
 use std::io::{self, BufRead, Read, Write};
 use std::ops::Range;
 
-use zstd::stream::read::Decoder;
-
-use crate::compress::{Limited, decoder};
+use crate::compress::{Unpacker, is_damage};
 use crate::delta::{DeltaError, PageSource};
 use crate::metadata::{Metadata, MetadataError};
 use crate::page::{PageSize, Pgno};
@@ -21,8 +19,12 @@ use crate::page::{PageSize, Pgno};
 pub const CHUNK_BYTES_MIN: u32 = 256 * 1024;
 
 /// A snapshot has at most this many chunks; larger databases get larger chunks, so that the seek
-/// table stays below 2 MiB.
+/// table stays close to 2 MiB.
 pub const CHUNKS_MAX: u64 = 1 << 18;
+
+/// Largest chunk, uncompressed: who reads a single page holds this much of what the object claims.
+/// With [`CHUNKS_MAX`] it limits snapshots to databases of 16 TiB.
+pub const CHUNK_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
 /// Magic of the seek table's footer.
 const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
@@ -37,11 +39,22 @@ const LEVEL: i32 = 3;
 #[non_exhaustive]
 pub enum SnapshotError {
     /// The source or sink failed, the compression is damaged, or it unpacks to more than stated.
-    #[error("reading or writing the snapshot failed: {0}")]
+    #[error("reading or writing the snapshot failed")]
     Io(#[from] io::Error),
     /// The metadata is damaged.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// The database is larger than a snapshot can hold.
+    #[error(
+        "a database of {bytes} bytes in chunks of {chunk}: a snapshot has at most {CHUNKS_MAX} \
+         chunks of at most {CHUNK_BYTES_MAX} bytes"
+    )]
+    TooLarge {
+        /// Uncompressed length of the database.
+        bytes: u64,
+        /// Bytes of a chunk.
+        chunk: u32,
+    },
     /// The seek table contradicts the metadata, or is no seek table.
     #[error("the seek table is damaged: {0}")]
     SeekTable(&'static str),
@@ -60,7 +73,21 @@ pub enum SnapshotError {
     Truncated(u32),
 }
 
-/// The chunk size for a database of `db_size` pages: a power of two of at least one page.
+impl SnapshotError {
+    /// Whether the bytes are wrong, so that reading them again cannot help; otherwise the source or
+    /// sink failed.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            SnapshotError::Io(e) | SnapshotError::Metadata(MetadataError::Io(e)) => is_damage(e),
+            SnapshotError::TooLarge { .. } => false,
+            _ => true,
+        }
+    }
+}
+
+/// The chunk size for a database of `db_size` pages: a power of two of at least one page, and more
+/// than [`CHUNK_BYTES_MAX`] if the database is too large for a snapshot.
 #[must_use]
 pub fn chunk_bytes(page_size: PageSize, db_size: u32) -> u32 {
     let bytes = u64::from(page_size.get()) * u64::from(db_size);
@@ -77,18 +104,29 @@ pub struct Layout {
     page_size: PageSize,
     chunk_bytes: u32,
     db_size: u32,
+    /// As the page size has it; a field so that a test can reach it without a gigabyte.
+    lock_page: Pgno,
 }
 
 impl Layout {
     /// The layout of the snapshot that `metadata` describes.
     pub fn of(metadata: &Metadata) -> Result<Self, SnapshotError> {
         let chunk_bytes = metadata.chunk.ok_or(SnapshotError::SeekTable("no chunk size"))?;
-        let layout =
-            Layout { page_size: metadata.page_size, chunk_bytes, db_size: metadata.pages.1 };
-        // A power of two from one page up: `Metadata::decode` saw to it. The upper bound keeps a
-        // reader's buffer small.
-        if layout.chunks() > CHUNKS_MAX || chunk_bytes > 1 << 30 {
-            return Err(SnapshotError::SeekTable("too many chunks, or too large ones"));
+        let page_size = metadata.page_size;
+        if !chunk_bytes.is_power_of_two() || chunk_bytes < page_size.get() {
+            return Err(SnapshotError::SeekTable(
+                "the chunk size is no power of two of one page up",
+            ));
+        }
+        let layout = Layout {
+            page_size,
+            chunk_bytes,
+            db_size: metadata.pages.1,
+            lock_page: page_size.lock_page(),
+        };
+        if layout.chunks() > CHUNKS_MAX || chunk_bytes > CHUNK_BYTES_MAX {
+            let bytes = layout.total_bytes();
+            return Err(SnapshotError::TooLarge { bytes, chunk: chunk_bytes });
         }
         Ok(layout)
     }
@@ -108,7 +146,7 @@ impl Layout {
     /// Uncompressed length of chunk `chunk` (from 0): shorter only at the end.
     #[must_use]
     pub fn chunk_len(&self, chunk: u64) -> usize {
-        let start = chunk * u64::from(self.chunk_bytes);
+        let start = chunk.saturating_mul(u64::from(self.chunk_bytes));
         let len = self.total_bytes().saturating_sub(start).min(u64::from(self.chunk_bytes));
         usize::try_from(len).expect("a chunk fits into memory")
     }
@@ -193,10 +231,9 @@ pub fn decode_chunk(
     compressed: &[u8],
 ) -> Result<Vec<u8>, SnapshotError> {
     let expected = layout.chunk_len(chunk);
-    let mut unpacked = Vec::with_capacity(expected);
-    let limited = Limited { source: decoder(compressed)?, left: expected as u64 };
-    let mut limited = limited.take(expected as u64 + 1);
-    limited.read_to_end(&mut unpacked)?;
+    // Grows with what is really there: a short object must not claim a large buffer.
+    let mut unpacked = Vec::with_capacity(expected.min(CHUNK_BYTES_MIN as usize));
+    Unpacker::new(compressed, expected as u64)?.read_to_end(&mut unpacked)?;
     if unpacked.len() != expected {
         return Err(SnapshotError::ChunkLength { chunk, found: unpacked.len(), expected });
     }
@@ -246,8 +283,7 @@ impl<W: Write> SnapshotWriter<W> {
     }
 
     fn fill_lock_page(&mut self) -> Result<(), SnapshotError> {
-        if self.next == self.layout.page_size.lock_page().get() && self.next <= self.layout.db_size
-        {
+        if self.next == self.layout.lock_page.get() && self.next <= self.layout.db_size {
             let zeros = vec![0; self.layout.page_size.bytes()];
             self.push(&zeros)?;
         }
@@ -267,7 +303,7 @@ impl<W: Write> SnapshotWriter<W> {
     fn end_chunk(&mut self) -> Result<(), SnapshotError> {
         let compressed = self.compressor.compress(&self.chunk)?;
         self.sink.write_all(&compressed)?;
-        let len = |n: usize| u32::try_from(n).expect("a chunk is at most 1 GiB");
+        let len = |n: usize| u32::try_from(n).expect("a chunk is at most 64 MiB");
         self.entries.push((len(compressed.len()), len(self.chunk.len())));
         self.chunk.clear();
         Ok(())
@@ -302,7 +338,7 @@ impl<W: Write> SnapshotWriter<W> {
 
 /// Reads a snapshot from its first page to its last, in constant memory.
 pub struct SnapshotReader<R: BufRead> {
-    pages: Limited<Decoder<'static, R>>,
+    pages: Unpacker<R>,
     layout: Layout,
     next: u32,
 }
@@ -311,25 +347,24 @@ impl<R: BufRead> SnapshotReader<R> {
     /// Reads the body that `metadata` describes; `body` stands at the first byte after it.
     pub fn new(body: R, metadata: &Metadata) -> Result<Self, SnapshotError> {
         let layout = Layout::of(metadata)?;
-        let pages = Limited { source: decoder(body)?, left: layout.total_bytes() };
+        let pages = Unpacker::new(body, layout.total_bytes())?;
         Ok(SnapshotReader { pages, layout, next: 1 })
     }
 }
 
 impl<R: BufRead> PageSource for SnapshotReader<R> {
     fn next_page(&mut self, page: &mut [u8]) -> Result<Option<Pgno>, DeltaError> {
+        assert_eq!(page.len(), self.layout.page_size.bytes(), "the buffer takes one page");
         loop {
             let Some(pgno) = Pgno::new(self.next).filter(|p| p.get() <= self.layout.db_size) else {
-                // Whatever unpacks after the last page is too much; `Limited` says so.
-                let mut rest = [0u8; 1];
-                return match self.pages.read(&mut rest)? {
-                    0 => Ok(None),
-                    _ => Err(DeltaError::Page { page: Pgno::ONE, size: self.layout.db_size }),
-                };
+                // Reading on checks the end of the compression, and `Unpacker` refuses whatever
+                // unpacks after the last page.
+                self.pages.read(&mut [0])?;
+                return Ok(None);
             };
             self.pages.read_exact(page)?;
             self.next = self.next.checked_add(1).unwrap_or(0);
-            if pgno != self.layout.page_size.lock_page() {
+            if pgno != self.layout.lock_page {
                 return Ok(Some(pgno));
             }
         }

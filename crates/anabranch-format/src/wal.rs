@@ -386,8 +386,7 @@ impl<W: Write> WalWriter<W> {
             checksum: WalChecksum::default(),
         };
         let order = self.header.order;
-        header.checksum =
-            self.running.extended(order, &header.encode()[..8]).extended(order, page);
+        header.checksum = self.running.extended(order, &header.encode()[..8]).extended(order, page);
         self.sink.write_all(&header.encode())?;
         self.sink.write_all(page)?;
         self.running = header.checksum;
