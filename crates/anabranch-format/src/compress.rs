@@ -157,3 +157,6 @@ impl<R: BufRead> Read for Unpacker<R> {
 pub(crate) fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
+
+#[cfg(test)]
+mod tests;

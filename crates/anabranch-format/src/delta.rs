@@ -460,3 +460,6 @@ impl<S: PageSource> MergeSource<S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -370,3 +370,6 @@ impl<R: BufRead> PageSource for SnapshotReader<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -405,3 +405,6 @@ impl<W: Write> WalWriter<W> {
         self.sink
     }
 }
+
+#[cfg(test)]
+mod tests;
