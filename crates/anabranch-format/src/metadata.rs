@@ -23,9 +23,8 @@ use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
 
-use crate::checksum::DbChecksum;
+use crate::checksum::{DbChecksum, content_hash};
 use crate::lsn::Lsn;
 use crate::page::PageSize;
 use crate::wal::read_up_to;
@@ -401,7 +400,7 @@ impl Metadata {
 /// The member that ends the JSON, with the closing brace: the low 32 bits of the XXH3-64 of
 /// `covered`, all that comes before.
 fn check_member(covered: &[u8]) -> String {
-    format!("{CHECK_MEMBER}{:08x}\"}}", xxh3_64(covered) & 0xffff_ffff)
+    format!("{CHECK_MEMBER}{:08x}\"}}", content_hash(covered) & 0xffff_ffff)
 }
 
 /// Whether the text can name an object below a root without leaving it: parts of a-z, 0-9, `-`,

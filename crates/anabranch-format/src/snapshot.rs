@@ -359,7 +359,7 @@ impl<R: BufRead> PageSource for SnapshotReader<R> {
             let Some(pgno) = Pgno::new(self.next).filter(|p| p.get() <= self.layout.db_size) else {
                 // Reading on checks the end of the compression, and `Unpacker` refuses whatever
                 // unpacks after the last page.
-                self.pages.read(&mut [0])?;
+                io::copy(&mut self.pages, &mut io::sink())?;
                 return Ok(None);
             };
             self.pages.read_exact(page)?;
