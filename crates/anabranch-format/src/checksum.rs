@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::page::{DB_HEADER_BYTES, LOCAL_FIELDS, Pgno};
 
@@ -60,12 +60,6 @@ fn hash(seed: u64, pgno: Pgno, page: &[u8]) -> u64 {
 #[must_use]
 pub fn content_hash(bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, 0)
-}
-
-/// XXH3-64 of any bytes that are neither a page nor a WAL: finds accidents, not malice.
-#[must_use]
-pub fn content_hash(bytes: &[u8]) -> u64 {
-    xxh3_64(bytes)
 }
 
 /// XOR of the checksums of all pages of a database (lock page aside). The empty database has 0.
