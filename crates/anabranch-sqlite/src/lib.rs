@@ -1,1 +1,59 @@
-//! (in progress)
+//! A SQLite file that other programs use at the same time: what changed in it, and changing it.
+//!
+//! Stock SQLite, linked into this program, is the only code that reads pages of the file or writes
+//! them; other programs may use any SQLite of their own meanwhile. The crate decides which pages
+//! differ from a *base* (a checksum per page, kept by the caller), and whether a change from
+//! elsewhere can be put in without overwriting what somebody wrote in between. It knows nothing of
+//! logs, remotes or the network.
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`LiveFile`] | the file, over one connection that is used for nothing else |
+//! | [`View`] | one consistent state of it: pages, capture, compare-and-apply |
+//! | [`Mark`] | a place in the `-wal`: what was committed up to a view |
+//! | [`BaseMap`] | the base, and the pages that intents will change, in the caller's sidecar |
+//! | [`FileIdentity`] | what tells the file from a copy of it |
+//!
+//! Rules that hold everywhere here:
+//! 1. The database and its `-shm` are opened and closed by SQLite alone: any other close would drop
+//!    this process's locks on them, and other programs would delete the `-wal` under us. `stat` is
+//!    harmless; so is opening the `-wal`, which carries no locks.
+//! 2. What a view shows is one committed state, and an apply replaces exactly that state or nothing.
+//! 3. No `-wal` is left behind by the last one to close: SQLite's own rule, not switched off.
+//!
+//! Effects on other programs: after an apply, a deferred transaction that had begun before and now
+//! wants to write gets `SQLITE_BUSY_SNAPSHOT` at once, as after a commit of any other program.
+
+#[cfg(not(any(unix, windows)))]
+compile_error!("reading the -wal at an offset is implemented for Unix and Windows");
+
+/// A named place at which tests kill the process: nothing unless the feature `failpoints` is on.
+macro_rules! crash_point {
+    ($name:literal) => {
+        fail::fail_point!($name, |_| std::process::abort())
+    };
+}
+
+mod apply;
+mod base;
+mod capture;
+mod error;
+mod ffi;
+mod identity;
+mod live;
+mod mark;
+mod pages;
+mod recover;
+mod verify;
+mod view;
+mod wal;
+
+pub use apply::{Applied, ApplyDelta, ApplyIntent, CookieRule, UnderLock};
+pub use base::{BaseMap, PageEntry, Staged, Staging};
+pub use capture::{Captured, Compare, How, ScanReason};
+pub use error::{ApplyError, BaseError, CaptureError, FileError, Mismatch};
+pub use identity::FileIdentity;
+pub use live::{LiveFile, Prepared};
+pub use mark::Mark;
+pub use recover::Verdict;
+pub use view::View;

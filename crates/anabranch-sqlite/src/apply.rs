@@ -1,0 +1,349 @@
+//! Apply: replaces the state that a view shows by another, if it is still the committed one.
+//!
+//! The comparison is free: the pages are written in the very transaction that the view reads in, and
+//! SQLite refuses the upgrade with `SQLITE_BUSY_SNAPSHOT` exactly if somebody committed (or
+//! restarted the WAL) since. Steps, in this order and no other:
+//!
+//! 1. take the write lock; someone else's open write is waited for within the busy timeout;
+//! 2. write the pages, ascending, as they come; page 1 adjusted (see below);
+//! 3. cut off the pages above the new size: *after* the last page, as any write of a page cancels it;
+//! 4. let the caller write its intent, while nobody can commit in between;
+//! 5. COMMIT, durable on return;
+//! 6. verify from another connection what was committed, and go on with that connection.
+//!
+//! Page 1 comes with the fields of another copy of the file. Journal mode and counters stay the live
+//! file's (SQLite raises the counters at COMMIT itself), the size in the header must be the size
+//! after, page size and reserved bytes must be equal. The schema cookie stays, unless the schema
+//! changed: then it becomes a random value that neither side has used, so that no connection goes on
+//! with the schema it knows.
+
+use std::time::{Duration, Instant};
+
+use anabranch_format::{PageOne, PageOrder, PageSize, PageSource, Pgno};
+use rusqlite::ffi::{SQLITE_BUSY, SQLITE_BUSY_SNAPSHOT};
+use serde::{Deserialize, Serialize};
+
+use crate::base::BaseMap;
+use crate::error::{ApplyError, FileError};
+use crate::mark::Mark;
+use crate::pages::PageSet;
+use crate::verify::Committed;
+use crate::view::View;
+
+/// How long to wait before asking for the write lock again: first and longest.
+const LOCK_RETRY: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));
+
+/// The change to apply.
+pub struct ApplyDelta<'a> {
+    /// Page size of the change; must be the file's.
+    pub page_size: PageSize,
+    /// Size of the database afterwards, in pages.
+    pub size_after: u32,
+    /// The pages, ascending and complete (all pages of the growth are among them).
+    pub pages: &'a mut dyn PageSource,
+    /// What becomes of the schema cookie.
+    pub schema_cookie: CookieRule,
+    /// The base map's staging takes the pages' entries, under [`ApplyDelta::intent`].
+    pub base: &'a BaseMap<'a>,
+    /// Number of the intent, the caller's own; nothing may be staged under it yet.
+    pub intent: i64,
+}
+
+/// What becomes of the schema cookie of the live file when page 1 is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CookieRule {
+    /// The schema did not change: the file keeps its cookie.
+    Keep,
+    /// The schema changed if page 1 of the change has another cookie than `log_cookie`, the log's at
+    /// the base: then the file gets `random`, or the next value that is neither its own nor the
+    /// log's old or new one.
+    ByLog {
+        /// The log's cookie at the base.
+        log_cookie: u32,
+        /// Drawn by the caller.
+        random: u32,
+    },
+    /// The schema changed: the file gets `random`, or the next value that neither side has.
+    Replace {
+        /// Drawn by the caller.
+        random: u32,
+    },
+}
+
+/// What recovery needs to know about an apply; the caller keeps it until it has settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyIntent {
+    /// The caller's number; the pages are staged under it.
+    pub id: i64,
+    /// The end of the WAL before the change; `None` if it was empty.
+    pub mark_before: Option<Mark>,
+    /// Size in pages before.
+    pub size_before: u32,
+    /// Size in pages after.
+    pub size_after: u32,
+    /// Number of pages in the change.
+    pub pages: u64,
+    /// The file's schema cookie before.
+    pub cookie_before: u32,
+    /// The file's schema cookie after, if it becomes a new one.
+    pub cookie_after: Option<u32>,
+}
+
+/// What the caller is told while the write lock is held and all pages are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnderLock {
+    /// To be kept durably before the callback returns.
+    pub intent: ApplyIntent,
+    /// The log's schema cookie after the change, if it contains page 1.
+    pub log_cookie: Option<u32>,
+}
+
+/// The outcome of an apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Exactly the end of our commit in the WAL; `None` if it could not be told apart from a commit
+    /// that followed at once.
+    pub mark: Option<Mark>,
+    /// The file's schema cookie after the change.
+    pub local_cookie: u32,
+    /// The log's schema cookie after the change, if it contains page 1.
+    pub log_cookie: Option<u32>,
+    /// The change counter that the file had when the change was looked at again (others may have
+    /// raised it further).
+    pub change_counter: u32,
+    /// Number of pages written.
+    pub pages: u64,
+    /// Whether every page was compared with what was meant. Not if somebody restarted the WAL
+    /// between our commit and the look; pages that others changed meanwhile are left out.
+    pub verified: bool,
+}
+
+/// What writing the pages found out.
+struct Written {
+    set: PageSet,
+    pages: u64,
+    log_cookie: Option<u32>,
+    cookie_after: Option<u32>,
+}
+
+impl View<'_> {
+    /// Replaces the state of this view by the change, durably, or changes nothing.
+    ///
+    /// `under_lock` is called once, when all pages are written and nobody else can commit any more;
+    /// if it fails, nothing was changed. The pages' entries are staged in the base map before that,
+    /// on its own connection and in its caller's transaction if one is open there.
+    ///
+    /// An error after COMMIT says so: see [`ApplyError::may_be_committed`].
+    pub fn apply<E>(
+        self,
+        change: ApplyDelta<'_>,
+        under_lock: &mut dyn FnMut(&UnderLock) -> Result<(), E>,
+    ) -> Result<Applied, ApplyError<E>> {
+        self.check(&change)?;
+        self.lock_for_writing()?;
+        self.live.spent = true;
+        let (base, intent) = (change.base, change.intent);
+        let size_after = change.size_after;
+        let written = self.write_pages(change)?;
+        self.cut_off(size_after)?;
+        let told = UnderLock {
+            intent: ApplyIntent {
+                id: intent,
+                mark_before: self.mark().copied(),
+                size_before: self.db_size(),
+                size_after,
+                pages: written.pages,
+                cookie_before: self.page_one().schema_cookie,
+                cookie_after: written.cookie_after,
+            },
+            log_cookie: written.log_cookie,
+        };
+        crash_point!("apply::under-lock");
+        under_lock(&told).map_err(ApplyError::Callback)?;
+        crash_point!("apply::before-commit");
+        let data_version = self.data_version()?;
+        self.live
+            .conn
+            .execute_batch("COMMIT")
+            .map_err(|e| ApplyError::Commit(self.live.error("writing", e)))?;
+        crash_point!("apply::after-commit");
+        let committed = Committed { intent: told.intent, set: written.set, data_version };
+        let seen = committed.verify(self, base)?;
+        Ok(Applied {
+            mark: seen.mark,
+            local_cookie: committed.intent.cookie_after.unwrap_or(committed.intent.cookie_before),
+            log_cookie: told.log_cookie,
+            change_counter: seen.change_counter,
+            pages: committed.intent.pages,
+            verified: seen.verified,
+        })
+    }
+
+    fn check<E>(&self, change: &ApplyDelta<'_>) -> Result<(), ApplyError<E>> {
+        if !self.is_wal() {
+            return Err(ApplyError::NotWal);
+        }
+        if change.page_size != self.live.page_size {
+            return Err(ApplyError::PageSize {
+                file: self.live.page_size,
+                delta: change.page_size,
+            });
+        }
+        let lock_page = self.live.page_size.lock_page();
+        if change.size_after == 0 || change.size_after == lock_page.get() {
+            return Err(ApplyError::PageOne(format!(
+                "no database can have {} pages",
+                change.size_after
+            )));
+        }
+        Ok(())
+    }
+
+    /// Turns the read transaction into a write transaction. SQLite does not wait here by itself,
+    /// since waiting cannot help a reader whose state is no longer the newest.
+    fn lock_for_writing<E>(&self) -> Result<(), ApplyError<E>> {
+        let began = Instant::now();
+        let mut pause = LOCK_RETRY.0;
+        loop {
+            // An insert of no rows takes the lock and writes nothing.
+            let locked = self
+                .live
+                .conn
+                .prepare_cached("INSERT INTO sqlite_dbpage(pgno, data) SELECT 1, NULL WHERE 0")
+                .and_then(|mut s| s.execute([]));
+            let error = match locked {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            match error.sqlite_error().map(|e| e.extended_code) {
+                Some(SQLITE_BUSY_SNAPSHOT) => return Err(ApplyError::Moved),
+                Some(SQLITE_BUSY) if began.elapsed() < self.live.busy => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(LOCK_RETRY.1);
+                }
+                _ => return Err(self.live.error("taking the write lock of", error).into()),
+            }
+        }
+    }
+
+    fn write_pages<E>(&self, change: ApplyDelta<'_>) -> Result<Written, ApplyError<E>> {
+        let ApplyDelta { page_size, size_after, pages, schema_cookie, base, intent } = change;
+        let fail = |e| ApplyError::File(self.live.error("writing", e));
+        let mut order = PageOrder::new(page_size, self.db_size(), size_after);
+        let mut staging = base.stage(intent);
+        let mut written = Written {
+            set: PageSet::new(size_after),
+            pages: 0,
+            log_cookie: None,
+            cookie_after: None,
+        };
+        let mut insert = self
+            .live
+            .conn
+            .prepare_cached("INSERT INTO sqlite_dbpage(pgno, data) VALUES (?1, ?2)")
+            .map_err(fail)?;
+        let mut page = vec![0; page_size.bytes()];
+        while let Some(pgno) = pages.next_page(&mut page)? {
+            order.next(pgno)?;
+            if pgno == Pgno::ONE {
+                self.adjust_page_one(&mut page, size_after, schema_cookie, &mut written)?;
+            }
+            staging.push(pgno, base.entry(pgno, &page))?;
+            insert.execute((pgno.get(), &page)).map_err(fail)?;
+            written.set.insert(pgno);
+        }
+        order.end()?;
+        if size_after != self.db_size() && !written.set.contains(Pgno::ONE) {
+            return Err(ApplyError::PageOne("it is missing although the size changes".into()));
+        }
+        written.pages = staging.finish()?;
+        Ok(written)
+    }
+
+    /// Gives page 1 of the change the live file's own fields.
+    fn adjust_page_one<E>(
+        &self,
+        page: &mut [u8],
+        size_after: u32,
+        rule: CookieRule,
+        written: &mut Written,
+    ) -> Result<(), ApplyError<E>> {
+        let refuse = |what: String| Err(ApplyError::PageOne(what));
+        let live = self.page_one();
+        let new = match PageOne::read(page) {
+            Ok(new) => new,
+            Err(error) => return refuse(error.to_string()),
+        };
+        if new.page_size != live.page_size {
+            return refuse(format!("page size {} instead of {}", new.page_size, live.page_size));
+        }
+        if new.reserved != live.reserved {
+            return refuse(format!("{} reserved bytes instead of {}", new.reserved, live.reserved));
+        }
+        if new.db_size != size_after {
+            return refuse(format!("it states {} pages, not {size_after}", new.db_size));
+        }
+        written.log_cookie = Some(new.schema_cookie);
+        written.cookie_after = rule.new_cookie(live.schema_cookie, new.schema_cookie);
+        let cookie = written.cookie_after.unwrap_or(live.schema_cookie);
+        page[18] = live.write_version;
+        page[19] = live.read_version;
+        page[24..28].copy_from_slice(&live.change_counter.to_be_bytes());
+        page[40..44].copy_from_slice(&cookie.to_be_bytes());
+        page[92..96].copy_from_slice(&live.version_valid_for.to_be_bytes());
+        Ok(())
+    }
+
+    /// Cuts off the pages above `size_after`. Consumes nothing but must follow the last page: SQLite
+    /// forgets the cut at the next write of any page.
+    fn cut_off<E>(&self, size_after: u32) -> Result<(), ApplyError<E>> {
+        if size_after >= self.db_size() {
+            return Ok(());
+        }
+        self.live
+            .conn
+            .execute("INSERT INTO sqlite_dbpage(pgno, data) VALUES (?1, NULL)", [size_after + 1])
+            .map_err(|e| self.live.error("truncating", e))?;
+        Ok(())
+    }
+
+    /// A number that changes for this connection exactly when another one has committed.
+    pub(crate) fn data_version(&self) -> Result<i64, FileError> {
+        self.live
+            .conn
+            .query_row("PRAGMA data_version", [], |r| r.get(0))
+            .map_err(|e| self.live.error("reading", e))
+    }
+}
+
+impl CookieRule {
+    /// The new cookie of the file, which has `live`, for a page 1 that comes with `incoming`.
+    fn new_cookie(self, live: u32, incoming: u32) -> Option<u32> {
+        let (random, taken) = match self {
+            CookieRule::Keep => return None,
+            CookieRule::ByLog { log_cookie, .. } if log_cookie == incoming => return None,
+            CookieRule::ByLog { log_cookie, random } => (random, [0, live, incoming, log_cookie]),
+            CookieRule::Replace { random } => (random, [0, live, incoming, incoming]),
+        };
+        // Four values are taken, so one of five is free.
+        (0..5).map(|step| random.wrapping_add(step)).find(|cookie| !taken.contains(cookie))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cookie_changes_only_with_the_schema_and_to_a_value_nobody_has() {
+        assert_eq!(CookieRule::Keep.new_cookie(7, 9), None);
+        assert_eq!(CookieRule::ByLog { log_cookie: 9, random: 1 }.new_cookie(7, 9), None);
+        for random in [0, 6, 7, 8, 9, u32::MAX] {
+            let rule = CookieRule::ByLog { log_cookie: 8, random };
+            let new = rule.new_cookie(7, 9).unwrap();
+            assert!(![0, 7, 8, 9].contains(&new), "{new}");
+            let new = CookieRule::Replace { random }.new_cookie(7, 9).unwrap();
+            assert!(![0, 7, 9].contains(&new), "{new}");
+        }
+    }
+}

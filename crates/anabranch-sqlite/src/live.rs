@@ -1,0 +1,306 @@
+//! A live file: one connection to a database that other programs use.
+//!
+//! Owns the connection and how it is set up; does not own a transaction beyond a [`View`]. The
+//! connection serves reading and writing of raw pages only, and is replaced after every apply: the
+//! one that wrote pages keeps its old schema and answers wrongly.
+//!
+//! Set-up of each connection, and why:
+//! - `synchronous = FULL`: what was applied must survive a power failure, as the sidecar says so;
+//! - `wal_autocheckpoint = 0`: no checkpoint inside our commits, while others wait for the lock;
+//! - triggers and foreign keys off, automatic vacuum refused: pages go in exactly as they came.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anabranch_format::PageSize;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::error::FileError;
+use crate::ffi;
+use crate::identity::FileIdentity;
+use crate::view::View;
+
+/// Bytes that SQLite's checksum extension reserves per page.
+const CHECKSUM_VFS_RESERVED: u8 = 8;
+
+/// A database file that other programs use at the same time.
+pub struct LiveFile {
+    pub(crate) conn: Connection,
+    pub(crate) path: PathBuf,
+    wal_path: PathBuf,
+    pub(crate) page_size: PageSize,
+    pub(crate) busy: Duration,
+    /// The connection wrote pages; it must not be used for anything more.
+    pub(crate) spent: bool,
+}
+
+impl std::fmt::Debug for LiveFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LiveFile")
+            .field("path", &self.path)
+            .field("page_size", &self.page_size)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`LiveFile::prepare`] did to the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Prepared {
+    /// The database was in another journal mode and is in WAL mode now.
+    pub switched_to_wal: bool,
+    /// The size in the file header was out of date and is right now.
+    pub normalised_size: bool,
+}
+
+impl LiveFile {
+    /// Opens an existing database. Waits up to `busy` for other programs' locks, here and later.
+    ///
+    /// Changes nothing in the database (SQLite itself rolls back what a crashed program left).
+    pub fn open(path: &Path, busy: Duration) -> Result<Self, FileError> {
+        check_features()?;
+        check_is_file(path)?;
+        let conn = connect(path, busy)?;
+        Self::with(conn, path, busy)
+    }
+
+    /// Creates a database without content, of one page, in WAL mode. The file must not exist.
+    pub fn create_empty(
+        path: &Path,
+        page_size: PageSize,
+        busy: Duration,
+    ) -> Result<Self, FileError> {
+        check_features()?;
+        // Nobody in this process can have a connection to a file that did not exist: the one case
+        // in which closing it outside SQLite drops no locks.
+        std::fs::File::create_new(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::AlreadyExists => FileError::Exists { path: path.into() },
+            std::io::ErrorKind::PermissionDenied => {
+                FileError::Permission { path: path.into(), source: Some(Box::new(source)) }
+            }
+            _ => FileError::Io { path: path.into(), what: "creating", source },
+        })?;
+        let conn = connect(path, busy)?;
+        conn.pragma_update(None, "page_size", page_size.get())
+            .map_err(|e| sqlite_error(path, "creating", busy, e))?;
+        let mut live = Self::with(conn, path, busy)?;
+        live.prepare()?;
+        Ok(live)
+    }
+
+    fn with(conn: Connection, path: &Path, busy: Duration) -> Result<Self, FileError> {
+        let resolved = ffi::path(&conn, ffi::Which::Main);
+        let wal_path = ffi::path(&conn, ffi::Which::Wal);
+        let (Some(resolved), Some(wal_path)) = (resolved, wal_path) else {
+            return Err(FileError::NotADatabase { path: path.into() });
+        };
+        let page_size = read_page_size(&conn, &resolved, busy)?;
+        Ok(LiveFile { conn, path: resolved, wal_path, page_size, busy, spent: false })
+    }
+
+    /// Puts the database into the form that can be kept in step: WAL mode, and a file header that
+    /// states the true size. Says what it had to change.
+    pub fn prepare(&mut self) -> Result<Prepared, FileError> {
+        self.renew_if_spent()?;
+        self.refuse_reserved_bytes()?;
+        let switched_to_wal = self.switch_to_wal()?;
+        let normalised_size = self.normalise_size()?;
+        self.page_size = read_page_size(&self.conn, &self.path, self.busy)?;
+        Ok(Prepared { switched_to_wal, normalised_size })
+    }
+
+    fn refuse_reserved_bytes(&mut self) -> Result<(), FileError> {
+        let reserved = match self.begin() {
+            Ok(view) => view.page_one().reserved,
+            Err(FileError::Empty { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if reserved == CHECKSUM_VFS_RESERVED {
+            return Err(FileError::UnsupportedReserved { path: self.path.clone(), reserved });
+        }
+        Ok(())
+    }
+
+    fn switch_to_wal(&self) -> Result<bool, FileError> {
+        let ask = |sql: &str| -> Result<String, FileError> {
+            self.conn
+                .query_row(sql, [], |r| r.get(0))
+                .map_err(|e| self.error("switching to WAL mode", e))
+        };
+        if ask("PRAGMA journal_mode")? == "wal" {
+            return Ok(false);
+        }
+        let mode = ask("PRAGMA journal_mode = WAL")?;
+        if mode == "wal" {
+            Ok(true)
+        } else {
+            Err(FileError::NoWalMode { path: self.path.clone(), mode })
+        }
+    }
+
+    /// A size written by SQLite before 3.7 may be out of date; readers then go by the file's length.
+    /// Pages travel without a file's length, so the header must be right.
+    fn normalise_size(&mut self) -> Result<bool, FileError> {
+        let view = self.begin()?;
+        let one = *view.page_one();
+        if one.change_counter == one.version_valid_for && one.db_size == view.db_size() {
+            return Ok(false);
+        }
+        drop(view);
+        // Any write of page 1 makes SQLite correct the size and both counters.
+        let work = || -> rusqlite::Result<()> {
+            let version: i64 = self.conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+            self.conn
+                .execute_batch(&format!("BEGIN IMMEDIATE; PRAGMA user_version = {version}; COMMIT"))
+        };
+        let done = work();
+        if done.is_err() {
+            self.rollback();
+        }
+        done.map_err(|e| self.error("correcting the header of", e))?;
+        Ok(true)
+    }
+
+    /// The database, as SQLite resolved it: absolute, symbolic links followed.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The write-ahead log beside it.
+    #[must_use]
+    pub fn wal_path(&self) -> &Path {
+        &self.wal_path
+    }
+
+    /// The page size.
+    #[must_use]
+    pub fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    /// Which file this is, by `stat`.
+    pub fn identity(&self) -> Result<FileIdentity, FileError> {
+        FileIdentity::of(&self.path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => FileError::Missing { path: self.path.clone() },
+            _ => FileError::Io { path: self.path.clone(), what: "looking at", source },
+        })
+    }
+
+    /// Begins a read transaction: the committed state of this moment, until the view is dropped.
+    pub fn begin(&mut self) -> Result<View<'_>, FileError> {
+        self.renew_if_spent()?;
+        View::begin(self)
+    }
+
+    pub(crate) fn renew_if_spent(&mut self) -> Result<(), FileError> {
+        if self.spent {
+            self.replace_connection(connect(&self.path, self.busy)?);
+        }
+        Ok(())
+    }
+
+    /// A further connection, set up like the first.
+    pub(crate) fn connect_again(&self) -> Result<LiveFile, FileError> {
+        let conn = connect(&self.path, self.busy)?;
+        Self::with(conn, &self.path, self.busy)
+    }
+
+    /// Goes on with `conn`, which must have looked at the database already: otherwise the old one,
+    /// being the last, would delete the `-wal` when it closes.
+    pub(crate) fn replace_connection(&mut self, conn: Connection) {
+        self.conn = conn;
+        self.spent = false;
+    }
+
+    pub(crate) fn rollback(&self) {
+        if !self.conn.is_autocommit()
+            && let Err(error) = self.conn.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(path = %self.path.display(), %error, "rolling back failed");
+        }
+    }
+
+    pub(crate) fn error(&self, what: &'static str, error: rusqlite::Error) -> FileError {
+        sqlite_error(&self.path, what, self.busy, error)
+    }
+}
+
+fn check_features() -> Result<(), FileError> {
+    for (name, option) in
+        [(c"ENABLE_DBPAGE_VTAB", "ENABLE_DBPAGE_VTAB"), (c"ENABLE_SNAPSHOT", "ENABLE_SNAPSHOT")]
+    {
+        if !ffi::compiled_with(name) {
+            return Err(FileError::MissingFeature { version: rusqlite::version(), option });
+        }
+    }
+    Ok(())
+}
+
+fn check_is_file(path: &Path) -> Result<(), FileError> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(FileError::IsADirectory { path: path.into() }),
+        Ok(_) => Ok(()),
+        Err(source) => Err(match source.kind() {
+            std::io::ErrorKind::NotFound => FileError::Missing { path: path.into() },
+            std::io::ErrorKind::PermissionDenied => {
+                FileError::Permission { path: path.into(), source: Some(Box::new(source)) }
+            }
+            _ => FileError::Io { path: path.into(), what: "looking at", source },
+        }),
+    }
+}
+
+fn connect(path: &Path, busy: Duration) -> Result<Connection, FileError> {
+    let fail = |e| sqlite_error(path, "opening", busy, e);
+    // No SQLITE_OPEN_URI: a path is a path, also one that begins with "file:". Private cache: each
+    // connection must see the file as other processes do.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
+    let conn = Connection::open_with_flags(path, flags).map_err(fail)?;
+    if conn.is_readonly(rusqlite::MAIN_DB).map_err(fail)? {
+        return Err(FileError::Permission { path: path.into(), source: None });
+    }
+    set_up(&conn, busy).map_err(fail)?;
+    Ok(conn)
+}
+
+fn set_up(conn: &Connection, busy: Duration) -> rusqlite::Result<()> {
+    conn.busy_timeout(busy)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
+    ffi::never_autovacuum(conn)?;
+    conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")
+}
+
+fn read_page_size(conn: &Connection, path: &Path, busy: Duration) -> Result<PageSize, FileError> {
+    // The read of the schema version makes SQLite look at the file first.
+    let read = || -> rusqlite::Result<u32> {
+        conn.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
+        conn.query_row("PRAGMA page_size", [], |r| r.get(0))
+    };
+    let bytes = read().map_err(|e| sqlite_error(path, "reading", busy, e))?;
+    PageSize::new(bytes).map_err(|_| FileError::NotADatabase { path: path.into() })
+}
+
+/// SQLite's error in the caller's terms.
+pub(crate) fn sqlite_error(
+    path: &Path,
+    what: &'static str,
+    busy: Duration,
+    error: rusqlite::Error,
+) -> FileError {
+    let path = path.to_path_buf();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            FileError::Busy { path, what, waited: busy }
+        }
+        Some(ErrorCode::NotADatabase) => FileError::NotADatabase { path },
+        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => {
+            FileError::Permission { path, source: Some(Box::new(error)) }
+        }
+        _ => FileError::Sqlite { path, what, source: error },
+    }
+}

@@ -1,0 +1,62 @@
+//! A set of pages of one database: a bit per page, so it stays far below the base map's size.
+
+use anabranch_format::Pgno;
+
+/// A set of pages up to a fixed number.
+#[derive(Debug, Clone)]
+pub(crate) struct PageSet {
+    words: Vec<u64>,
+    last: u32,
+}
+
+impl PageSet {
+    /// An empty set for pages up to `last`.
+    pub(crate) fn new(last: u32) -> Self {
+        PageSet { words: vec![0; last as usize / 64 + 1], last }
+    }
+
+    /// Puts a page in; pages above the last are none of the set's and ignored. Answers whether the
+    /// set changed.
+    pub(crate) fn insert(&mut self, pgno: Pgno) -> bool {
+        if pgno.get() > self.last {
+            return false;
+        }
+        let (word, bit) = (pgno.get() as usize / 64, 1 << (pgno.get() % 64));
+        let new = self.words[word] & bit == 0;
+        self.words[word] |= bit;
+        new
+    }
+
+    /// Whether a page is in.
+    pub(crate) fn contains(&self, pgno: Pgno) -> bool {
+        pgno.get() <= self.last
+            && self.words[pgno.get() as usize / 64] & (1 << (pgno.get() % 64)) != 0
+    }
+
+    /// The pages, ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Pgno> {
+        self.words.iter().zip(0u32..).filter(|(word, _)| **word != 0).flat_map(|(word, index)| {
+            let word = *word;
+            (0..64)
+                .filter(move |bit| word & (1 << bit) != 0)
+                .filter_map(move |bit| Pgno::new(index * 64 + bit))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_come_back_ascending_and_once() {
+        let mut set = PageSet::new(200);
+        let p = |n| Pgno::new(n).unwrap();
+        for n in [200, 1, 64, 63, 128, 64, 201] {
+            set.insert(p(n));
+        }
+        assert_eq!(set.iter().map(Pgno::get).collect::<Vec<_>>(), [1, 63, 64, 128, 200]);
+        assert!(set.contains(p(128)) && !set.contains(p(127)) && !set.contains(p(201)));
+        assert!(!set.insert(p(64)) && set.insert(p(65)));
+    }
+}

@@ -1,0 +1,182 @@
+//! Recovery: whether an apply that was cut short by a crash is in the file.
+//!
+//! Decides between "applied" and "not applied" from what the file shows now; an apply is one
+//! transaction, so there is nothing in between. Other programs may have written since. Evidence, in
+//! this order:
+//!
+//! 1. the WAL, if it reaches back to the mark before the apply: the first transaction after the mark
+//!    is the apply or it is not (we held the write lock from the mark to COMMIT);
+//! 2. the pages: one page as the apply would have left it, and none as it was before: applied. The
+//!    reverse: not applied. Pages written by others since say nothing;
+//! 3. the schema cookie, where the apply gave the file a new, random one: programs only count it up.
+//!
+//! What all this leaves open is [`Verdict::Undecided`]; it is never assumed.
+
+use anabranch_format::Pgno;
+
+use crate::apply::ApplyIntent;
+use crate::base::BaseMap;
+use crate::capture::ScanReason;
+use crate::error::{BaseError, CaptureError};
+use crate::pages::PageSet;
+use crate::view::View;
+use crate::wal::{self, WalFile};
+
+/// By how much programs may have counted up a schema cookie since: one per schema change.
+const COOKIE_STEPS_MAX: u32 = 1 << 20;
+
+/// Whether an apply is in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was committed (and others may have written since).
+    Applied,
+    /// It was not.
+    NotApplied,
+    /// Everything it touched was rewritten since, or says both.
+    Undecided,
+}
+
+/// The next transaction after a mark, as the WAL shows it.
+enum Next {
+    None,
+    Ours,
+    Theirs,
+}
+
+impl View<'_> {
+    /// Decides whether the apply of `intent` is in the file. Its pages must still be staged in
+    /// `base`, and `base` must still be as it was before the apply.
+    pub fn was_applied(
+        &self,
+        intent: &ApplyIntent,
+        base: &BaseMap<'_>,
+    ) -> Result<Verdict, CaptureError<std::convert::Infallible>> {
+        match self.next_transaction(intent, base)? {
+            Some(Next::Ours) => return Ok(Verdict::Applied),
+            Some(Next::None | Next::Theirs) => return Ok(Verdict::NotApplied),
+            None => {}
+        }
+        let (at_target, at_old) = self.vote(intent, base)?;
+        Ok(match (at_target, at_old) {
+            (1.., 0) => Verdict::Applied,
+            (0, 1..) => Verdict::NotApplied,
+            _ => self.by_cookie(intent),
+        })
+    }
+
+    /// What was committed next after the mark before the apply; `None` if the WAL does not tell.
+    fn next_transaction(
+        &self,
+        intent: &ApplyIntent,
+        base: &BaseMap<'_>,
+    ) -> Result<Option<Next>, BaseError> {
+        let (Some(before), Some(now)) = (&intent.mark_before, &self.snapshot) else {
+            return Ok(None);
+        };
+        let mut end = None;
+        let read = wal::frames_between(
+            self.live.wal_path(),
+            self.live.page_size,
+            before,
+            now,
+            &mut |frame, header| {
+                if header.is_commit() && end.is_none() {
+                    end = Some((frame, header.commit_size));
+                }
+            },
+        );
+        match (read, end) {
+            (Err(_), _) => Ok(None),
+            (Ok(_), None) => Ok(Some(Next::None)),
+            (Ok(_), Some((_, size))) if size != intent.size_after => Ok(Some(Next::Theirs)),
+            (Ok(_), Some((last, _))) => {
+                let frames = before.frame + 1..=last;
+                match self.is_ours(intent, base, frames) {
+                    Ok(true) => Ok(Some(Next::Ours)),
+                    Ok(false) => Ok(Some(Next::Theirs)),
+                    Err(Doubt::Wal) => Ok(None),
+                    Err(Doubt::Base(error)) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Whether the transaction in `frames` is the apply: its pages, all of them, and no others (but
+    /// page 1, which SQLite may add to a commit).
+    fn is_ours(
+        &self,
+        intent: &ApplyIntent,
+        base: &BaseMap<'_>,
+        frames: std::ops::RangeInclusive<u32>,
+    ) -> Result<bool, Doubt> {
+        let now = self.snapshot.as_ref().ok_or(Doubt::Wal)?;
+        let wal = WalFile::open(self.live.wal_path(), self.live.page_size, &now.mark)?;
+        let mut page = vec![0; self.live.page_size.bytes()];
+        let mut seen = PageSet::new(intent.size_after);
+        let mut pages = 0;
+        for frame in frames {
+            let pgno = wal.frame_header(frame)?.pgno;
+            let Some(staged) = base.staged_page(intent.id, pgno).map_err(Doubt::Base)? else {
+                if pgno == Pgno::ONE {
+                    continue;
+                }
+                return Ok(false);
+            };
+            wal.page(frame, &mut page)?;
+            if base.keyed(pgno, &page) != staged.keyed {
+                return Ok(false);
+            }
+            pages += u64::from(seen.insert(pgno));
+        }
+        wal.check_unchanged()?;
+        Ok(pages == intent.pages)
+    }
+
+    /// How many pages are as the apply would leave them, and how many as before it.
+    fn vote(
+        &self,
+        intent: &ApplyIntent,
+        base: &BaseMap<'_>,
+    ) -> Result<(u64, u64), CaptureError<std::convert::Infallible>> {
+        let (mut at_target, mut at_old) = (0, 0);
+        for staged in base.staged(intent.id) {
+            let (pgno, target) = staged?;
+            if pgno.get() > self.db_size() {
+                // Before the apply, or cut off by somebody after it: says nothing.
+                continue;
+            }
+            let old = if pgno.get() <= intent.size_before { base.get(pgno)? } else { None };
+            let now = self.with_page(pgno, |page| base.keyed(pgno, page))?;
+            let was = old.map(|old| old.keyed);
+            if was == Some(target.keyed) {
+                continue;
+            }
+            at_target += u64::from(now == target.keyed);
+            at_old += u64::from(Some(now) == was);
+        }
+        Ok((at_target, at_old))
+    }
+
+    fn by_cookie(&self, intent: &ApplyIntent) -> Verdict {
+        let Some(after) = intent.cookie_after else { return Verdict::Undecided };
+        let counted_from =
+            |cookie: u32| self.page_one().schema_cookie.wrapping_sub(cookie) < COOKIE_STEPS_MAX;
+        match (counted_from(after), counted_from(intent.cookie_before)) {
+            (true, false) => Verdict::Applied,
+            (false, true) => Verdict::NotApplied,
+            _ => Verdict::Undecided,
+        }
+    }
+}
+
+/// Why frames could not be judged.
+enum Doubt {
+    Wal,
+    Base(BaseError),
+}
+
+impl From<ScanReason> for Doubt {
+    fn from(_: ScanReason) -> Self {
+        Doubt::Wal
+    }
+}

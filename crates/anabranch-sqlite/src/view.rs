@@ -1,0 +1,174 @@
+//! A view: one committed state of a live file, held by a read transaction.
+//!
+//! Owns the transaction from `BEGIN` to the end of an apply or its own drop. While it lives, others
+//! may commit; the view does not see it, and an apply through it then answers
+//! [`ApplyError::Moved`](crate::ApplyError::Moved).
+
+use std::path::Path;
+
+use anabranch_format::{PageOne, Pgno};
+use rusqlite::OptionalExtension;
+
+use crate::error::FileError;
+use crate::ffi;
+use crate::live::LiveFile;
+use crate::mark::{Mark, Snapshot};
+
+/// One committed state of a live file.
+pub struct View<'a> {
+    pub(crate) live: &'a mut LiveFile,
+    page_one: PageOne,
+    db_size: u32,
+    pub(crate) snapshot: Option<Snapshot>,
+}
+
+impl std::fmt::Debug for View<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View")
+            .field("path", &self.live.path)
+            .field("db_size", &self.db_size)
+            .field("snapshot", &self.snapshot)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is read once at the start of a view.
+struct Start {
+    page_one: PageOne,
+    db_size: u32,
+    snapshot: Option<Snapshot>,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn begin(live: &'a mut LiveFile) -> Result<Self, FileError> {
+        match start(live) {
+            Ok(Start { page_one, db_size, snapshot }) => {
+                Ok(View { live, page_one, db_size, snapshot })
+            }
+            Err(error) => {
+                live.rollback();
+                Err(error)
+            }
+        }
+    }
+
+    /// Size of the database in pages, the lock page included.
+    #[must_use]
+    pub fn db_size(&self) -> u32 {
+        self.db_size
+    }
+
+    /// The file header, as it stands in the file.
+    #[must_use]
+    pub fn page_one(&self) -> &PageOne {
+        &self.page_one
+    }
+
+    /// The place in the `-wal` up to which this view sees; `None` if the `-wal` is empty or the
+    /// database not in WAL mode.
+    #[must_use]
+    pub fn mark(&self) -> Option<&Mark> {
+        self.snapshot.as_ref().map(|s| &s.mark)
+    }
+
+    /// The database, as SQLite resolved it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.live.path
+    }
+
+    /// Whether the database is in WAL mode.
+    #[must_use]
+    pub fn is_wal(&self) -> bool {
+        self.page_one.write_version == 2
+    }
+
+    /// Reads a page into `buf`, which must be one page long. The lock page reads as zeros.
+    pub fn page(&self, pgno: Pgno, buf: &mut [u8]) -> Result<(), FileError> {
+        self.with_page(pgno, |page| buf.copy_from_slice(page))
+    }
+
+    /// Calls `f` with a page, without a copy.
+    pub(crate) fn with_page<T>(
+        &self,
+        pgno: Pgno,
+        f: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, FileError> {
+        read_page(self.live, pgno, f)
+    }
+
+    /// Makes everything that this view shows survive a power failure, whatever `synchronous`
+    /// setting it was written with.
+    ///
+    /// Syncs the `-wal` and its directory entry, and the database file too, since frames that were
+    /// copied there may count no longer in the `-wal`.
+    pub fn sync_wal(&self) -> Result<(), FileError> {
+        let fail = |e| self.live.error("syncing", e);
+        if self.snapshot.is_some() {
+            ffi::sync(&self.live.conn, ffi::Which::Wal).map_err(fail)?;
+            sync_directory_of(self.live.wal_path())?;
+        }
+        ffi::sync(&self.live.conn, ffi::Which::Main).map_err(fail)
+    }
+}
+
+impl Drop for View<'_> {
+    fn drop(&mut self) {
+        self.live.rollback();
+    }
+}
+
+fn start(live: &LiveFile) -> Result<Start, FileError> {
+    let fail = |e| live.error("reading", e);
+    live.conn.execute_batch("BEGIN").map_err(fail)?;
+    // The first statement that reads takes the snapshot; everything below sees that one.
+    let db_size: u32 = live.conn.query_row("PRAGMA page_count", [], |r| r.get(0)).map_err(fail)?;
+    if db_size == 0 {
+        return Err(FileError::Empty { path: live.path.clone() });
+    }
+    let page_one = read_page(live, Pgno::ONE, PageOne::read)?
+        .map_err(|source| FileError::PageOne { path: live.path.clone(), source })?;
+    if page_one.page_size != live.page_size {
+        return Err(FileError::PageSizeChanged {
+            path: live.path.clone(),
+            was: live.page_size,
+            now: page_one.page_size,
+        });
+    }
+    let snapshot = ffi::snapshot(&live.conn)
+        .map_err(fail)?
+        .and_then(|bytes| Snapshot::decode(&bytes, live.page_size));
+    Ok(Start { page_one, db_size, snapshot })
+}
+
+fn read_page<T>(live: &LiveFile, pgno: Pgno, f: impl FnOnce(&[u8]) -> T) -> Result<T, FileError> {
+    let fail = |e| live.error("reading", e);
+    let mut statement =
+        live.conn.prepare_cached("SELECT data FROM sqlite_dbpage WHERE pgno = ?1").map_err(fail)?;
+    let read = statement
+        .query_row([pgno.get()], |row| {
+            let data = row.get_ref(0)?.as_blob()?;
+            Ok((data.len() == live.page_size.bytes() || pgno == Pgno::ONE).then(|| f(data)))
+        })
+        .optional()
+        .map_err(fail)?;
+    read.flatten().ok_or(FileError::Page { path: live.path.clone(), page: pgno })
+}
+
+/// A new file's directory entry is durable only once its directory is synced; whoever created the
+/// `-wal` with `synchronous = NORMAL` has not done so.
+#[cfg(unix)]
+fn sync_directory_of(path: &Path) -> Result<(), FileError> {
+    let Some(directory) = path.parent() else { return Ok(()) };
+    std::fs::File::open(directory).and_then(|d| d.sync_all()).map_err(|source| FileError::Io {
+        path: directory.to_path_buf(),
+        what: "syncing",
+        source,
+    })
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "fails on Unix")]
+fn sync_directory_of(_: &Path) -> Result<(), FileError> {
+    Ok(())
+}
