@@ -1,1 +1,52 @@
-//! (in progress)
+//! The log of one SQLite database on an object store.
+//!
+//! A *remote* is a folder or a bucket that holds the logs of any number of databases as immutable
+//! objects. The only arbiter is the store's own "create this object if it is absent": whoever
+//! creates the object at the next position has appended. There is no lock, no manifest and no
+//! coordinator, so any number of programs may write to one remote at once.
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`Location`], [`Root`], [`DatabaseName`] | where a remote is, and which databases it holds |
+//! | [`Log`] | the log of one database: append, head, fetch, compact, history |
+//! | [`Anchor`], [`Head`], [`Position`] | places in the log, and what proves them |
+//! | [`Spool`], [`NewSegment`] | what is appended |
+//! | [`Fetched`] | what was fetched: pages, ascending, checked |
+//!
+//! Absent on purpose: this crate knows nothing of live database files, reads no clock (callers pass
+//! the time in) and keeps no state between calls, so a killed program leaves nothing to repair.
+
+mod append;
+mod compact;
+mod error;
+mod fault;
+mod fetch;
+mod folder;
+mod head;
+mod history;
+mod keys;
+mod location;
+mod log;
+mod name;
+mod objects;
+mod plan;
+mod progress;
+mod retain;
+mod root;
+mod runs;
+mod spool;
+mod upload;
+mod writers;
+
+pub use append::{AppendError, Appended, NewSegment};
+pub use compact::CompactReport;
+pub use error::{Damage, StoreError};
+pub use fetch::{Fetched, Pushed};
+pub use head::{Anchor, Head};
+pub use history::{At, CLOCK_TOLERANCE, ClockGap, Entry, Position};
+pub use location::{Location, LocationError};
+pub use log::Log;
+pub use name::{DatabaseName, InvalidName};
+pub use progress::{Progress, ProgressEvent, Step};
+pub use root::{Named, Root, StoreKind, StoreOptions};
+pub use spool::{Spool, SpoolReader};

@@ -1,0 +1,350 @@
+//! Appending to the log: one object, created only if it is absent.
+//!
+//! The algorithm, and why each step is there:
+//! 1. Read the floor: it proves that the database is here. (It cannot prove that the key may be
+//!    written: time passes before the put.)
+//! 2. Create the object at the key that follows the head. Whoever creates it has committed.
+//! 3. "Exists already" may mean our own earlier try, another's segment, or a conflict between
+//!    conditional writes of which none was done: read back. Our push id: won. Another: lost.
+//!    Nothing there: the same bytes again, a bounded number of times.
+//! 4. Any other error says nothing about the outcome: read back, once; nothing there means
+//!    [`AppendError::Unknown`], for the write may still be on its way.
+//! 5. Before it is acknowledged the floor is read again: a key that was created below it joins no
+//!    log and is deleted.
+//!
+//! Invariant I1 rests on these steps: an acknowledged push is in the log for ever.
+
+use std::time::Duration;
+
+use anabranch_format::{
+    DbChecksum, FORMAT_VERSION, Kind, Lsn, Metadata, Micros, PageSize, PushId, WriterId,
+};
+
+use crate::error::StoreError;
+use crate::fault::crash_point;
+use crate::head::Head;
+use crate::history::CLOCK_TOLERANCE;
+use crate::keys::Target;
+use crate::log::Log;
+use crate::objects::{io_kind, is_already_exists};
+use crate::progress::{Progress, Step};
+use crate::root::StoreKind;
+use crate::spool::Spool;
+use crate::upload::Prepared;
+
+/// A generation ends once it has more frames than this, and more than twice the database's pages.
+const GENERATION_FRAMES_MIN: u64 = 65_536;
+/// A generation ends here at the latest: clients count its frames in 32 bits.
+const GENERATION_FRAMES_MAX: u64 = 1 << 31;
+/// Each ordinary rollover skips one number.
+const GENERATION_STEP: u32 = 2;
+
+/// How often the same bytes are put again where "exists already" was answered and nothing exists.
+const PUTS_MAX: u32 = 10;
+const PUT_BACKOFF_MS: u64 = 20;
+const PUT_BACKOFF_MS_MAX: u64 = 2_000;
+
+/// What is to be appended: one transaction, pages ascending.
+#[derive(Debug)]
+pub struct NewSegment {
+    /// Names this attempt: a repeat with the same id is recognised, and must carry the same pages.
+    pub push: PushId,
+    /// The replica.
+    pub writer: WriterId,
+    /// The writer's clock.
+    pub now: Micros,
+    /// Page size of the database.
+    pub page_size: PageSize,
+    /// Database size in pages before and after.
+    pub pages: (u32, u32),
+    /// Database checksum before and after.
+    pub sum: (DbChecksum, DbChecksum),
+    /// How many frames the body has.
+    pub frames: u64,
+    /// What a [`anabranch_format::DeltaEncoder`] wrote.
+    pub body: Spool,
+}
+
+/// How an append ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appended {
+    /// The segment is in the log, durably.
+    Won(Metadata),
+    /// This segment stands in its place: the log moved on.
+    Lost(Metadata),
+}
+
+/// Why an append did not end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// It may or may not have happened. Only an object at the key decides, never its absence:
+    /// repeat with the same push id and pages, or ask [`Log::at_key_after`].
+    #[error("the store did not confirm the append after {after}")]
+    Unknown {
+        /// The position after which it was tried.
+        after: Lsn,
+        /// Why.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// The position was cleaned up meanwhile. [`Log::last_push`] tells whether the push had been
+    /// taken before that.
+    #[error("position {after} is older than what the log keeps (from {floor} on)")]
+    BelowFloor {
+        /// The position after which it was tried.
+        after: Lsn,
+        /// The oldest position that is kept.
+        floor: Lsn,
+    },
+    /// The segment was made for another state than the head's. Nothing happened.
+    #[error("the segment does not start from the state at {head}: {what}")]
+    NotAtHead {
+        /// The position of the head that was given.
+        head: Lsn,
+        /// What differs.
+        what: String,
+    },
+    /// The segment cannot be appended to any log. Nothing happened.
+    #[error("not a segment: {0}")]
+    Invalid(String),
+    /// The store failed before anything could happen. Nothing happened.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl AppendError {
+    /// Whether the remote is out of reach for now. The outcome may still be unknown.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        match self {
+            AppendError::Unknown { source, .. } => source.is_offline(),
+            AppendError::Store(e) => e.is_offline(),
+            _ => false,
+        }
+    }
+}
+
+impl Log {
+    /// Appends `new` right after `head`. On return with [`Appended::Won`] it is durable and will be
+    /// read by everyone. May be repeated with the same push id and pages until it answers.
+    pub async fn append(
+        &self,
+        head: &Head,
+        new: NewSegment,
+        progress: &Progress,
+    ) -> Result<Appended, AppendError> {
+        let metadata = self.segment_metadata(head, &new)?;
+        let after = head.anchor.last;
+        let floor = self.floor().await.map_err(AppendError::Store)?;
+        if floor > after {
+            return Err(AppendError::BelowFloor { after, floor });
+        }
+        let target = Target::Segment(metadata.lsn.0);
+        let body = new.body.finish();
+        let counter = progress.step(Step::Uploading, Some(body.len()));
+        let prepared = self
+            .prepare(&target, &metadata, &body, false, &counter)
+            .await
+            .map_err(AppendError::Store)?;
+        crash_point!("append::before-put");
+        let put = self.put(&target, &metadata, &prepared).await;
+        crash_point!("append::after-put");
+        if !matches!(put, Err(AppendError::Unknown { .. })) {
+            // Whatever stands at the key now, nobody will name these bytes any more, except the
+            // object that was created with them.
+            let won = matches!(put, Ok(Appended::Won(_)));
+            self.discard(&prepared, won).await;
+        }
+        self.acknowledge(after, put?).await
+    }
+
+    /// The floor decides whether what stands at the key counts.
+    async fn acknowledge(&self, after: Lsn, put: Appended) -> Result<Appended, AppendError> {
+        let unknown = |e| AppendError::Unknown { after, source: Box::new(e) };
+        let floor = self.floor().await.map_err(unknown)?;
+        if floor <= after {
+            return Ok(put);
+        }
+        if let Appended::Won(metadata) = &put {
+            // Best effort: below the floor nobody reads it, and retention takes it otherwise.
+            let _ = self.objects.delete(&self.keys.segment(metadata.lsn.0)).await;
+        }
+        Err(AppendError::BelowFloor { after, floor })
+    }
+
+    async fn put(
+        &self,
+        target: &Target,
+        metadata: &Metadata,
+        prepared: &Prepared,
+    ) -> Result<Appended, AppendError> {
+        let key = self.keys.target_key(target);
+        let after = metadata.from();
+        let mut backoff = PUT_BACKOFF_MS;
+        let mut last = None;
+        for _ in 0..PUTS_MAX {
+            let e = match self.commit(&key, prepared).await {
+                Ok(()) => return Ok(Appended::Won(metadata.clone())),
+                Err(e) => e,
+            };
+            if let Some(found) = self.read_back(metadata).await? {
+                return Ok(found);
+            }
+            let again = is_already_exists(&e);
+            let definite = self.did_not_happen(&e);
+            let failed = self.objects.failed(&key, e);
+            if definite {
+                return Err(AppendError::Store(failed));
+            }
+            if !again {
+                return Err(AppendError::Unknown { after, source: Box::new(failed) });
+            }
+            last = Some(failed);
+            tokio::time::sleep(Duration::from_millis(backoff)).await;
+            backoff = (backoff * 2).min(PUT_BACKOFF_MS_MAX);
+        }
+        let source = Box::new(last.unwrap_or_else(|| self.objects.unsettled()));
+        Err(AppendError::Unknown { after, source })
+    }
+
+    /// Who stands at the key of `metadata`; ours is made durable before it counts.
+    async fn read_back(&self, metadata: &Metadata) -> Result<Option<Appended>, AppendError> {
+        let (first, after) = (metadata.lsn.0, metadata.from());
+        let unknown = |e| AppendError::Unknown { after, source: Box::new(e) };
+        let Some(seen) = self.segment(first).await.map_err(unknown)? else { return Ok(None) };
+        if seen.metadata.push != metadata.push {
+            return Ok(Some(Appended::Lost(seen.metadata)));
+        }
+        self.settle(first).await.map_err(unknown)?;
+        Ok(Some(Appended::Won(seen.metadata)))
+    }
+
+    /// Errors of a local file system that come before the object can have been linked, and refusals.
+    fn did_not_happen(&self, e: &object_store::Error) -> bool {
+        use std::io::ErrorKind as Io;
+        if matches!(
+            e,
+            object_store::Error::PermissionDenied { .. }
+                | object_store::Error::Unauthenticated { .. }
+                | object_store::Error::NotImplemented { .. }
+                | object_store::Error::NotSupported { .. }
+        ) {
+            return true;
+        }
+        let before_the_link = [
+            Io::NotFound,
+            Io::PermissionDenied,
+            Io::ReadOnlyFilesystem,
+            Io::StorageFull,
+            Io::QuotaExceeded,
+            Io::FileTooLarge,
+            Io::NotADirectory,
+            Io::Unsupported,
+        ];
+        matches!(self.objects.kind(), StoreKind::Folder(_))
+            && io_kind(e).is_some_and(|kind| before_the_link.contains(&kind))
+    }
+
+    fn segment_metadata(&self, head: &Head, new: &NewSegment) -> Result<Metadata, AppendError> {
+        check_start(head, new)?;
+        let out_of_range = || AppendError::Invalid("the log is full".to_owned());
+        let first = head.anchor.last.next().ok_or_else(out_of_range)?;
+        let last = head.anchor.last.checked_add(new.frames).ok_or_else(out_of_range)?;
+        if new.frames == 0 || new.pages.1 == 0 {
+            return Err(AppendError::Invalid("it has no frames or leaves no pages".to_owned()));
+        }
+        let generation = match &head.newest {
+            None => (1, first),
+            Some(m) => m.next_generation.map_or(m.generation, |next| (next, first)),
+        };
+        let time = log_time(head, new.now);
+        Ok(Metadata {
+            version: FORMAT_VERSION,
+            kind: Kind::Segment,
+            database: self.database().clone(),
+            lsn: (first, last),
+            generation,
+            next_generation: next_generation(generation, last, new.pages.1),
+            push: Some(new.push.clone()),
+            writer: new.writer.clone(),
+            time,
+            clock: (time != new.now).then_some(new.now),
+            page_size: new.page_size,
+            pages: new.pages,
+            sum: new.sum,
+            frames: None,
+            transactions: None,
+            chunk: None,
+            body: None,
+        })
+    }
+}
+
+/// The segment must start from the very state that the head describes.
+fn check_start(head: &Head, new: &NewSegment) -> Result<(), AppendError> {
+    let at = head.anchor.last;
+    let refuse = |what: String| Err(AppendError::NotAtHead { head: at, what });
+    let Some(newest) = &head.newest else {
+        if at != Lsn::ZERO {
+            return refuse("the segment at the head was not read".to_owned());
+        }
+        if new.pages.0 != 0 || new.sum.0 != DbChecksum::EMPTY {
+            return refuse("the log is empty, and it does not start from nothing".to_owned());
+        }
+        return Ok(());
+    };
+    if newest.lsn.1 != at {
+        return refuse("the head contradicts itself".to_owned());
+    }
+    if newest.page_size != new.page_size {
+        let (old, new) = (newest.page_size, new.page_size);
+        return refuse(format!("pages of {new} bytes, but the log has pages of {old}"));
+    }
+    if (newest.pages.1, newest.sum.1) != (new.pages.0, new.sum.0) {
+        return refuse(format!(
+            "it starts from {} pages with sum {}, but the log has {} pages with sum {}",
+            new.pages.0, new.sum.0, newest.pages.1, newest.sum.1
+        ));
+    }
+    Ok(())
+}
+
+/// The generation that the next segment begins, if this one, which ends at `last`, is the last of
+/// its own.
+fn next_generation(generation: (u32, Lsn), last: Lsn, pages: u32) -> Option<u32> {
+    let frames = last.get().saturating_sub(generation.1.get()).saturating_add(1);
+    let full = frames > GENERATION_FRAMES_MIN && frames > 2 * u64::from(pages);
+    if full || frames >= GENERATION_FRAMES_MAX {
+        generation.0.checked_add(GENERATION_STEP)
+    } else {
+        None
+    }
+}
+
+/// The log's time never decreases, so that a search by time has one answer. One writer whose clock
+/// is far ahead must not drag everybody else along: a predecessor that claims a time well after the
+/// moment at which the store received it is not followed.
+fn log_time(head: &Head, now: Micros) -> Micros {
+    let Some(newest) = &head.newest else { return now };
+    let previous = match head.modified {
+        Some(received) if newest.time.0.saturating_sub(received.0) > CLOCK_TOLERANCE.0 => received,
+        _ => newest.time,
+    };
+    Micros(now.0.max(previous.0.saturating_add(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_ends_when_its_frames_outgrow_the_limit_and_the_database() {
+        let at = |frames: u64, pages| next_generation((1, Lsn::new(11)), Lsn::new(10 + frames), pages);
+        assert_eq!(at(65_536, 10), None);
+        assert_eq!(at(65_537, 10), Some(3), "one number is skipped");
+        assert_eq!(at(65_537, 32_769), None, "fewer than twice the pages");
+        assert_eq!(at(1 << 31, u32::MAX), Some(3));
+        assert_eq!(next_generation((u32::MAX, Lsn::new(1)), Lsn::new(1 << 32), 1), None);
+    }
+}

@@ -1,0 +1,10 @@
+//! Named places where a test may kill the process.
+
+/// With the feature `failpoints` and the action `return`, dies here as by SIGKILL: no destructors.
+macro_rules! crash_point {
+    ($name:literal) => {
+        fail::fail_point!($name, |_| std::process::abort())
+    };
+}
+
+pub(crate) use crash_point;

@@ -1,0 +1,217 @@
+//! A folder as an object store: `object_store`'s own, with three repairs.
+//!
+//! 1. Directories are made below the root only. Left to itself the store would make the root anew
+//!    after it was moved away or its disk unmounted, and a push would land in a new, empty folder.
+//! 2. Linking a staged object to its key works below paths that are not UTF-8.
+//! 3. [`settle`] makes an object durable that an earlier, killed process may have linked but not
+//!    synced, before anybody is told that it is there.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::{Path as FsPath, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyMode, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+/// A folder that must stay where it is.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    inner: LocalFileSystem,
+    root: PathBuf,
+}
+
+impl Folder {
+    /// Opens `root`, which must exist.
+    pub(crate) fn open(root: &FsPath) -> Result<Self> {
+        let inner = LocalFileSystem::new_with_prefix(root)?.with_fsync(true);
+        let root = std::fs::canonicalize(root).map_err(|e| generic(root, e))?;
+        Ok(Folder { inner, root })
+    }
+
+    /// The root, resolved.
+    pub(crate) fn root(&self) -> &FsPath {
+        &self.root
+    }
+
+    async fn make_parents(&self, location: &Path) -> Result<()> {
+        let root = self.root.clone();
+        let parents: Vec<String> = location.parts().map(|p| p.as_ref().to_owned()).collect();
+        blocking(&self.root, move || {
+            let directories = parents.split_last().map_or(&[][..], |(_, directories)| directories);
+            make_directories(&root, directories)
+        })
+        .await
+    }
+}
+
+/// Makes each directory in turn, syncing the one it is entered in; never the root itself.
+fn make_directories(root: &FsPath, directories: &[String]) -> io::Result<()> {
+    let mut path = root.to_path_buf();
+    for directory in directories {
+        let parent = path.clone();
+        path.push(directory);
+        if path.is_dir() {
+            continue;
+        }
+        match std::fs::create_dir(&path) {
+            Ok(()) => sync_directory(&parent)?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn sync_directory(path: &FsPath) -> io::Result<()> {
+    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
+}
+
+/// Makes the object at `key` durable: its content and every directory down from the root.
+pub(crate) fn settle(root: &FsPath, key: &str) -> io::Result<()> {
+    let mut path = root.to_path_buf();
+    let mut directories = vec![path.clone()];
+    for part in key.split('/') {
+        path.push(part);
+        directories.push(path.clone());
+    }
+    directories.pop();
+    // A descriptor that may only read is enough for fsync on Unix; elsewhere it needs to write.
+    File::options().read(true).write(cfg!(not(unix))).open(&path)?.sync_all()?;
+    directories.iter().rev().try_for_each(|directory| sync_directory(directory))
+}
+
+async fn blocking<T: Send + 'static>(
+    path: &FsPath,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let result = tokio::task::spawn_blocking(work).await?;
+    result.map_err(|e| generic(path, e))
+}
+
+fn generic(path: &FsPath, source: io::Error) -> object_store::Error {
+    let path = path.display().to_string();
+    match source.kind() {
+        io::ErrorKind::NotFound => {
+            object_store::Error::NotFound { path, source: Box::new(source) }
+        }
+        io::ErrorKind::AlreadyExists => {
+            object_store::Error::AlreadyExists { path, source: Box::new(source) }
+        }
+        io::ErrorKind::PermissionDenied => {
+            object_store::Error::PermissionDenied { path, source: Box::new(source) }
+        }
+        _ => object_store::Error::Generic { store: "folder", source: Box::new(source) },
+    }
+}
+
+impl fmt::Display for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "folder {}", self.root.display())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Folder {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        self.make_parents(location).await?;
+        self.inner.put_opts(location, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.make_parents(location).await?;
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        if !matches!(options.mode, CopyMode::Create) {
+            return self.inner.copy_opts(from, to, options).await;
+        }
+        self.make_parents(to).await?;
+        let from = self.inner.path_to_filesystem(from)?;
+        let to = self.inner.path_to_filesystem(to)?;
+        let shown = to.clone();
+        blocking(&shown, move || {
+            std::fs::hard_link(&from, &to)?;
+            to.parent().map_or(Ok(()), sync_directory)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::ObjectStoreExt;
+
+    #[tokio::test]
+    async fn a_folder_that_was_moved_away_is_not_made_anew() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("remote");
+        std::fs::create_dir(&root).unwrap();
+        let folder = Folder::open(&root).unwrap();
+        folder.put(&Path::from("a/b/c"), "x".into()).await.unwrap();
+        settle(folder.root(), "a/b/c").unwrap();
+        std::fs::rename(&root, parent.path().join("elsewhere")).unwrap();
+        for key in ["a/b/d", "n/e/w"] {
+            let error = folder.put(&Path::from(key), "x".into()).await.unwrap_err();
+            assert!(matches!(error, object_store::Error::NotFound { .. }), "{error}");
+        }
+        assert!(!root.exists());
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn linking_in_place_works_below_a_path_that_is_not_utf8() {
+        use std::os::unix::ffi::OsStrExt;
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9 #1"));
+        std::fs::create_dir(&root).unwrap();
+        let folder = Folder::open(&root).unwrap();
+        let (stage, key) = (Path::from("tmp/x"), Path::from("log/0/y"));
+        folder.put(&stage, "x".into()).await.unwrap();
+        folder.copy_if_not_exists(&stage, &key).await.unwrap();
+        let again = folder.copy_if_not_exists(&stage, &key).await.unwrap_err();
+        assert!(matches!(again, object_store::Error::AlreadyExists { .. }), "{again}");
+    }
+}

@@ -1,0 +1,218 @@
+//! Where the log ends, and how that is proven.
+//!
+//! The head is the end of the last segment: the key right after it is absent. Absence alone proves
+//! nothing, since a key below the floor is absent too; so the floor is read after each probe that
+//! found nothing, and again the walk begins anew if it has moved past. Listings are used to jump
+//! ahead to a segment that exists, never to conclude that one does not.
+//!
+//! Only the end of a segment *that was read* is a place to append at: positions end transactions,
+//! keys begin segments, and a key in the middle of a segment is absent too. [`Anchor`] keeps that.
+
+use anabranch_format::{Lsn, Metadata, Micros, PushId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::StoreError;
+use crate::folder;
+use crate::keys::Keys;
+use crate::log::Log;
+use crate::objects::Seen;
+use crate::root::StoreKind;
+
+/// Segments that are walked one by one before a listing is used to jump ahead.
+const STEPS_BEFORE_JUMP: u32 = 8;
+
+/// The walk begins anew at most this often because the floor has passed it.
+const ROUNDS_MAX: u32 = 16;
+
+/// The end of a segment that was read: the only kind of place where an append is allowed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Anchor {
+    /// First position of the segment; its key.
+    pub first: Lsn,
+    /// Last position of the segment.
+    pub last: Lsn,
+    /// The push that made the segment.
+    pub push: Option<PushId>,
+}
+
+impl Anchor {
+    /// The start of every log, before its first segment.
+    #[must_use]
+    pub fn start() -> Self {
+        Anchor { first: Lsn::ZERO, last: Lsn::ZERO, push: None }
+    }
+
+    /// The end of the segment that `metadata` describes.
+    #[must_use]
+    pub fn of(metadata: &Metadata) -> Self {
+        Anchor { first: metadata.lsn.0, last: metadata.lsn.1, push: metadata.push.clone() }
+    }
+}
+
+/// The end of the log, as proven at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The last segment's end.
+    pub anchor: Anchor,
+    /// The last segment; `None` if the log is empty.
+    pub newest: Option<Metadata>,
+    /// When the store received the last segment.
+    pub modified: Option<Micros>,
+    /// The oldest position that is kept. Whoever stands below it starts over from a snapshot.
+    pub floor: Lsn,
+}
+
+impl Head {
+    /// The head of a log of which nothing is known but that it is empty.
+    #[must_use]
+    pub fn empty() -> Self {
+        Head { anchor: Anchor::start(), newest: None, modified: None, floor: Lsn::ZERO }
+    }
+
+    /// The position at which the log ends.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.anchor.last
+    }
+}
+
+/// An end of a segment on the way to the head.
+struct End {
+    anchor: Anchor,
+    seen: Option<Seen>,
+}
+
+impl End {
+    fn start() -> Self {
+        End { anchor: Anchor::start(), seen: None }
+    }
+
+    fn of(seen: Seen) -> Self {
+        End { anchor: Anchor::of(&seen.metadata), seen: Some(seen) }
+    }
+
+    fn metadata(&self) -> Option<&Metadata> {
+        self.seen.as_ref().map(|s| &s.metadata)
+    }
+}
+
+impl Log {
+    /// Finds where the log ends, starting from what the caller knows ([`Anchor::start`] if nothing).
+    /// If `known` lies below the floor the answer's `floor` tells so. Fails with
+    /// [`StoreError::Rewound`] if the log does not hold the segment that the caller knows.
+    pub async fn head(&self, known: &Anchor) -> Result<Head, StoreError> {
+        for _ in 0..ROUNDS_MAX {
+            let floor = self.floor().await?;
+            let Some(start) = self.walk_start(known, floor).await? else { continue };
+            let end = self.walk(start).await?;
+            // Only now is the absence of the next key worth something.
+            let floor = self.floor().await?;
+            if floor <= end.anchor.last {
+                let (newest, modified) = end.seen.map(|s| (s.metadata, s.modified)).unzip();
+                return Ok(Head { anchor: end.anchor, newest, modified, floor });
+            }
+        }
+        Err(self.objects.unsettled())
+    }
+
+    /// What stands right after `at`; `None` if the log ends there. One probe, and one look at the
+    /// floor after it. Fails with [`StoreError::BelowFloor`] if nothing can be said any more.
+    pub async fn next(&self, at: &Anchor) -> Result<Option<Metadata>, StoreError> {
+        let found = self.segment_after(at.last).await?;
+        let floor = self.floor().await?;
+        if floor > at.last {
+            return Err(self.below_floor(at.last, floor));
+        }
+        Ok(found.map(|seen| seen.metadata))
+    }
+
+    /// Who stands at the key that follows `after`, durably: decides what became of an append whose
+    /// outcome is unknown. `None`: nobody yet, which decides nothing. Below the floor
+    /// ([`StoreError::BelowFloor`]) [`Log::last_push`] decides.
+    pub async fn at_key_after(&self, after: Lsn) -> Result<Option<Metadata>, StoreError> {
+        let found = self.segment_after(after).await?;
+        let floor = self.floor().await?;
+        if floor > after {
+            return Err(self.below_floor(after, floor));
+        }
+        let Some(seen) = found else { return Ok(None) };
+        self.settle(seen.metadata.lsn.0).await?;
+        Ok(Some(seen.metadata))
+    }
+
+    /// On a folder: makes the segment at `first` durable. Whoever linked it may have been killed
+    /// before it could.
+    pub(crate) async fn settle(&self, first: Lsn) -> Result<(), StoreError> {
+        let StoreKind::Folder(root) = self.objects.kind() else { return Ok(()) };
+        let (root, key) = (root.clone(), self.keys.segment(first));
+        let settled = tokio::task::spawn_blocking(move || folder::settle(&root, &key))
+            .await
+            .map_err(|_| StoreError::Interrupted)?;
+        settled.map_err(|e| {
+            let key = self.keys.segment(first);
+            let source = Box::new(e);
+            self.objects.failed(&key, object_store::Error::Generic { store: "folder", source })
+        })
+    }
+
+    pub(crate) async fn segment_after(&self, after: Lsn) -> Result<Option<Seen>, StoreError> {
+        match after.next() {
+            Some(first) => self.segment(first).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The segment that the caller knows, or one that a listing offers, or the start of the log.
+    /// `None`: the floor moved meanwhile, look again.
+    async fn walk_start(&self, known: &Anchor, floor: Lsn) -> Result<Option<End>, StoreError> {
+        if known.last > Lsn::ZERO && known.last >= floor {
+            return self.known_end(known).await;
+        }
+        match self.newest_listed(Lsn::ZERO).await? {
+            Some(seen) => Ok(Some(End::of(seen))),
+            None if floor == Lsn::ZERO => Ok(Some(End::start())),
+            None => Ok(None),
+        }
+    }
+
+    async fn known_end(&self, known: &Anchor) -> Result<Option<End>, StoreError> {
+        let rewound = || StoreError::Rewound {
+            location: self.location().to_owned(),
+            key: self.keys.segment(known.first),
+        };
+        match self.segment(known.first).await? {
+            Some(seen) if Anchor::of(&seen.metadata) == *known => Ok(Some(End::of(seen))),
+            _ if self.floor().await? > known.last => Ok(None),
+            _ => Err(rewound()),
+        }
+    }
+
+    async fn walk(&self, mut end: End) -> Result<End, StoreError> {
+        let mut steps = 0;
+        while let Some(next) = self.segment_after(end.anchor.last).await? {
+            let key = self.keys.segment(next.metadata.lsn.0);
+            self.check_follows(&key, end.metadata(), &next.metadata)?;
+            end = End::of(next);
+            steps += 1;
+            if steps == STEPS_BEFORE_JUMP
+                && let Some(seen) = self.newest_listed(end.anchor.last).await?
+            {
+                end = End::of(seen);
+            }
+        }
+        Ok(end)
+    }
+
+    /// The segment with the greatest key in a listing, if it begins after `after`. It exists, so the
+    /// log reaches that far at least.
+    async fn newest_listed(&self, after: Lsn) -> Result<Option<Seen>, StoreError> {
+        let mut shards = self.objects.directories(&self.keys.log()).await?;
+        while let Some(shard) = shards.pop() {
+            let listed = self.objects.list_after(&shard, &self.keys.segment(after)).await?;
+            if let Some(first) = listed.iter().filter_map(|o| Keys::parse_segment(&o.key)).max() {
+                return if first > after { self.segment(first).await } else { Ok(None) };
+            }
+        }
+        Ok(None)
+    }
+}

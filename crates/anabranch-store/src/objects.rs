@@ -1,0 +1,396 @@
+//! The few operations on objects that everything here is made of, with errors that name the key.
+//!
+//! Owns how an object is read (in place from a folder, small ones in memory, larger ones through
+//! an anonymous temporary file) and what an answer of a store means. Does not own what the objects
+//! mean. Every length that is read is bounded.
+
+use std::fmt;
+use std::io::Write;
+use std::path::Path as FsPath;
+use std::sync::Arc;
+
+use anabranch_format::{
+    METADATA_BYTES_MAX, Metadata, MetadataError, Micros, SKIPPABLE_HEADER_BYTES,
+};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::client::HttpError;
+use object_store::path::Path;
+use object_store::{
+    GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMode, PutOptions,
+};
+
+use crate::error::{Damage, StoreError};
+use crate::progress::Counter;
+use crate::root::{StoreKind, StoreOptions};
+use crate::spool::SpoolReader;
+
+/// How much of an object is fetched to see its metadata: nearly always enough.
+const METADATA_GUESS_BYTES: u64 = 2048;
+
+/// Objects deleted at the same time.
+const DELETES_AT_ONCE: usize = 16;
+
+/// A store, and how to speak of it.
+#[derive(Clone)]
+pub(crate) struct Objects {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    kind: StoreKind,
+    location: String,
+    options: StoreOptions,
+}
+
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Objects({})", self.inner.location)
+    }
+}
+
+/// An object in a listing.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    pub(crate) key: String,
+    pub(crate) modified: Micros,
+    pub(crate) bytes: u64,
+}
+
+/// An object whose metadata was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) metadata: Metadata,
+    pub(crate) modified: Micros,
+    pub(crate) bytes: u64,
+}
+
+impl Objects {
+    pub(crate) fn new(
+        store: Arc<dyn ObjectStore>,
+        kind: StoreKind,
+        location: String,
+        options: &StoreOptions,
+    ) -> Self {
+        let options = options.clone();
+        Objects { inner: Arc::new(Inner { store, kind, location, options }) }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.inner.store
+    }
+
+    pub(crate) fn kind(&self) -> &StoreKind {
+        &self.inner.kind
+    }
+
+    pub(crate) fn location(&self) -> &str {
+        &self.inner.location
+    }
+
+    pub(crate) fn scratch(&self) -> &FsPath {
+        &self.inner.options.scratch
+    }
+
+    /// A folder must still be there; a bucket answers for itself.
+    pub(crate) async fn check_root(&self) -> Result<(), StoreError> {
+        let StoreKind::Folder(root) = self.kind() else { return Ok(()) };
+        match tokio::fs::metadata(root).await {
+            Ok(found) if found.is_dir() => Ok(()),
+            Ok(_) => Err(self.gone("it is not a folder any more")),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(self.gone("no such folder")),
+            Err(e) => Err(self.gone(&e.to_string())),
+        }
+    }
+
+    /// Creates the object if it is absent; whether it was.
+    pub(crate) async fn create(&self, key: &str, bytes: Bytes) -> Result<bool, StoreError> {
+        match self.create_raw(key, bytes).await {
+            Ok(()) => Ok(true),
+            Err(e) if is_already_exists(&e) => Ok(false),
+            Err(e) => Err(self.failed(key, e)),
+        }
+    }
+
+    pub(crate) async fn create_raw(&self, key: &str, bytes: Bytes) -> object_store::Result<()> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        self.store().put_opts(&Path::from(key), bytes.into(), options).await.map(|_| ())
+    }
+
+    /// Deletes the object; that it is not there is no error.
+    pub(crate) async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        match self.store().delete(&Path::from(key)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(self.failed(key, e)),
+        }
+    }
+
+    /// Deletes many objects, a few at a time, in the order given.
+    pub(crate) async fn delete_all(&self, keys: &[String]) -> Result<(), StoreError> {
+        futures::stream::iter(keys)
+            .map(|key| self.delete(key))
+            .buffered(DELETES_AT_ONCE)
+            .try_for_each(|()| async { Ok(()) })
+            .await
+    }
+
+    /// All objects below `prefix`, sorted by key: stores list in any order they like.
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        let listed: Vec<ObjectMeta> = match self.store().list(Some(&Path::from(prefix))).try_collect().await {
+            Ok(listed) => listed,
+            Err(e) => return Err(self.failed(prefix, e)),
+        };
+        let mut listed: Vec<Listed> = listed.into_iter().map(Listed::from).collect();
+        listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(listed)
+    }
+
+    /// All objects below `prefix` whose key is greater than `after`, sorted.
+    pub(crate) async fn list_after(
+        &self,
+        prefix: &str,
+        after: &str,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let (prefix_path, after) = (Path::from(prefix), Path::from(after));
+        let listed = self.store().list_with_offset(Some(&prefix_path), &after);
+        let listed: Vec<ObjectMeta> =
+            listed.try_collect().await.map_err(|e| self.failed(prefix, e))?;
+        let mut listed: Vec<Listed> = listed.into_iter().map(Listed::from).collect();
+        listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(listed)
+    }
+
+    /// The directories right below `prefix`, sorted.
+    pub(crate) async fn directories(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let listed = self.store().list_with_delimiter(Some(&Path::from(prefix))).await;
+        let listed = match listed {
+            Ok(listed) => listed,
+            Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(e) => return Err(self.failed(prefix, e)),
+        };
+        let mut found: Vec<String> =
+            listed.common_prefixes.iter().map(ToString::to_string).collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The whole of a small object; `None` if it is absent.
+    pub(crate) async fn read_small(
+        &self,
+        key: &str,
+        bytes_max: u64,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let Some(found) = self.get(key, GetOptions::default()).await? else { return Ok(None) };
+        if found.meta.size > bytes_max {
+            let text = format!("{} bytes, more than the {bytes_max} allowed", found.meta.size);
+            return Err(self.corrupt(key, Damage::Contradiction(text)));
+        }
+        match found.bytes().await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.failed(key, e)),
+        }
+    }
+
+    /// The metadata of an object; `None` if it is absent.
+    pub(crate) async fn metadata(&self, key: &str) -> Result<Option<Seen>, StoreError> {
+        let mut wanted = METADATA_GUESS_BYTES;
+        loop {
+            let Some((bytes, meta)) = self.read_start(key, wanted).await? else { return Ok(None) };
+            match Metadata::decode(&mut &bytes[..]) {
+                Ok(metadata) => {
+                    let modified = micros(&meta);
+                    return Ok(Some(Seen { metadata, modified, bytes: meta.size }));
+                }
+                // More of it is there: the guess was too small.
+                Err(MetadataError::Truncated)
+                    if wanted == METADATA_GUESS_BYTES && meta.size > wanted =>
+                {
+                    wanted = (SKIPPABLE_HEADER_BYTES + METADATA_BYTES_MAX) as u64;
+                }
+                Err(e) => return Err(self.corrupt(key, Damage::Metadata(e))),
+            }
+        }
+    }
+
+    async fn read_start(
+        &self,
+        key: &str,
+        bytes: u64,
+    ) -> Result<Option<(Bytes, ObjectMeta)>, StoreError> {
+        let range = Some(GetRange::Bounded(0..bytes));
+        let options = GetOptions { range, ..GetOptions::default() };
+        match self.get(key, options).await {
+            Ok(None) => Ok(None),
+            Ok(Some(found)) => {
+                let meta = found.meta.clone();
+                match found.bytes().await {
+                    Ok(bytes) => Ok(Some((bytes, meta))),
+                    Err(object_store::Error::NotFound { .. }) => Ok(None),
+                    Err(e) => Err(self.failed(key, e)),
+                }
+            }
+            // A range of an object without any bytes is an error on every store.
+            Err(e) => match self.store().head(&Path::from(key)).await {
+                Ok(meta) if meta.size == 0 => {
+                    Err(self.corrupt(key, Damage::Metadata(MetadataError::Truncated)))
+                }
+                _ => Err(e),
+            },
+        }
+    }
+
+    async fn get(&self, key: &str, options: GetOptions) -> Result<Option<GetResult>, StoreError> {
+        match self.store().get_opts(&Path::from(key), options).await {
+            Ok(found) => Ok(Some(found)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.failed(key, e)),
+        }
+    }
+
+    /// Opens the whole object for blocking reads; `None` if it is absent. Lies in memory if it is
+    /// no longer than `memory_bytes_max`, else in a temporary file; a folder's is read in place.
+    pub(crate) async fn open(
+        &self,
+        key: &str,
+        memory_bytes_max: u64,
+        counter: &Counter,
+    ) -> Result<Option<(SpoolReader, Micros)>, StoreError> {
+        let Some(found) = self.get(key, GetOptions::default()).await? else { return Ok(None) };
+        let (size, modified) = (found.meta.size, micros(&found.meta));
+        if let GetResultPayload::File(file, _) = found.payload {
+            counter.add(size);
+            return Ok(Some((SpoolReader::from_file(file, size), modified)));
+        }
+        let reader = if size <= memory_bytes_max {
+            match found.bytes().await {
+                Ok(bytes) => {
+                    counter.add(size);
+                    SpoolReader::from_bytes(bytes)
+                }
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(e) => return Err(self.failed(key, e)),
+            }
+        } else {
+            self.download(key, found, counter).await?
+        };
+        Ok(Some((reader, modified)))
+    }
+
+    async fn download(
+        &self,
+        key: &str,
+        found: GetResult,
+        counter: &Counter,
+    ) -> Result<SpoolReader, StoreError> {
+        let size = found.meta.size;
+        let mut file = tempfile::tempfile_in(self.scratch()).map_err(|e| self.scratch_failed(e))?;
+        let mut stream = found.into_stream();
+        while let Some(part) = stream.next().await {
+            let part = part.map_err(|e| self.failed(key, e))?;
+            counter.add(part.len() as u64);
+            file = tokio::task::spawn_blocking(move || file.write_all(&part).map(|()| file))
+                .await
+                .map_err(|_| StoreError::Interrupted)?
+                .map_err(|e| self.scratch_failed(e))?;
+        }
+        Ok(SpoolReader::from_file(file, size))
+    }
+
+    pub(crate) fn corrupt(&self, key: &str, damage: impl Into<Damage>) -> StoreError {
+        StoreError::Corrupt {
+            location: self.location().to_owned(),
+            key: key.to_owned(),
+            source: Box::new(damage.into()),
+        }
+    }
+
+    pub(crate) fn missing(&self, key: &str) -> StoreError {
+        StoreError::Missing { location: self.location().to_owned(), key: key.to_owned() }
+    }
+
+    pub(crate) fn gone(&self, what: &str) -> StoreError {
+        StoreError::Gone { location: self.location().to_owned(), what: what.to_owned() }
+    }
+
+    pub(crate) fn unsettled(&self) -> StoreError {
+        StoreError::Unsettled { location: self.location().to_owned() }
+    }
+
+    pub(crate) fn scratch_failed(&self, source: std::io::Error) -> StoreError {
+        StoreError::Scratch { directory: self.scratch().to_path_buf(), source }
+    }
+
+    /// What an error of the store means to us.
+    pub(crate) fn failed(&self, key: &str, e: object_store::Error) -> StoreError {
+        let (location, key) = (self.location().to_owned(), key.to_owned());
+        match &e {
+            object_store::Error::PermissionDenied { .. }
+            | object_store::Error::Unauthenticated { .. } => {
+                StoreError::Refused { location, key, source: Box::new(e) }
+            }
+            // Objects that may be absent are handled before; this is the root or the bucket.
+            object_store::Error::NotFound { path, .. } => {
+                let what = format!("{path} is not there");
+                StoreError::Gone { location, what }
+            }
+            _ if is_unreachable(&e) => {
+                StoreError::Unreachable { location, key, source: Box::new(e) }
+            }
+            _ => {
+                let source = Box::new(e);
+                StoreError::Failed { location, key, source }
+            }
+        }
+    }
+}
+
+impl From<ObjectMeta> for Listed {
+    fn from(meta: ObjectMeta) -> Self {
+        Listed { modified: micros(&meta), bytes: meta.size, key: meta.location.into() }
+    }
+}
+
+fn micros(meta: &ObjectMeta) -> Micros {
+    Micros(meta.last_modified.timestamp_micros())
+}
+
+/// The object is there, or another conditional write to it is going on right now.
+pub(crate) fn is_already_exists(e: &object_store::Error) -> bool {
+    matches!(
+        e,
+        object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }
+    )
+}
+
+/// No answer at all, or one that says "not now".
+fn is_unreachable(e: &object_store::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(error) = cause {
+        if error.is::<HttpError>() {
+            return true;
+        }
+        // The client's own error type is private; this is how it tells of a status.
+        let text = error.to_string();
+        let status = text.strip_prefix("Server returned non-2xx status code: ");
+        if status.is_some_and(|s| s.starts_with('5') || s.starts_with("429")) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The kind of the operating system's error behind `e`, if there is one.
+pub(crate) fn io_kind(e: &object_store::Error) -> Option<std::io::ErrorKind> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        cause = error.source();
+    }
+    None
+}

@@ -1,0 +1,341 @@
+//! A root: a folder or bucket (or a prefix in one) that holds databases.
+//!
+//! Owns the names: create-only objects `names/{name}/{seq}.json`, each naming a database id; the
+//! highest number counts. A database exists once its floor object does, which is written before the
+//! name, so that "has a floor" is the sign of its presence ever after.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_format::{DatabaseId, Lsn};
+use bytes::Bytes;
+use object_store::ClientConfigKey;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::memory::InMemory;
+use object_store::prefix::PrefixStore;
+use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Damage, StoreError};
+use crate::folder::Folder;
+use crate::keys::{self, Keys};
+use crate::location::{Location, Place, Scheme};
+use crate::log::Log;
+use crate::name::DatabaseName;
+use crate::objects::Objects;
+
+/// How long a connection may take to be made: longer means "offline".
+const CONNECT_TIMEOUT: &str = "5 seconds";
+/// How long one request may take, its body included.
+const REQUEST_TIMEOUT: &str = "120 seconds";
+/// How long, and how often, the client itself repeats a request that a store could not serve.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRIES_MAX: usize = 5;
+/// No name object is longer.
+const NAME_OBJECT_BYTES_MAX: u64 = 4096;
+/// A name is given to a new database at most this often while others do the same.
+const NAME_ROUNDS_MAX: u32 = 16;
+
+/// Settings of a store that are not part of its address.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Endpoint of an S3-compatible service, if not the provider's own. Everything else comes from
+    /// the customary environment variables (`AWS_*`, `GOOGLE_*`, `AZURE_*`).
+    pub endpoint: Option<String>,
+    /// Directory for temporary files: what is fetched or built lies there for a moment, up to the
+    /// size of the database.
+    pub scratch: PathBuf,
+}
+
+impl StoreOptions {
+    /// Temporary files in `scratch`, all else from the environment.
+    #[must_use]
+    pub fn new(scratch: impl Into<PathBuf>) -> Self {
+        StoreOptions { endpoint: None, scratch: scratch.into() }
+    }
+}
+
+/// What kind of store a root is on: it decides how large objects are put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreKind {
+    /// A local folder, resolved. Large objects are staged and linked.
+    Folder(PathBuf),
+    /// Memory. Large objects are staged and copied.
+    Memory,
+    /// A bucket. Large objects are a body and a small object that names it.
+    Bucket,
+}
+
+/// A folder or bucket that holds databases. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Root {
+    objects: Objects,
+}
+
+/// What became of giving a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// The name is the database's now.
+    Created,
+    /// The name belongs to another database already.
+    Taken(DatabaseId),
+}
+
+#[derive(Serialize, Deserialize)]
+struct NameObject {
+    database: DatabaseId,
+}
+
+impl Root {
+    /// Opens the root at `location`. A folder must exist ([`StoreError::Gone`] otherwise); a bucket
+    /// is not asked yet.
+    pub async fn open(location: &Location, options: &StoreOptions) -> Result<Root, StoreError> {
+        let shown = location.to_string();
+        match &location.place {
+            Place::Folder(path) => {
+                let (path, at) = (path.clone(), shown.clone());
+                let folder = tokio::task::spawn_blocking(move || open_folder(&path, &at))
+                    .await
+                    .map_err(|_| StoreError::Interrupted)??;
+                let kind = StoreKind::Folder(folder.root().to_path_buf());
+                Ok(Root { objects: Objects::new(Arc::new(folder), kind, shown, options) })
+            }
+            Place::Bucket { scheme, bucket, prefix } => {
+                let store = bucket_store(*scheme, bucket, prefix, options).map_err(|e| {
+                    StoreError::Settings { location: shown.clone(), source: Box::new(e) }
+                })?;
+                Ok(Root { objects: Objects::new(store, StoreKind::Bucket, shown, options) })
+            }
+        }
+    }
+
+    /// Like [`Root::open`], but makes a folder that is not there yet, with its parents.
+    pub async fn create(location: &Location, options: &StoreOptions) -> Result<Root, StoreError> {
+        if let Some(path) = location.is_folder() {
+            let (path, at) = (path.to_path_buf(), location.to_string());
+            tokio::task::spawn_blocking(move || {
+                std::fs::create_dir_all(&path).map_err(|e| folder_error(e, &at))
+            })
+            .await
+            .map_err(|_| StoreError::Interrupted)??;
+        }
+        Root::open(location, options).await
+    }
+
+    /// A new, empty root in memory, for tests.
+    #[must_use]
+    pub fn memory(options: &StoreOptions) -> Root {
+        Root::with_store(Arc::new(InMemory::new()), StoreKind::Memory, options)
+    }
+
+    /// A root on any store, for tests that inject faults.
+    #[must_use]
+    pub fn with_store(
+        store: Arc<dyn ObjectStore>,
+        kind: StoreKind,
+        options: &StoreOptions,
+    ) -> Root {
+        let shown = store.to_string();
+        Root { objects: Objects::new(store, kind, shown, options) }
+    }
+
+    /// The place, as people know it; credentials left out.
+    #[must_use]
+    pub fn location(&self) -> &str {
+        self.objects.location()
+    }
+
+    /// Makes sure that the store creates an object only if it is absent when told so: the one
+    /// thing that keeps two writers apart. Two creates of one new key, the second of which must
+    /// fail; the key is deleted again.
+    pub async fn verify_conditional_put(&self) -> Result<(), StoreError> {
+        let key = format!("probe/{}", uuid::Uuid::new_v4().simple());
+        let first = self.objects.create(&key, Bytes::from_static(b"1")).await;
+        let second = match &first {
+            Ok(_) => self.objects.create(&key, Bytes::from_static(b"2")).await,
+            Err(_) => Ok(false),
+        };
+        // Nobody is harmed by a probe that stays.
+        let _ = self.objects.delete(&key).await;
+        match (first, second) {
+            (Ok(true), Ok(false)) => Ok(()),
+            (Ok(_), Ok(_)) => {
+                Err(StoreError::ConditionIgnored { location: self.location().to_owned() })
+            }
+            (Err(e), _) | (_, Err(e)) => Err(unsupported(e)),
+        }
+    }
+
+    /// The database that has the name `name`, if one has.
+    pub async fn find(&self, name: &DatabaseName) -> Result<Option<DatabaseId>, StoreError> {
+        Ok(self.newest_name(name).await?.map(|(_, id)| id))
+    }
+
+    async fn newest_name(
+        &self,
+        name: &DatabaseName,
+    ) -> Result<Option<(u32, DatabaseId)>, StoreError> {
+        let listed = self.objects.list(&keys::names(name)).await?;
+        let Some(seq) = listed.iter().filter_map(|o| keys::parse_name(&o.key)).max() else {
+            self.objects.check_root().await?;
+            return Ok(None);
+        };
+        let key = keys::name(name, seq);
+        let bytes = self.objects.read_small(&key, NAME_OBJECT_BYTES_MAX).await?;
+        let bytes = bytes.ok_or_else(|| self.objects.missing(&key))?;
+        let object: NameObject = serde_json::from_slice(&bytes).map_err(|e| {
+            self.objects.corrupt(&key, Damage::Contradiction(format!("malformed JSON: {e}")))
+        })?;
+        Ok(Some((seq, object.database)))
+    }
+
+    /// Gives `name` to the new database `id`, unless another that is not deleted has it. Once this
+    /// returns `Created` the database exists, with an empty log. Repeating it is harmless.
+    pub async fn name(
+        &self,
+        name: &DatabaseName,
+        id: &DatabaseId,
+    ) -> Result<Named, StoreError> {
+        for _ in 0..NAME_ROUNDS_MAX {
+            let seq = match self.newest_name(name).await? {
+                Some((_, found)) if found == *id => return Ok(Named::Created),
+                Some((seq, found)) if !self.is_deleted(name, &found).await? => {
+                    let _ = seq;
+                    return Ok(Named::Taken(found));
+                }
+                Some((seq, _)) => seq.checked_add(1).ok_or_else(|| self.objects.unsettled())?,
+                None => 1,
+            };
+            self.objects.create(&Keys::new(id).floor(Lsn::ZERO), Bytes::new()).await?;
+            let object = NameObject { database: id.clone() };
+            let json = serde_json::to_vec(&object).expect("an id is plain text");
+            // Created or not, the next round reads what stands there.
+            self.objects.create(&keys::name(name, seq), json.into()).await?;
+        }
+        Err(self.objects.unsettled())
+    }
+
+    async fn is_deleted(&self, name: &DatabaseName, id: &DatabaseId) -> Result<bool, StoreError> {
+        match self.log(name, id).floor().await {
+            Ok(_) => Ok(false),
+            Err(StoreError::Deleted { .. }) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The log of the database `id`, which is known here as `name`. Asks nobody yet.
+    #[must_use]
+    pub fn log(&self, name: &DatabaseName, id: &DatabaseId) -> Log {
+        Log::new(self.objects.clone(), name.clone(), id.clone())
+    }
+}
+
+/// A store that does not know conditional writes says so in many ways.
+fn unsupported(e: StoreError) -> StoreError {
+    match e {
+        StoreError::Failed { location, source, .. } => {
+            StoreError::ConditionUnsupported { location, source }
+        }
+        other => other,
+    }
+}
+
+fn open_folder(path: &std::path::Path, shown: &str) -> Result<Folder, StoreError> {
+    let found = std::fs::metadata(path).map_err(|e| folder_error(e, shown))?;
+    if !found.is_dir() {
+        let what = "it is a file, not a folder".to_owned();
+        return Err(StoreError::Gone { location: shown.to_owned(), what });
+    }
+    Folder::open(path)
+        .map_err(|e| StoreError::Settings { location: shown.to_owned(), source: Box::new(e) })
+}
+
+fn folder_error(e: std::io::Error, shown: &str) -> StoreError {
+    let location = shown.to_owned();
+    match e.kind() {
+        std::io::ErrorKind::PermissionDenied => StoreError::Refused {
+            location,
+            key: "the folder".to_owned(),
+            source: Box::new(object_store::Error::PermissionDenied {
+                path: shown.to_owned(),
+                source: Box::new(e),
+            }),
+        },
+        std::io::ErrorKind::NotFound => {
+            StoreError::Gone { location, what: "no such folder".to_owned() }
+        }
+        _ => StoreError::Gone { location, what: e.to_string() },
+    }
+}
+
+fn retry() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig::default(),
+        max_retries: RETRIES_MAX,
+        retry_timeout: RETRY_TIMEOUT,
+    }
+}
+
+fn bucket_store(
+    scheme: Scheme,
+    bucket: &str,
+    prefix: &str,
+    options: &StoreOptions,
+) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
+    let store: Arc<dyn ObjectStore> = match scheme {
+        Scheme::S3 => Arc::new(s3(bucket, options)?),
+        Scheme::Google => Arc::new(google(bucket)?),
+        Scheme::Azure => Arc::new(azure(bucket, options)?),
+    };
+    if prefix.is_empty() { Ok(store) } else { Ok(Arc::new(PrefixStore::new(store, prefix))) }
+}
+
+fn s3(bucket: &str, options: &StoreOptions) -> object_store::Result<object_store::aws::AmazonS3> {
+    let client = |key| AmazonS3ConfigKey::Client(key);
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_retry(retry())
+        .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
+        .with_config(client(ClientConfigKey::Timeout), REQUEST_TIMEOUT);
+    if let Some(endpoint) = &options.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    if endpoint.is_some_and(|e| e.starts_with("http://")) {
+        builder = builder.with_allow_http(true);
+    }
+    builder.build()
+}
+
+fn google(bucket: &str) -> object_store::Result<object_store::gcp::GoogleCloudStorage> {
+    let client = |key| GoogleConfigKey::Client(key);
+    GoogleCloudStorageBuilder::from_env()
+        .with_bucket_name(bucket)
+        .with_retry(retry())
+        .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
+        .with_config(client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
+        .build()
+}
+
+fn azure(
+    container: &str,
+    options: &StoreOptions,
+) -> object_store::Result<object_store::azure::MicrosoftAzure> {
+    let client = |key| AzureConfigKey::Client(key);
+    let mut builder = MicrosoftAzureBuilder::from_env()
+        .with_container_name(container)
+        .with_retry(retry())
+        .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
+        .with_config(client(ClientConfigKey::Timeout), REQUEST_TIMEOUT);
+    if let Some(endpoint) = &options.endpoint {
+        builder = builder
+            .with_endpoint(endpoint.clone())
+            .with_allow_http(endpoint.starts_with("http://"));
+    }
+    builder.build()
+}
