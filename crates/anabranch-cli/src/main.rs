@@ -1,2 +1,120 @@
-//! x
-fn main(){}
+//! The `anabranch` program: keeps copies of a SQLite database in step.
+//!
+//! Decides nothing about databases: the library (`anabranch`) does the work, and answers with
+//! reports and typed errors. This crate owns the command line, what is printed (text or JSON),
+//! progress bars, the meaning of Ctrl-C, and the exit codes:
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | error |
+//! | 2 | the command line or the request makes no sense as it stands |
+//! | 3 | diverged: both sides changed, or the remote is ahead of a push |
+//! | 4 | offline: the remote cannot be reached (for `sync` that is a report, not an error) |
+//! | 130, 143 | interrupted by Ctrl-C, or by SIGTERM |
+//!
+//! Every command is a function from its arguments to an [`output::Outcome`]; `main` shows that. With
+//! `--json`, standard output holds exactly one JSON document, or nothing if the command failed:
+//! then standard error holds `{"error": {"code", "message", "causes"}}`.
+
+mod args;
+mod commands;
+mod context;
+mod demo;
+mod failure;
+mod human;
+mod inspect;
+mod output;
+mod progress;
+mod run;
+mod when;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, Global};
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::human::Paint;
+use crate::output::Style;
+use crate::progress::Bars;
+
+/// Replaces the filter that `-v` sets, in the syntax of `tracing-subscriber`.
+const LOG_VARIABLE: &str = "ANABRANCH_LOG";
+
+fn main() -> ExitCode {
+    // Without the feature there are no fail points, and the variable `FAILPOINTS` means nothing.
+    let _scenario = fail::has_failpoints().then(fail::FailScenario::setup);
+    ExitCode::from(start().code())
+}
+
+fn start() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return misunderstood(&e),
+    };
+    let Some(command) = cli.command else {
+        let help = Cli::command().render_help().ansi().to_string();
+        return print(&help);
+    };
+    start_tracing(&cli.global);
+    let style = Style {
+        json: cli.global.json,
+        quiet: cli.global.quiet,
+        paint: Paint::for_stream(&io::stdout()),
+    };
+    let bars = Bars::new(!cli.global.quiet && !cli.global.json);
+    run::run(command, &Context { global: cli.global, style, bars })
+}
+
+/// Prints text that was asked for.
+fn print(text: &str) -> Exit {
+    let mut out = io::stdout().lock();
+    match output::finish(out.write_all(text.as_bytes()).and_then(|()| out.flush())) {
+        Ok(()) => Exit::Done,
+        Err(failure) => {
+            output::tell(&failure, false);
+            failure.exit()
+        }
+    }
+}
+
+/// Answers a command line that was not understood, or that asked for help or the version.
+fn misunderstood(error: &clap::Error) -> Exit {
+    if !error.use_stderr() {
+        // Help on a closed pipe is no failure.
+        let _ = error.print();
+        return Exit::Done;
+    }
+    let json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    if json {
+        let text = error.to_string();
+        let text = text.trim().trim_start_matches("error: ");
+        output::tell(&Failure::Usage(text.to_owned()), true);
+    } else {
+        let _ = error.print();
+    }
+    Exit::Usage
+}
+
+fn start_tracing(global: &Global) {
+    let level = match global.verbose {
+        0 if global.quiet || global.json => "off",
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let ours = ["anabranch", "anabranch_store", "anabranch_sqlite", "anabranch_cli"];
+    let default = ours.map(|name| format!("{name}={level}")).join(",");
+    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
+    let paint = Paint::for_stream(&io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(paint.is_on())
+        .init();
+}

@@ -1,0 +1,292 @@
+//! The command line: what can be asked, and the help texts.
+//!
+//! Owns names, defaults and texts. Decides nothing about what a command does; times, durations and
+//! places are only parsed here so that a mistake is a usage error before anything is touched.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::when::{self, When};
+
+const AFTER_HELP: &str = "\
+FILE may be left out where exactly one replica (a file with an -anabranch sidecar) lies in the
+current directory. URL is a folder (a path or file:...), s3://bucket/prefix, gs://bucket/prefix or
+az://container/prefix; buckets use the customary variables (AWS_*, GOOGLE_*, AZURE_*).
+
+Examples:
+  anabranch init notes.db --remote /mnt/shared/notes     publish a database
+  anabranch clone /mnt/shared/notes notes.db             get a copy on another machine
+  anabranch sync notes.db                                send and fetch what changed
+  anabranch demo                                         see all of it happen
+
+Exit codes:
+  0  done
+  1  error
+  2  the command line or the request makes no sense as it stands
+  3  diverged: both sides changed, or the remote is ahead of a push
+  4  offline: the remote cannot be reached; local changes are safe and wait
+  130 (Ctrl-C) or 143 (SIGTERM): interrupted; the next sync goes on from there";
+
+/// Keeps copies of a SQLite database in step through a folder or a bucket.
+///
+/// Each copy (a replica) is an ordinary SQLite file that any program writes with any SQLite
+/// driver, online or not; `sync` sends what changed here and fetches what changed elsewhere.
+#[derive(Debug, Parser)]
+#[command(name = "anabranch", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Print one JSON document instead of text (errors as JSON on standard error)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print errors, and what was explicitly asked for, but no reports and no progress
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Tell on standard error what is being done; twice for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Endpoint of an S3-compatible service
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// How long to wait for programs that hold the database locked [default: 5s]
+    #[arg(long, global = true, value_name = "TIME", value_parser = when::parse_duration)]
+    pub(crate) busy_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Init(Init),
+    Clone(Clone_),
+    /// Send local changes to the remote
+    ///
+    /// Fails with exit code 3 if the remote is ahead: pull first, or use sync.
+    #[command(after_help = "Example:\n  anabranch push notes.db")]
+    Push(OneFile),
+    /// Fetch and apply what changed at the remote
+    ///
+    /// Programs that have the database open go on: readers see the state before or after, never
+    /// between. Fails with exit code 3, and changes nothing, if there are local changes too.
+    #[command(after_help = "Example:\n  anabranch pull notes.db")]
+    Pull(OneFile),
+    /// Pull and push in one step
+    ///
+    /// Exit code 4 says that the remote could not be reached: nothing is lost, sync again later.
+    /// Exit code 3 says that both sides changed: nothing was touched.
+    #[command(
+        after_help = "Examples:\n  anabranch sync notes.db\n  anabranch sync --json notes.db"
+    )]
+    Sync(OneFile),
+    Status(Status),
+    Log(Log),
+    Restore(Restore),
+    /// Compare a replica with its remote, page by page
+    ///
+    /// Names pages that differ although nothing was changed here (exit code 1), and pages that
+    /// were changed here and wait to be pushed. Changes nothing.
+    #[command(after_help = "Example:\n  anabranch verify notes.db")]
+    Verify(OneFile),
+    Remote(Remote),
+    Repair(Repair),
+    Compact(Compact),
+    Inspect(Inspect),
+    Demo(Demo),
+    Completions(Completions),
+}
+
+/// Commands that need a replica and nothing else.
+#[derive(Debug, Args)]
+pub(crate) struct OneFile {
+    /// The replica [default: the only one in the current directory]
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// Publish a database at a remote, or link an empty one to it
+///
+/// The database stays where it is; a sidecar FILE-anabranch appears beside it. A database in
+/// rollback-journal mode is switched to WAL mode.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  anabranch init notes.db --remote /mnt/shared/notes\n  \
+    anabranch init notes.db --remote s3://bucket/notes --endpoint https://minio.example\n  \
+    anabranch init new.db --remote ./river --create")]
+pub(crate) struct Init {
+    /// The database
+    pub(crate) file: PathBuf,
+    /// Where to publish it: a folder, or a bucket's URL
+    #[arg(long, value_name = "URL")]
+    pub(crate) remote: OsString,
+    /// Create FILE, as an empty database, if it does not exist
+    #[arg(long)]
+    pub(crate) create: bool,
+}
+
+/// Get a replica of what is at a remote
+///
+/// FILE must not exist; it appears complete or not at all.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  anabranch clone /mnt/shared/notes notes.db\n  \
+    anabranch clone s3://bucket/notes notes.db")]
+pub(crate) struct Clone_ {
+    /// Where the database is: a folder, or a bucket's URL
+    #[arg(value_name = "URL")]
+    pub(crate) remote: OsString,
+    /// The file to make
+    pub(crate) file: PathBuf,
+}
+
+/// Show position, local changes and how far the remote is ahead
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  anabranch status\n  anabranch status notes.db --tables")]
+pub(crate) struct Status {
+    /// The replica [default: the only one in the current directory]
+    pub(crate) file: Option<PathBuf>,
+    /// Count changed rows of each table
+    #[arg(long)]
+    pub(crate) tables: bool,
+    /// Do not ask the remote
+    #[arg(long)]
+    pub(crate) no_remote: bool,
+}
+
+/// Show the history, newest first
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  anabranch log\n  anabranch log notes.db -n 100\n  \
+    anabranch log s3://bucket/notes --json")]
+pub(crate) struct Log {
+    /// A remote, or a replica of it [default: the only replica in the current directory]
+    #[arg(value_name = "URL|FILE")]
+    pub(crate) place: Option<OsString>,
+    /// How many entries
+    #[arg(short = 'n', long = "number", value_name = "N", default_value_t = 20)]
+    pub(crate) number: usize,
+}
+
+/// Write the state at a position or a time into a new file
+///
+/// OUT must not exist. It is a plain database, not a replica. A clock time means the state at that
+/// second's end; a day (2026-11-22, yesterday) means the state at that day's end.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "anabranch restore [OPTIONS] [URL|FILE] <OUT>",
+    after_help = "Examples:\n  anabranch restore /mnt/shared/notes old.db --at yesterday\n  \
+    anabranch restore notes.db old.db --at '2026-11-23 10:00'\n  \
+    anabranch restore notes.db old.db --at -2h\n  \
+    anabranch restore notes.db old.db --at '3 days ago'\n  \
+    anabranch restore notes.db old.db --at 2026-11-23T10:00:00Z\n  \
+    anabranch restore notes.db old.db --at 00000000000004d2"
+)]
+pub(crate) struct Restore {
+    /// A remote, or a replica of it [default: the only replica in the current directory]; then
+    /// the file to make
+    #[arg(value_names = ["URL|FILE", "OUT"], num_args = 1..=2, required = true)]
+    pub(crate) places: Vec<OsString>,
+    /// The position or time to restore [default: the newest]
+    #[arg(long, value_name = "LSN|TIME", allow_hyphen_values = true, value_parser = when::parse_at)]
+    pub(crate) at: Option<When>,
+}
+
+/// Show or change where a replica's remote is
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  anabranch remote notes.db\n  \
+    anabranch remote notes.db --set /media/usb/notes")]
+pub(crate) struct Remote {
+    /// The replica [default: the only one in the current directory]
+    pub(crate) file: Option<PathBuf>,
+    /// The place the remote moved to; it must hold the same database
+    #[arg(long, value_name = "URL")]
+    pub(crate) set: Option<OsString>,
+    /// With --set: do not look whether it holds the same database (it cannot be reached now)
+    #[arg(long, requires = "set")]
+    pub(crate) no_check: bool,
+}
+
+/// Settle a replica that cannot go on by itself
+///
+/// Without an option, the same as --take-remote.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  anabranch repair notes.db\n  \
+    anabranch repair notes.db --adopt\n  \
+    anabranch repair notes.db --relink --remote /mnt/shared/notes")]
+pub(crate) struct Repair {
+    /// The replica
+    pub(crate) file: Option<PathBuf>,
+    /// Make the file what the remote has; the file as it is is kept beside it
+    #[arg(long, conflicts_with_all = ["adopt", "relink"])]
+    pub(crate) take_remote: bool,
+    /// Take the file as it is, as a replica of its own: what differs becomes local changes
+    #[arg(long, conflicts_with = "relink")]
+    pub(crate) adopt: bool,
+    /// Build a new sidecar for a file that lost its own
+    #[arg(long, requires = "remote")]
+    pub(crate) relink: bool,
+    /// With --relink: the remote
+    #[arg(long, value_name = "URL", requires = "relink")]
+    pub(crate) remote: Option<OsString>,
+}
+
+/// Merge old history into larger objects and drop what is older than the retention
+///
+/// Done by itself every 1,000 pushes; never needed for correctness.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  anabranch compact /mnt/shared/notes\n  \
+    anabranch compact notes.db --retain 90d")]
+pub(crate) struct Compact {
+    /// A remote, or a replica of it [default: the only replica in the current directory]
+    #[arg(value_name = "URL|FILE")]
+    pub(crate) place: Option<OsString>,
+    /// How long every state stays restorable
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = when::parse_duration)]
+    pub(crate) retain: Duration,
+}
+
+/// Explain a WAL, segment, delta, snapshot, SQLite database or sidecar, and check it
+///
+/// Checks every checksum in it and names the first damaged frame or chunk (exit code 1).
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  anabranch inspect notes.db-wal --frames\n  \
+    anabranch inspect /mnt/shared/notes/db/*/snapshot/*.db.zst")]
+pub(crate) struct Inspect {
+    /// The file
+    pub(crate) path: PathBuf,
+    /// List every frame or chunk
+    #[arg(long)]
+    pub(crate) frames: bool,
+}
+
+/// Do the whole job once for real, in a folder, showing each step as the command to type
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  anabranch demo\n  anabranch demo ./try-it")]
+pub(crate) struct Demo {
+    /// An empty or new folder to work in, kept afterwards [default: a temporary one]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  anabranch completions bash > \
+    ~/.local/share/bash-completion/completions/anabranch")]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

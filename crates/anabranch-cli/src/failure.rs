@@ -1,0 +1,289 @@
+//! Why a command failed, and how that is told: text or JSON, and the exit code.
+//!
+//! The library's errors say what happened and what to do; here they get their exit code, a code
+//! for programs, and, where both sides changed, the choice that the user has at the command line.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+
+use anabranch::{Error, ErrorKind};
+use serde_json::{Value, json};
+
+use crate::human::Paint;
+
+/// How the program ends. The numbers are part of its interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Done.
+    Done,
+    /// An error.
+    Failed,
+    /// The command line or the request makes no sense as it stands.
+    Usage,
+    /// Both sides changed, or the remote is ahead of a push.
+    Diverged,
+    /// The remote cannot be reached.
+    Offline,
+    /// Ctrl-C.
+    Interrupted,
+    /// SIGTERM.
+    Terminated,
+}
+
+impl Exit {
+    /// The exit code.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Diverged => 3,
+            Exit::Offline => 4,
+            Exit::Interrupted => 130,
+            Exit::Terminated => 143,
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The library refused or failed.
+    #[error(transparent)]
+    Library(#[from] Error),
+    /// The request makes no sense as it stands.
+    #[error("{0}")]
+    Usage(String),
+    /// Something that was looked at is damaged; it has been reported in full already.
+    #[error("{0}")]
+    Damaged(String),
+    /// A file.
+    #[error("{what} {path} failed", path = path.display())]
+    File {
+        /// What was tried ("reading").
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A SQLite database that is only looked at.
+    #[error("{what} {path} failed", path = path.display())]
+    Sqlite {
+        /// What was tried ("opening").
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// What was to be printed could not be.
+    #[error("writing the output failed")]
+    Output(#[source] io::Error),
+    /// The program could not be set up.
+    #[error("{what} failed")]
+    Setup {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A part of this program panicked.
+    #[error("an internal error: {0}; please report it. Nothing needs to be cleaned up")]
+    Panicked(String),
+    /// A step of the demo had another outcome than it must have.
+    #[error("the demo went wrong at `{step}`: {what}")]
+    Demo {
+        /// The command.
+        step: String,
+        /// What was expected and found.
+        what: String,
+    },
+}
+
+impl Failure {
+    /// How the program ends after it.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Failure::Library(e) => match e.kind() {
+                ErrorKind::Diverged => Exit::Diverged,
+                ErrorKind::Offline => Exit::Offline,
+                ErrorKind::Usage => Exit::Usage,
+                _ => Exit::Failed,
+            },
+            Failure::Usage(_) => Exit::Usage,
+            _ => Exit::Failed,
+        }
+    }
+
+    /// A short name for programs.
+    fn code(&self) -> &'static str {
+        match self {
+            Failure::Library(e) => library_code(e),
+            Failure::Usage(_) => "usage",
+            Failure::Damaged(_) => "damaged",
+            Failure::File { .. } => "file",
+            Failure::Sqlite { .. } => "sqlite",
+            Failure::Output(_) => "output",
+            Failure::Setup { .. } => "setup",
+            Failure::Panicked(_) => "internal",
+            Failure::Demo { .. } => "demo",
+        }
+    }
+
+    fn causes(&self) -> Vec<String> {
+        let mut causes: Vec<String> = Vec::new();
+        let mut last = self.to_string();
+        let mut next = StdError::source(self);
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            // Some errors of other crates repeat their cause.
+            if !last.ends_with(&text) {
+                causes.push(text.clone());
+            }
+            last = text;
+            next = cause.source();
+        }
+        causes
+    }
+
+    /// What to do, where the message itself does not say it in terms of this program.
+    fn advice(&self) -> Option<&'static str> {
+        match self {
+            Failure::Library(Error::Diverged { .. } | Error::BaseGone { .. }) => Some(
+                "to go on from the remote's state, run `anabranch repair FILE --take-remote`: it \
+                 keeps your file as it is beside the new one, so that you can carry over what you \
+                 need; to look first, run `anabranch status FILE --tables` and `anabranch clone \
+                 URL OTHER`",
+            ),
+            Failure::Library(Error::Behind { .. }) => {
+                Some("`anabranch sync FILE` does both where that is possible")
+            }
+            Failure::Library(Error::Offline { .. }) => {
+                Some("nothing is lost: local changes wait in the file; try again later")
+            }
+            _ => None,
+        }
+    }
+
+    /// The error for people, on several lines.
+    pub(crate) fn text(&self, paint: Paint) -> String {
+        let mut text = format!("{} {self}\n", paint.bad("error:"));
+        for cause in self.causes() {
+            text += &format!("{} {cause}\n", paint.strong("caused by:"));
+        }
+        if let Some(advice) = self.advice() {
+            text += &format!("{} {advice}\n", paint.strong("help:"));
+        }
+        text
+    }
+
+    /// The error for programs.
+    pub(crate) fn json(&self) -> Value {
+        let mut error = json!({
+            "code": self.code(),
+            "message": self.to_string(),
+            "causes": self.causes(),
+        });
+        let details = match self {
+            Failure::Library(Error::Diverged { local_pages, base, remote_lsn }) => {
+                json!({"local_pages": local_pages, "base": base, "remote_lsn": remote_lsn})
+            }
+            Failure::Library(Error::Behind { base, remote_lsn }) => {
+                json!({"base": base, "remote_lsn": remote_lsn})
+            }
+            Failure::Library(Error::BaseGone { base, local_pages }) => {
+                json!({"base": base, "local_pages": local_pages})
+            }
+            _ => return json!({ "error": error }),
+        };
+        error["details"] = details;
+        json!({ "error": error })
+    }
+}
+
+/// The names that `--json` gives to the library's errors.
+fn library_code(error: &Error) -> &'static str {
+    match error {
+        Error::Diverged { .. } => "diverged",
+        Error::Behind { .. } => "behind",
+        Error::Offline { .. } => "offline",
+        Error::Unconfirmed { .. } => "unconfirmed",
+        Error::NotAReplica { .. } => "not-a-replica",
+        Error::AlreadyAReplica { .. } => "already-a-replica",
+        Error::Locked { .. } => "locked",
+        Error::FileIsOlder { .. } => "file-is-older",
+        Error::NotTheSameFile { .. } => "not-the-same-file",
+        Error::PageSizeChanged { .. } => "page-size-changed",
+        Error::RemoteNotEmpty { .. } => "remote-not-empty",
+        Error::RemoteEmpty { .. } => "remote-empty",
+        Error::OtherDatabase { .. } => "other-database",
+        Error::Deleted { .. } => "deleted",
+        Error::TargetExists { .. } => "target-exists",
+        Error::Mismatch { .. } => "mismatch",
+        Error::BaseGone { .. } => "base-gone",
+        Error::KeepsMoving { .. } => "keeps-moving",
+        Error::SidecarDamaged { .. } => "sidecar-damaged",
+        Error::SidecarVersion { .. } => "sidecar-version",
+        Error::Sidecar { .. } => "sidecar",
+        Error::Io { .. } => "io",
+        Error::File(_) => "file",
+        Error::Store(_) => "store",
+        Error::Location(_) => "location",
+        Error::Usage(_) => "usage",
+        Error::Panicked(_) => "internal",
+        _ => match error.kind() {
+            ErrorKind::Diverged => "diverged",
+            ErrorKind::Offline => "offline",
+            ErrorKind::Busy => "busy",
+            ErrorKind::Usage => "usage",
+            _ => "failed",
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch::Lsn;
+
+    use super::*;
+
+    fn diverged() -> Failure {
+        Failure::Library(Error::Diverged {
+            local_pages: 3,
+            base: Lsn::new(7),
+            remote_lsn: Lsn::new(9),
+        })
+    }
+
+    #[test]
+    fn divergence_has_its_exit_code_its_details_and_a_way_out() {
+        let failure = diverged();
+        assert_eq!(failure.exit().code(), 3);
+        let json = failure.json();
+        assert_eq!(json["error"]["code"], "diverged");
+        assert_eq!(json["error"]["details"]["remote_lsn"], 9);
+        let text = failure.text(Paint::default());
+        assert!(text.starts_with("error: diverged"), "{text}");
+        assert!(text.contains("--take-remote"), "{text}");
+    }
+
+    #[test]
+    fn causes_are_told_once_each() {
+        let failure = Failure::File {
+            what: "reading",
+            path: "x.db".into(),
+            source: io::Error::other("the disk is on fire"),
+        };
+        assert_eq!(
+            failure.text(Paint::default()),
+            "error: reading x.db failed\ncaused by: the disk is on fire\n"
+        );
+        assert_eq!(failure.json()["error"]["causes"][0], "the disk is on fire");
+        assert_eq!(Failure::Usage("x".into()).exit().code(), 2);
+    }
+}

@@ -1,0 +1,190 @@
+//! Runs one command so that it can be interrupted.
+//!
+//! The command runs on a thread of its own, so that a signal is seen also while SQLite or the disk
+//! keeps that thread busy. The first Ctrl-C (or SIGTERM) drops the command's future, waits a moment
+//! for blocking work to notice, says what to do next, and ends the program. The library is built to
+//! be killed at any moment; dropping first only tidies up sooner.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+use crate::args::Command;
+use crate::commands;
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Outcome};
+
+/// How long an interrupted command may take to let go of what it holds.
+const GRACE: Duration = Duration::from_millis(1500);
+
+/// Stack of the command's thread: what a main thread usually has.
+const STACK_BYTES: usize = 8 * 1024 * 1024;
+
+enum Ended {
+    Finished(Result<Outcome, Failure>),
+    Interrupted(Exit),
+}
+
+/// Runs `command`, shows what comes of it, and answers how the program ends.
+pub(crate) fn run(command: Command, ctx: &Context) -> Exit {
+    let advice = advice(&command);
+    let ended = execute(command, ctx.clone());
+    ctx.bars.clear();
+    match ended {
+        Ended::Interrupted(exit) => {
+            tell_interrupted(advice, ctx.style.json);
+            exit
+        }
+        Ended::Finished(Err(failure)) => {
+            output::tell(&failure, ctx.style.json);
+            failure.exit()
+        }
+        Ended::Finished(Ok(outcome)) => show(outcome, ctx),
+    }
+}
+
+fn show(outcome: Outcome, ctx: &Context) -> Exit {
+    let shown = outcome.report.map_or(Ok(()), |report| output::show(&*report, ctx.style));
+    if let Some(failure) = outcome.failure {
+        output::tell(&failure, ctx.style.json);
+    }
+    match shown {
+        Err(failure) => {
+            output::tell(&failure, ctx.style.json);
+            failure.exit()
+        }
+        Ok(()) => outcome.exit,
+    }
+}
+
+/// What to do after an interruption of `command`.
+fn advice(command: &Command) -> &'static str {
+    match command {
+        Command::Init(_) | Command::Clone(_) | Command::Restore(_) | Command::Compact(_) => {
+            "interrupted; nothing to clean up: the same command can be given again"
+        }
+        Command::Push(_) | Command::Pull(_) | Command::Sync(_) | Command::Repair(_) => {
+            "interrupted; nothing to do: the next sync goes on from here"
+        }
+        _ => "interrupted; nothing to do",
+    }
+}
+
+fn tell_interrupted(advice: &str, json: bool) {
+    use std::io::Write as _;
+    let mut err = std::io::stderr().lock();
+    // Nobody is left to tell if this fails.
+    let _ = if json {
+        let causes: [&str; 0] = [];
+        let error = json!({"code": "interrupted", "message": advice, "causes": causes});
+        writeln!(err, "{}", json!({ "error": error }))
+    } else {
+        writeln!(err, "{advice}")
+    };
+}
+
+fn execute(command: Command, ctx: Context) -> Ended {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            return Ended::Finished(Err(Failure::Setup { what: "starting threads", source }));
+        }
+    };
+    let ended = execute_on(&runtime, command, ctx);
+    runtime.shutdown_timeout(GRACE);
+    ended
+}
+
+fn execute_on(runtime: &Runtime, command: Command, ctx: Context) -> Ended {
+    let (cancel, cancelled) = oneshot::channel::<()>();
+    let (finished, mut outcome) = oneshot::channel();
+    let handle = runtime.handle().clone();
+    let work = move || {
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            handle.block_on(async {
+                tokio::select! {
+                    outcome = commands::run(command, &ctx) => Some(outcome),
+                    Ok(()) = cancelled => None,
+                }
+            })
+        }));
+        // The receiver is gone only if the program is ending.
+        let _ = finished.send(ended);
+    };
+    let thread = std::thread::Builder::new().name("command".into()).stack_size(STACK_BYTES);
+    if let Err(source) = thread.spawn(work) {
+        return Ended::Finished(Err(Failure::Setup { what: "starting a thread", source }));
+    }
+    let exit = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            ended = &mut outcome => Err(ended),
+            exit = interruption() => Ok(exit),
+        }
+    });
+    match exit {
+        Err(ended) => Ended::Finished(flatten(ended)),
+        Ok(exit) => {
+            // The command may have ended at this very moment; then there is nobody to tell.
+            let _ = cancel.send(());
+            let _ = runtime.block_on(async { tokio::time::timeout(GRACE, outcome).await });
+            Ended::Interrupted(exit)
+        }
+    }
+}
+
+type Caught = std::thread::Result<Option<Result<Outcome, Failure>>>;
+
+fn flatten(ended: Result<Caught, oneshot::error::RecvError>) -> Result<Outcome, Failure> {
+    match ended {
+        Ok(Ok(Some(outcome))) => outcome,
+        Ok(Err(panic)) => Err(Failure::Panicked(panic_text(&*panic))),
+        Ok(Ok(None)) | Err(_) => Err(Failure::Panicked("the command did not answer".to_owned())),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
+}
+
+/// Resolves when the user, or the system, wants the program to end.
+#[cfg(unix)]
+async fn interruption() -> Exit {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+        // Then the signals keep their usual effect, which is safe too.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        Some(()) = interrupt.recv() => Exit::Interrupted,
+        Some(()) = terminate.recv() => Exit::Terminated,
+        else => std::future::pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn interruption() -> Exit {
+    match tokio::signal::ctrl_c().await {
+        Ok(()) => Exit::Interrupted,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_error_with_its_text() {
+        let panic = catch_unwind(|| panic!("page {} is odd", 7)).unwrap_err();
+        let error = flatten(Ok(Err(panic))).err().unwrap();
+        assert!(error.to_string().contains("page 7 is odd"));
+        assert_eq!(error.exit(), Exit::Failed);
+    }
+}
