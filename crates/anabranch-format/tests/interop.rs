@@ -1,6 +1,7 @@
 //! What we write is read by stock `zstd`, `sqlite3` and Python; what stock SQLite writes is read by
 //! us.
 #![expect(clippy::cast_possible_truncation, reason = "test data is small")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

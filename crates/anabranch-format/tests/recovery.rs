@@ -1,5 +1,6 @@
 //! The commands of docs/recovery.md give the database back, from objects written by the codecs.
 #![expect(clippy::cast_possible_truncation, reason = "test data is small")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
