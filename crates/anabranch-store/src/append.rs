@@ -340,7 +340,8 @@ mod tests {
 
     #[test]
     fn a_generation_ends_when_its_frames_outgrow_the_limit_and_the_database() {
-        let at = |frames: u64, pages| next_generation((1, Lsn::new(11)), Lsn::new(10 + frames), pages);
+        let at =
+            |frames: u64, pages| next_generation((1, Lsn::new(11)), Lsn::new(10 + frames), pages);
         assert_eq!(at(65_536, 10), None);
         assert_eq!(at(65_537, 10), Some(3), "one number is skipped");
         assert_eq!(at(65_537, 32_769), None, "fewer than twice the pages");

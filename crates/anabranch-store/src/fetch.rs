@@ -1,6 +1,39 @@
-//! Fetching (in progress).
-use anabranch_format::*;
-use crate::{error::StoreError, head::Head, history::Position, log::Log, progress::Progress};
+//! Fetching what leads from one position to another.
+//!
+//! Objects are downloaded side by side and taken in order. Before a page of them is handed out
+//! everything that can be known is checked: each object is of this database and what its name says,
+//! each begins with the state in which the one before it ends, and the last ends at the position
+//! wanted. The pages themselves are checked while they are read (zstd and WAL checksums, order,
+//! completeness; a whole database against the rolling checksum); damage names the object's key.
+//!
+//! An object that is missing means that retention, or another plan, overtook this one: plan anew, a
+//! bounded number of times.
+
+use std::sync::Arc;
+
+use anabranch_format::{
+    DbChecksum, DeltaError, Kind, Lsn, Metadata, MetadataError, PageOrder, PageSize, PageSource,
+    PushId, WriterId,
+};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::error::{Damage, StoreError};
+use crate::head::Head;
+use crate::history::Position;
+use crate::keys::Target;
+use crate::log::Log;
+use crate::objects::is_vanished;
+use crate::plan::Plan;
+use crate::progress::{Counter, Progress, Step};
+use crate::runs::{OpenPiece, Ordered, Runs, Summed};
+
+/// Objects on their way at the same time.
+const DOWNLOADS_AT_ONCE: usize = 16;
+/// Objects up to this length are held in memory; longer ones lie in a temporary file.
+const MEMORY_BYTES_MAX: u64 = 64 * 1024;
+/// A plan that was overtaken is made anew this often.
+const PLANS_MAX: u32 = 6;
+
 /// A push that is part of what was fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pushed {
@@ -11,9 +44,10 @@ pub struct Pushed {
     /// The position after it.
     pub lsn: Lsn,
 }
-/// What was fetched.
+
+/// What was fetched: all bytes are at hand, locally.
 pub struct Fetched {
-    /// Where the change starts; `None`: the whole database, whatever there was before.
+    /// Where the change starts; `None`: it is the whole database, whatever there was before.
     pub from: Option<Lsn>,
     /// Where it leads.
     pub to: Lsn,
@@ -25,22 +59,303 @@ pub struct Fetched {
     pub sum: (DbChecksum, DbChecksum),
     /// The pushes in it, oldest first; of a range that was compacted the newest of each writer.
     pub pushes: Vec<Pushed>,
-    /// Bytes of the objects that were read.
+    /// Objects that were read.
+    pub objects: u64,
+    /// Bytes of these objects.
     pub bytes: u64,
+    pages_source: Box<dyn PageSource + Send>,
 }
+
+impl std::fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fetched")
+            .field("from", &self.from)
+            .field("to", &self.to)
+            .field("pages", &self.pages)
+            .field("objects", &self.objects)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Fetched {
-    /// The pages.
-    pub fn into_pages(self) -> Result<Box<dyn PageSource + Send>, StoreError> { Err(StoreError::Interrupted) }
+    /// The pages, ascending: of each page that changed the newest image, and every page of a
+    /// growth. Blocking reads, in constant memory. [`StoreError::from_pages`] tells which object is
+    /// damaged if a read fails; whatever was read before a failure must not be used.
+    pub fn into_pages(self) -> Result<Box<dyn PageSource + Send>, StoreError> {
+        Ok(self.pages_source)
+    }
+
+    /// Reads a page source to its end, telling `page` of each page. A convenience over
+    /// [`Fetched::into_pages`] that speaks in errors of the store.
+    pub fn for_each<E: From<StoreError>>(
+        self,
+        mut page: impl FnMut(anabranch_format::Pgno, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut buffer = vec![0; self.page_size.bytes()];
+        let mut source = self.pages_source;
+        loop {
+            let next = source.next_page(&mut buffer).map_err(named)?;
+            let Some(pgno) = next else { return Ok(()) };
+            page(pgno, &buffer)?;
+        }
+    }
 }
+
+fn named(e: DeltaError) -> StoreError {
+    StoreError::from_pages(e).unwrap_or_else(|e| StoreError::Scratch {
+        directory: std::path::PathBuf::new(),
+        source: std::io::Error::other(e),
+    })
+}
+
+/// Metadata of the objects that were read, as they follow one another.
+pub(crate) struct Collected {
+    pub(crate) runs: Runs,
+    pub(crate) first: Option<Metadata>,
+    pub(crate) last: Option<Metadata>,
+    pub(crate) last_key: String,
+    pub(crate) pushes: Vec<Pushed>,
+    pub(crate) bytes: u64,
+}
+
 impl Log {
-    /// Fetches.
-    pub async fn fetch(&self, from: Lsn, to: &Head, progress: &Progress) -> Result<Fetched, StoreError> {
+    /// Fetches what leads from `from` to `to` with the fewest objects. The answer is the whole
+    /// database if `from` is 0, lies below the floor or inside a segment, or if that is cheaper.
+    pub async fn fetch(
+        &self,
+        from: Lsn,
+        to: &Head,
+        progress: &Progress,
+    ) -> Result<Fetched, StoreError> {
         self.fetch_position(from, &to.position(), progress).await
     }
-    /// Fetches.
-    pub async fn fetch_position(&self, _from: Lsn, _to: &Position, _progress: &Progress) -> Result<Fetched, StoreError> {
-        Err(StoreError::Interrupted)
+
+    /// Like [`Log::fetch`], to any position that [`Log::position_at`] found.
+    pub async fn fetch_position(
+        &self,
+        from: Lsn,
+        to: &Position,
+        progress: &Progress,
+    ) -> Result<Fetched, StoreError> {
+        if from > to.lsn {
+            let (location, at, head) = (self.location().to_owned(), from, to.lsn);
+            return Err(StoreError::BeyondHead { location, at, head });
+        }
+        let mut plans = 0;
+        loop {
+            let plan = self.plan(from, to).await;
+            let fetched = match plan {
+                Ok(plan) => self.collect(&plan, to, progress).await.map(|c| (plan, c)),
+                Err(e) => Err(e),
+            };
+            plans += 1;
+            match fetched {
+                Ok((plan, collected)) => return self.fetched(&plan, to, collected),
+                Err(e) if is_vanished(&e) && plans < PLANS_MAX => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
-    /// Last push of a writer.
-    pub async fn last_push(&self, _writer: &WriterId) -> Result<Option<(PushId, Lsn)>, StoreError> { Err(StoreError::Interrupted) }
+
+    /// Reads the metadata and bytes of all objects of `plan`, and checks how they follow.
+    pub(crate) async fn collect(
+        &self,
+        plan: &Plan,
+        to: &Position,
+        progress: &Progress,
+    ) -> Result<Collected, StoreError> {
+        let page_size = to.metadata.as_ref().map_or(PageSize::DEFAULT, |m| m.page_size);
+        let mut collected = Collected {
+            runs: Runs::new(&self.objects, page_size),
+            first: None,
+            last: None,
+            last_key: self.keys.log(),
+            pushes: Vec::new(),
+            bytes: 0,
+        };
+        let total = Some(plan.bytes()).filter(|bytes| *bytes > 0);
+        let counter = progress.step(Step::Downloading, total);
+        // Owned, so that the future does not borrow from the plan across threads.
+        let targets: Vec<Target> = plan.pieces.iter().map(|(target, _)| *target).collect();
+        let mut pieces = futures::stream::iter(targets)
+            .map(|target| self.open_piece(target, &counter))
+            .buffered(DOWNLOADS_AT_ONCE)
+            .boxed();
+        while let Some(piece) = pieces.try_next().await? {
+            collected = self.add(collected, piece).await?;
+        }
+        collected.bytes = counter.done();
+        self.check_end(&collected, plan, to)?;
+        Ok(collected)
+    }
+
+    async fn add(
+        &self,
+        mut collected: Collected,
+        piece: OpenPiece,
+    ) -> Result<Collected, StoreError> {
+        let before = collected.last.as_ref();
+        if piece.metadata.kind != Kind::Snapshot {
+            if before.is_some_and(|b| piece.metadata.from() > b.lsn.1) {
+                let hole = before.and_then(|b| b.lsn.1.next()).unwrap_or(Lsn::MAX);
+                return Err(self.objects.missing(&self.keys.segment(hole)));
+            }
+            self.check_follows(&piece.key, before, &piece.metadata)?;
+        }
+        self.note_pushes(&mut collected, &piece.metadata).await?;
+        collected.first.get_or_insert_with(|| piece.metadata.clone());
+        collected.last = Some(piece.metadata.clone());
+        collected.last_key.clone_from(&piece.key);
+        tokio::task::spawn_blocking(move || collected.runs.add(piece).map(|()| collected))
+            .await
+            .map_err(|_| StoreError::Interrupted)?
+    }
+
+    async fn note_pushes(
+        &self,
+        collected: &mut Collected,
+        metadata: &Metadata,
+    ) -> Result<(), StoreError> {
+        match (metadata.kind, &metadata.push) {
+            (Kind::Segment, Some(push)) => {
+                let (writer, lsn) = (metadata.writer.clone(), metadata.lsn.1);
+                collected.pushes.push(Pushed { writer, push: push.clone(), lsn });
+            }
+            (Kind::Segment, None) => {}
+            (kind, _) => {
+                let table = self.writers_at(metadata.lsn.1).await?;
+                let from = if kind == Kind::Snapshot { Lsn::ZERO } else { metadata.from() };
+                collected.pushes.extend(table.pushes().filter(|p| p.lsn > from));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_end(
+        &self,
+        collected: &Collected,
+        plan: &Plan,
+        to: &Position,
+    ) -> Result<(), StoreError> {
+        let (Some(last), Some(wanted)) = (&collected.last, &to.metadata) else { return Ok(()) };
+        let fits = last.lsn.1 == wanted.lsn.1
+            && (last.pages.1, last.sum.1) == (wanted.pages.1, wanted.sum.1)
+            && last.page_size == wanted.page_size;
+        if !fits {
+            let text = format!("it does not end in the state of position {}", to.lsn);
+            return Err(self.contradiction(&collected.last_key, text));
+        }
+        let start = collected.first.as_ref().filter(|first| first.kind != Kind::Snapshot);
+        if let Some(first) = start
+            && first.from() != plan.from.unwrap_or(Lsn::ZERO)
+        {
+            let text = format!("it begins at {}, not where the plan says", first.from());
+            return Err(self.contradiction(&collected.last_key, text));
+        }
+        Ok(())
+    }
+
+    fn fetched(
+        &self,
+        plan: &Plan,
+        to: &Position,
+        collected: Collected,
+    ) -> Result<Fetched, StoreError> {
+        let Collected { runs, first, last, last_key, mut pushes, bytes } = collected;
+        pushes.sort_by_key(|p| p.lsn);
+        let end = last.as_ref().or(to.metadata.as_ref());
+        let page_size = end.map_or(PageSize::DEFAULT, |m| m.page_size);
+        let after = end.map_or((0, DbChecksum::EMPTY), |m| (m.pages.1, m.sum.1));
+        let before = match (plan.from, &first) {
+            (None, _) => (0, DbChecksum::EMPTY),
+            (Some(_), Some(first)) => (first.pages.0, first.sum.0),
+            (Some(_), None) => after,
+        };
+        let order = PageOrder::new(page_size, before.0, after.0);
+        let mut source: Box<dyn PageSource + Send> =
+            Box::new(Ordered { source: runs.finish(), order });
+        if plan.from.is_none() && after.0 > 0 {
+            let objects = self.objects.clone();
+            let (sum, expected) = (DbChecksum::EMPTY, after.1);
+            source = Box::new(Summed { source, sum, expected, objects, key: last_key });
+        }
+        Ok(Fetched {
+            from: plan.from,
+            to: to.lsn,
+            page_size,
+            pages: (before.0, after.0),
+            sum: (before.1, after.1),
+            pushes,
+            objects: plan.pieces.len() as u64,
+            bytes,
+            pages_source: source,
+        })
+    }
+
+    /// Opens an object of the log, following it to its body if that lies elsewhere.
+    pub(crate) async fn open_piece(
+        &self,
+        target: Target,
+        counter: &Counter,
+    ) -> Result<OpenPiece, StoreError> {
+        let key: Arc<str> = self.keys.target_key(&target).into();
+        let (metadata, body) = self.open_at(&key, counter).await?;
+        let Some(name) = metadata.body.clone() else {
+            return self.checked_piece(&key, target, metadata, body);
+        };
+        let body_key = self.keys.resolve_body(&name).ok_or_else(|| {
+            self.contradiction(&key, format!("it names a body where none can be: {name:?}"))
+        })?;
+        let (inner, body) = self.open_at(&body_key, counter).await?;
+        let metadata = Metadata { body: None, ..metadata };
+        if inner != metadata {
+            let text = format!("its metadata differs from that of {key}, which names it");
+            return Err(self.contradiction(&body_key, text));
+        }
+        let mut piece = self.checked_piece(&key, target, metadata, body)?;
+        piece.key = body_key;
+        Ok(piece)
+    }
+
+    fn checked_piece(
+        &self,
+        key: &str,
+        target: Target,
+        metadata: Metadata,
+        body: crate::spool::SpoolReader,
+    ) -> Result<OpenPiece, StoreError> {
+        let (kind, fits) = match target {
+            Target::Segment(first) => (Kind::Segment, metadata.lsn.0 == first),
+            Target::Delta(from, to) => {
+                (Kind::Delta, metadata.from() == from && metadata.lsn.1 == to)
+            }
+            Target::Snapshot(lsn) => (Kind::Snapshot, metadata.lsn == (lsn, lsn)),
+        };
+        self.check_identity(key, &metadata, kind)?;
+        if !fits {
+            let (first, last) = metadata.lsn;
+            let text = format!("it holds {first} to {last}, not what its name says");
+            return Err(self.contradiction(key, text));
+        }
+        Ok(OpenPiece { key: key.to_owned(), metadata, body })
+    }
+
+    /// Opens the object at `key`: its metadata, and what follows.
+    pub(crate) async fn open_at(
+        &self,
+        key: &str,
+        counter: &Counter,
+    ) -> Result<(Metadata, crate::spool::SpoolReader), StoreError> {
+        let opened = self.objects.open(key, MEMORY_BYTES_MAX, counter).await?;
+        let (mut reader, _) = opened.ok_or_else(|| self.objects.missing(key))?;
+        let decoded = tokio::task::spawn_blocking(move || {
+            Metadata::decode(&mut reader).map(|metadata| (metadata, reader.rest()))
+        });
+        let decoded = decoded.await.map_err(|_| StoreError::Interrupted)?;
+        decoded.map_err(|e| match e {
+            MetadataError::Io(e) => self.objects.scratch_failed(e),
+            e => self.objects.corrupt(key, Damage::Metadata(e)),
+        })
+    }
 }

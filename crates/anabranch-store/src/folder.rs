@@ -100,9 +100,7 @@ async fn blocking<T: Send + 'static>(
 fn generic(path: &FsPath, source: io::Error) -> object_store::Error {
     let path = path.display().to_string();
     match source.kind() {
-        io::ErrorKind::NotFound => {
-            object_store::Error::NotFound { path, source: Box::new(source) }
-        }
+        io::ErrorKind::NotFound => object_store::Error::NotFound { path, source: Box::new(source) },
         io::ErrorKind::AlreadyExists => {
             object_store::Error::AlreadyExists { path, source: Box::new(source) }
         }

@@ -72,7 +72,9 @@ impl Location {
             return Self::file_url(utf8);
         }
         match scheme {
-            Some(s) if !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+') => {
+            Some(s)
+                if !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+') =>
+            {
                 Self::bucket_url(utf8)
             }
             _ => Ok(Self::folder(text)),
@@ -104,17 +106,16 @@ impl Location {
             "az" | "azure" => Scheme::Azure,
             other => return Err(LocationError::Scheme { scheme: shorten(other) }),
         };
-        let bucket = url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| {
-            LocationError::NoBucket { scheme: url.scheme().to_owned() }
-        })?;
+        let bucket = url
+            .host_str()
+            .filter(|h| !h.is_empty())
+            .ok_or_else(|| LocationError::NoBucket { scheme: url.scheme().to_owned() })?;
         if url.query().is_some() || url.fragment().is_some() {
             return Err(LocationError::Query);
         }
-        let prefix = object_store::path::Path::from_url_path(url.path()).map_err(|e| {
-            LocationError::Url { text: shorten(text), why: e.to_string() }
-        })?;
-        let place =
-            Place::Bucket { scheme, bucket: bucket.to_owned(), prefix: prefix.to_string() };
+        let prefix = object_store::path::Path::from_url_path(url.path())
+            .map_err(|e| LocationError::Url { text: shorten(text), why: e.to_string() })?;
+        let place = Place::Bucket { scheme, bucket: bucket.to_owned(), prefix: prefix.to_string() };
         Ok(Location { shown: shown(&url), place })
     }
 
@@ -201,7 +202,10 @@ mod tests {
         assert_eq!(parse(""), Err(LocationError::Empty));
         assert!(matches!(parse("http://host/x"), Err(LocationError::Scheme { .. })));
         assert!(matches!(parse("file:rel"), Err(LocationError::Url { .. })));
-        assert!(matches!(parse("s3:///x"), Err(LocationError::NoBucket { .. } | LocationError::Url { .. })));
+        assert!(matches!(
+            parse("s3:///x"),
+            Err(LocationError::NoBucket { .. } | LocationError::Url { .. })
+        ));
         assert_eq!(parse("s3://b/x?versionId=3"), Err(LocationError::Query));
     }
 

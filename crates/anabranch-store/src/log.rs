@@ -101,7 +101,9 @@ impl Log {
             return Err(self.objects.corrupt(key, damage));
         }
         if metadata.kind != kind {
-            return Err(self.contradiction(key, format!("it is a {:?}, not a {kind:?}", metadata.kind)));
+            return Err(
+                self.contradiction(key, format!("it is a {:?}, not a {kind:?}", metadata.kind))
+            );
         }
         Ok(())
     }

@@ -28,8 +28,24 @@ const NAME_BYTES_MAX: usize = 64;
 
 /// First path segments that mean something else to a server.
 const RESERVED: [&str; 18] = [
-    "admin", "api", "dev", "export", "favicon.ico", "health", "healthz", "info", "livez", "log",
-    "metrics", "readyz", "robots.txt", "sync", "v1", "v2", "v3", "version",
+    "admin",
+    "api",
+    "dev",
+    "export",
+    "favicon.ico",
+    "health",
+    "healthz",
+    "info",
+    "livez",
+    "log",
+    "metrics",
+    "readyz",
+    "robots.txt",
+    "sync",
+    "v1",
+    "v2",
+    "v3",
+    "version",
 ];
 
 impl DatabaseName {
@@ -88,7 +104,10 @@ mod tests {
             assert_eq!(good.parse::<DatabaseName>().unwrap().as_str(), good);
         }
         for bad in ["", ".", "..", "-a", "a/b", "A", "a b", "ä", &"x".repeat(65)] {
-            assert!(matches!(bad.parse::<DatabaseName>(), Err(InvalidName::Characters(_))), "{bad}");
+            assert!(
+                matches!(bad.parse::<DatabaseName>(), Err(InvalidName::Characters(_))),
+                "{bad}"
+            );
         }
         for reserved in RESERVED {
             assert!(matches!(reserved.parse::<DatabaseName>(), Err(InvalidName::Reserved(_))));

@@ -138,10 +138,11 @@ impl Objects {
 
     /// All objects below `prefix`, sorted by key: stores list in any order they like.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
-        let listed: Vec<ObjectMeta> = match self.store().list(Some(&Path::from(prefix))).try_collect().await {
-            Ok(listed) => listed,
-            Err(e) => return Err(self.failed(prefix, e)),
-        };
+        let listed: Vec<ObjectMeta> =
+            match self.store().list(Some(&Path::from(prefix))).try_collect().await {
+                Ok(listed) => listed,
+                Err(e) => return Err(self.failed(prefix, e)),
+            };
         let mut listed: Vec<Listed> = listed.into_iter().map(Listed::from).collect();
         listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(listed)
@@ -174,6 +175,15 @@ impl Objects {
             listed.common_prefixes.iter().map(ToString::to_string).collect();
         found.sort_unstable();
         Ok(found)
+    }
+
+    /// Bytes of the object; `None` if it is absent.
+    pub(crate) async fn size(&self, key: &str) -> Result<Option<u64>, StoreError> {
+        match self.store().head(&Path::from(key)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.failed(key, e)),
+        }
     }
 
     /// The whole of a small object; `None` if it is absent.
@@ -393,4 +403,9 @@ pub(crate) fn io_kind(e: &object_store::Error) -> Option<std::io::ErrorKind> {
         cause = error.source();
     }
     None
+}
+
+/// An object was missing that a plan counted on.
+pub(crate) fn is_vanished(e: &StoreError) -> bool {
+    matches!(e, StoreError::Missing { .. })
 }

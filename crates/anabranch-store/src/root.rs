@@ -195,11 +195,7 @@ impl Root {
 
     /// Gives `name` to the new database `id`, unless another that is not deleted has it. Once this
     /// returns `Created` the database exists, with an empty log. Repeating it is harmless.
-    pub async fn name(
-        &self,
-        name: &DatabaseName,
-        id: &DatabaseId,
-    ) -> Result<Named, StoreError> {
+    pub async fn name(&self, name: &DatabaseName, id: &DatabaseId) -> Result<Named, StoreError> {
         for _ in 0..NAME_ROUNDS_MAX {
             let seq = match self.newest_name(name).await? {
                 Some((_, found)) if found == *id => return Ok(Named::Created),

@@ -51,7 +51,8 @@ impl Log {
         counter: &Counter,
     ) -> Result<Prepared, StoreError> {
         let key = self.keys.target_key(target);
-        let head = metadata.encode().map_err(|e| self.objects.corrupt(&key, Damage::Metadata(e)))?;
+        let head =
+            metadata.encode().map_err(|e| self.objects.corrupt(&key, Damage::Metadata(e)))?;
         if !stage && head.len() as u64 + body.len() <= SMALL_BYTES_MAX {
             let whole = self.whole(head, body).await?;
             counter.add(body.len());
@@ -149,8 +150,7 @@ impl Log {
                 (&mut body).take(1 << 20).read_to_end(&mut part).map(|_| (body, part))
             });
             let read = read.await.map_err(|_| Failure::Other(StoreError::Interrupted))?;
-            let (rest, part) =
-                read.map_err(|e| Failure::Other(self.objects.scratch_failed(e)))?;
+            let (rest, part) = read.map_err(|e| Failure::Other(self.objects.scratch_failed(e)))?;
             if part.is_empty() {
                 return Ok(());
             }
