@@ -209,3 +209,58 @@ fn a_snapshot_unpacks_to_the_database_file() {
         python_dump(&dir.path().join("snapshot.db"));
     }
 }
+
+/// Pages of rows of JSON-like text of random words, from a table by stock SQLite.
+fn pages_of_words(dir: &Path) -> Vec<Vec<u8>> {
+    let mut state = 42u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % below
+    };
+    let words: Vec<String> = (0..3000)
+        .map(|_| (0..3 + random(7)).map(|_| char::from(b'a' + random(26) as u8)).collect())
+        .collect();
+    let mut script = String::from("PRAGMA synchronous=OFF; CREATE TABLE t(v); BEGIN;\n");
+    for _ in 0..18_000 {
+        let mut row = String::new();
+        while row.len() < 130 {
+            let [key, a, b] = [(); 3].map(|()| &words[random(3000) as usize]);
+            row.push_str(&format!("\"{key}\":\"{a} {b}\","));
+        }
+        script.push_str(&format!("INSERT INTO t VALUES('{{{row}}}');\n"));
+    }
+    script.push_str("COMMIT;\n");
+    let (db, script_file) = (dir.join("words.db"), dir.join("words.sql"));
+    std::fs::write(&script_file, script).unwrap();
+    let script = std::fs::File::open(script_file).unwrap();
+    run(Command::new("sqlite3").args(["-batch", "-bail"]).arg(&db).stdin(script));
+    Image::read(&db, 1).pages
+}
+
+#[test]
+fn a_push_is_hardly_longer_than_its_pages_through_zstd() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = pages_of_words(dir.path());
+    // A multiple of nothing walks over the pages in no order that would compress well.
+    let scattered = |n: usize| (1..=n).map(|i| 2 + i * 389 % (all.len() - 4));
+    let plain = Image { page_size: PageSize::DEFAULT, pages: all.clone() };
+    for count in [1, 2, 4, 50, 600] {
+        let numbers: BTreeSet<usize> = scattered(count).collect();
+        let pages: Vec<u8> = numbers.iter().flat_map(|&n| all[n].clone()).collect();
+        let file = dir.path().join("pages");
+        std::fs::write(&file, pages).unwrap();
+        run(Command::new("zstd").args(["-3", "-q", "-f"]).arg(&file));
+        let floor = std::fs::metadata(file.with_extension("zst")).unwrap().len();
+
+        let at = 123_456;
+        let mut encoder = DeltaEncoder::new(Vec::new(), plain.page_size, Lsn::new(at + 1)).unwrap();
+        for &n in &numbers {
+            encoder.page(Pgno::new(n as u32 + 1).unwrap(), &all[n]).unwrap();
+        }
+        let encoded = encoder.finish(plain.size()).unwrap();
+        let (mut metadata, _) = segment(&plain, &plain, at);
+        metadata.lsn.1 = Lsn::new(at + encoded.frames);
+        let bytes = object(&metadata, &encoded.sink).len() as u64;
+        assert!(bytes * 10 <= floor * 11, "{count} pages: {bytes} bytes for a floor of {floor}");
+    }
+}
