@@ -50,8 +50,8 @@ impl Context {
             Some(file) => PathBuf::from(file),
             None => named_or_only(None)?,
         };
-        let remote = Replica::open(&file, self.options()).await?.remote();
-        Ok(RemoteLog::open(OsStr::new(&remote), self.options()).await?)
+        let replica = Replica::open(&file, self.options()).await?;
+        Ok(RemoteLog::open(OsStr::new(replica.remote()), self.options()).await?)
     }
 }
 

@@ -163,7 +163,7 @@ impl Failure {
             Failure::Library(Error::Behind { .. }) => {
                 Some("`anabranch sync FILE` does both where that is possible")
             }
-            Failure::Library(Error::Offline { .. }) => {
+            Failure::Library(Error::Offline { .. } | Error::RemoteGone { .. }) => {
                 Some("nothing is lost: local changes wait in the file; try again later")
             }
             _ => None,
@@ -221,6 +221,10 @@ fn library_code(error: &Error) -> &'static str {
         Error::PageSizeChanged { .. } => "page-size-changed",
         Error::RemoteNotEmpty { .. } => "remote-not-empty",
         Error::RemoteEmpty { .. } => "remote-empty",
+        Error::RemoteGone { .. } => "remote-gone",
+        Error::RemoteWentBack { .. } => "remote-went-back",
+        Error::NothingPublished { .. } => "nothing-published",
+        Error::UnknownState { .. } => "unknown-state",
         Error::OtherDatabase { .. } => "other-database",
         Error::Deleted { .. } => "deleted",
         Error::TargetExists { .. } => "target-exists",

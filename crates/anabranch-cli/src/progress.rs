@@ -7,8 +7,7 @@ use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anabranch::{Progress, ProgressEvent};
-use anabranch_store::Step;
+use anabranch::{Progress, ProgressEvent, Step};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// What is done sooner needs no bar.

@@ -19,7 +19,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{self, Outcome};
 
 /// How long an interrupted command may take to let go of what it holds.
-const GRACE: Duration = Duration::from_millis(1500);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Stack of the command's thread: what a main thread usually has.
 const STACK_BYTES: usize = 8 * 1024 * 1024;

@@ -67,5 +67,5 @@ pub(super) async fn log(args: args::Log, ctx: &Context) -> Result<Outcome, Failu
     found.truncate(args.number);
     let entries =
         found.into_iter().map(|entry| Entry { at: human::rfc3339(entry.time), entry }).collect();
-    Ok(Outcome::done(History { remote: log.location(), entries, more }))
+    Ok(Outcome::done(History { remote: log.location().to_owned(), entries, more }))
 }

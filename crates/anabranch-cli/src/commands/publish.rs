@@ -53,7 +53,7 @@ pub(super) async fn init(args: Init, ctx: &Context) -> Result<Outcome, Failure> 
     };
     Ok(Outcome::done(Done {
         file: args.file.display().to_string(),
-        remote: replica.remote(),
+        remote: replica.remote().to_owned(),
         report,
         elapsed: started.elapsed(),
     }))

@@ -32,14 +32,14 @@ impl Human for Place {
 }
 
 pub(super) async fn remote(args: args::Remote, ctx: &Context) -> Result<Outcome, Failure> {
-    let replica = ctx.replica(args.file).await?;
+    let mut replica = ctx.replica(args.file).await?;
     if let Some(place) = &args.set {
         replica.set_remote(place, !args.no_check).await?;
     }
     Ok(Outcome::done(Place {
         file: replica.file().display().to_string(),
-        remote: replica.remote(),
-        database: replica.database(),
+        remote: replica.remote().to_owned(),
+        database: replica.database().to_owned(),
         changed: args.set.is_some(),
     }))
 }

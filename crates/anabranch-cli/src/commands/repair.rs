@@ -2,14 +2,13 @@
 
 use std::io::{self, Write};
 
-use anabranch::{Lsn, Repair, Replica};
+use anabranch::{CompactReport, Lsn, Repair, Replica};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::args;
 use crate::context::{Context, named_or_only};
 use crate::failure::Failure;
-use crate::human::{Paint, counted};
+use crate::human::{Paint, bytes, counted};
 use crate::output::{Human, Outcome};
 
 #[derive(Serialize)]
@@ -39,13 +38,7 @@ impl Human for Repaired {
 pub(super) async fn repair(args: args::Repair, ctx: &Context) -> Result<Outcome, Failure> {
     let how = match (args.adopt, args.relink, args.remote) {
         (true, ..) => Repair::Adopt,
-        (_, true, Some(remote)) => {
-            let remote = remote.into_string().map_err(|remote| {
-                let remote = remote.display().to_string();
-                Failure::Usage(format!("the remote {remote} is not UTF-8: use a link to it"))
-            })?;
-            Repair::Relink { remote }
-        }
+        (_, true, Some(remote)) => Repair::Relink { remote },
         _ => Repair::TakeRemote,
     };
     let file = named_or_only(args.file)?;
@@ -63,24 +56,36 @@ pub(super) async fn repair(args: args::Repair, ctx: &Context) -> Result<Outcome,
 struct Compacted {
     remote: String,
     #[serde(flatten)]
-    report: Value,
+    report: CompactReport,
 }
 
 impl Human for Compacted {
     fn human(&self, out: &mut dyn Write, _: Paint) -> io::Result<()> {
-        writeln!(out, "compacted {}", self.remote)?;
-        if let Value::Object(fields) = &self.report {
-            for (name, value) in fields {
-                writeln!(out, "  {name}: {value}")?;
-            }
+        let report = &self.report;
+        let mut made = Vec::new();
+        if report.deltas > 0 {
+            made.push(counted(report.deltas, "delta"));
         }
-        Ok(())
+        if let Some(lsn) = report.snapshot {
+            made.push(format!("a snapshot at position {lsn}"));
+        }
+        match made.is_empty() {
+            true => writeln!(out, "{}: nothing to merge", self.remote)?,
+            false => writeln!(out, "{}: made {}", self.remote, made.join(" and "))?,
+        }
+        if report.objects_deleted > 0 {
+            let (objects, size) = (counted(report.objects_deleted, "object"), report.bytes_deleted);
+            writeln!(out, "deleted {objects} ({})", bytes(size))?;
+        }
+        match report.floor {
+            Lsn::ZERO => writeln!(out, "every state can be restored"),
+            floor => writeln!(out, "every state since position {floor} can be restored"),
+        }
     }
 }
 
 pub(super) async fn compact(args: args::Compact, ctx: &Context) -> Result<Outcome, Failure> {
     let log = ctx.remote_log(args.place).await?;
     let report = log.compact(args.retain).await?;
-    let report = serde_json::to_value(report).map_err(|e| Failure::Output(e.into()))?;
-    Ok(Outcome::done(Compacted { remote: log.location(), report }))
+    Ok(Outcome::done(Compacted { remote: log.location().to_owned(), report }))
 }

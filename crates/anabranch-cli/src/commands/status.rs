@@ -75,12 +75,14 @@ fn write_tables(
     tables: &[TableChanges],
     skipped: &[(String, String)],
 ) -> io::Result<()> {
-    if tables.is_empty() && skipped.is_empty() {
-        return writeln!(out, "no rows changed");
-    }
     let names = tables.iter().map(|t| &t.table).chain(skipped.iter().map(|(name, _)| name));
     let width = names.map(|name| name.chars().count()).max().unwrap_or(0).clamp(5, 40);
-    writeln!(out, "{:<width$} {:>10} {:>10} {:>10}", "table", "inserted", "updated", "deleted")?;
+    if tables.is_empty() {
+        writeln!(out, "no rows changed")?;
+    } else {
+        let head = ["inserted", "updated", "deleted"].map(|name| format!("{name:>10}")).join(" ");
+        writeln!(out, "{:<width$} {head}", "table")?;
+    }
     for t in tables {
         let (inserted, updated, deleted) = (count(t.inserted), count(t.updated), count(t.deleted));
         writeln!(out, "{:<width$} {inserted:>10} {updated:>10} {deleted:>10}", t.table)?;

@@ -148,16 +148,6 @@ impl<'a> Stage<'a> {
         Ok(self.done(command, Exit::Done, Value::String(text)))
     }
 
-    /// Makes a folder.
-    pub(super) fn make_folder(&mut self, name: &str) -> Result<(), Failure> {
-        let command = format!("mkdir {}", quoted(name));
-        self.prompt(&command)?;
-        let path = PathBuf::from(name);
-        fs::create_dir(&path).map_err(|source| Failure::File { what: "making", path, source })?;
-        self.done(command, Exit::Done, Value::Null);
-        Ok(())
-    }
-
     /// Gives a folder another name.
     pub(super) fn rename(&mut self, from: &str, to: &str) -> Result<(), Failure> {
         let command = format!("mv {} {}", quoted(from), quoted(to));
