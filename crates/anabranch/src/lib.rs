@@ -1,1 +1,60 @@
-//! x
+//! Keeps copies of a SQLite database in step.
+//!
+//! Each copy, a *replica*, is an ordinary SQLite file that any program writes with any SQLite
+//! driver, online or offline. [`Replica::sync`] sends what changed and fetches what others changed,
+//! through a *remote*: a folder, or an S3, GCS or Azure bucket.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), anabranch::Error> {
+//! use anabranch::{Options, Replica};
+//!
+//! let (replica, _) =
+//!     Replica::clone_from("s3://bucket/app".as_ref(), "app.db".as_ref(), Options::default())
+//!         .await?;
+//! // ... any program reads and writes app.db, online or not ...
+//! let report = replica.sync().await?;
+//! println!("at position {}", report.position);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Without an async runtime, [`blocking`] has the same operations.
+//!
+//! The SQLite that is linked in must have `DBPAGE_VTAB` and `SNAPSHOT` compiled in; the build says
+//! how if it has not.
+
+mod clone;
+mod crash;
+mod entropy;
+mod error;
+mod image;
+mod init;
+mod local;
+mod lock;
+mod page_spool;
+mod pull;
+mod push;
+mod remote;
+mod remote_log;
+mod repair;
+mod replica;
+mod report;
+mod rows;
+mod session;
+mod sidecar;
+mod state;
+mod verify;
+
+pub mod blocking;
+
+pub use anabranch_format::{Lsn, Micros, WriterId};
+pub use anabranch_sqlite::FileError;
+pub use anabranch_store::{At, CompactReport, Progress, ProgressEvent, Step, StoreError};
+pub use error::{Error, ErrorKind};
+pub use remote::RETAIN_DEFAULT;
+pub use remote_log::RemoteLog;
+pub use replica::{Options, Repair, Replica};
+pub use report::{
+    CloneReport, HistoryEntry, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed,
+    RemoteStatus, RepairReport, RestoreReport, Status, SyncReport, TableChanges, VerifyReport,
+};

@@ -1,0 +1,416 @@
+//! Errors of the client library: each says what happened, to which file or position, and what the
+//! user can do.
+
+use std::path::PathBuf;
+
+use anabranch_format::{DeltaError, Lsn, PageSize};
+use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError};
+use anabranch_store::{AppendError, LocationError, StoreError};
+
+/// What a caller can do about an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Both sides changed, or the remote is ahead: pull, or decide.
+    Diverged,
+    /// The remote cannot be reached: try again later.
+    Offline,
+    /// Another program holds what is needed: try again.
+    Busy,
+    /// The request does not make sense as it stands: correct it.
+    Usage,
+    /// Anything else; the message says what to do.
+    Failed,
+}
+
+/// Why an operation on a replica or a remote failed. Unless the text says otherwise, nothing changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Both sides changed since they last had a common state.
+    #[error(
+        "diverged: {local_pages} pages changed here since position {base}, and the remote went on \
+         to {remote_lsn}; nothing was changed"
+    )]
+    Diverged {
+        /// Local changes, in pages.
+        local_pages: u64,
+        /// What both sides last had in common.
+        base: Lsn,
+        /// Where the remote's log ends now (or what is known of it).
+        remote_lsn: Lsn,
+    },
+    /// A push found that the remote is ahead.
+    #[error("the remote went on from {base} to {remote_lsn}: pull first, then push again")]
+    Behind {
+        /// The replica's position.
+        base: Lsn,
+        /// Where the remote's log ends now.
+        remote_lsn: Lsn,
+    },
+    /// The remote cannot be reached.
+    #[error("offline: {remote} cannot be reached")]
+    Offline {
+        /// The remote.
+        remote: String,
+        /// Why.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// A push was sent but nobody answered whether it arrived.
+    #[error(
+        "the remote {remote} did not confirm the push; it is kept, and the next sync finds out \
+         whether it arrived"
+    )]
+    Unconfirmed {
+        /// The remote.
+        remote: String,
+        /// Why.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// The file has no sidecar.
+    #[error(
+        "{path} is not a replica: there is no {sidecar}; use `anabranch init` to publish it or \
+         `anabranch clone` to get a copy",
+        path = path.display(), sidecar = sidecar.display()
+    )]
+    NotAReplica {
+        /// The database.
+        path: PathBuf,
+        /// Where the sidecar would be.
+        sidecar: PathBuf,
+    },
+    /// `init` on a file that is a replica already.
+    #[error("{path} is a replica of {remote} already", path = path.display())]
+    AlreadyAReplica {
+        /// The database.
+        path: PathBuf,
+        /// Its remote.
+        remote: String,
+    },
+    /// Another operation on this replica is running.
+    #[error(
+        "another anabranch works on {path} at this moment: wait for it, or try again",
+        path = path.display()
+    )]
+    Locked {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The file holds an older state than the replica had.
+    #[error(
+        "{path} is older than this replica: it is as it was at position {lsn}, but had reached \
+         {base}; an old copy was put in its place, or exactly the earlier values were written \
+         again. Nothing was pushed. `anabranch repair {path}` brings it to the remote's state \
+         (keeping a copy), `anabranch repair --adopt {path}` takes it as it is",
+        path = path.display()
+    )]
+    FileIsOlder {
+        /// The database.
+        path: PathBuf,
+        /// The position whose state the file holds (or the oldest it can be).
+        lsn: Lsn,
+        /// The replica's position.
+        base: Lsn,
+    },
+    /// The file is not the one that the sidecar belongs to.
+    #[error(
+        "{path} is not the file that its sidecar belongs to: {what}. Nothing was pushed. \
+         `anabranch repair --adopt {path}` takes it as a replica of its own, `anabranch clone` \
+         makes a fresh one",
+        path = path.display()
+    )]
+    NotTheSameFile {
+        /// The database.
+        path: PathBuf,
+        /// What gave it away.
+        what: String,
+    },
+    /// The page size of the database is another than the log's.
+    #[error(
+        "{path} has pages of {found} bytes now, but its log has {expected}: set `PRAGMA page_size` \
+         back and VACUUM (outside WAL mode), or clone anew",
+        path = path.display()
+    )]
+    PageSizeChanged {
+        /// The database.
+        path: PathBuf,
+        /// As the file is.
+        found: PageSize,
+        /// As the log is.
+        expected: PageSize,
+    },
+    /// `init` on a remote that holds a database already.
+    #[error("{remote} holds a database already: use `anabranch clone {remote} FILE` to get it")]
+    RemoteNotEmpty {
+        /// The remote.
+        remote: String,
+    },
+    /// The place is there, but nothing of this replica's database is.
+    #[error(
+        "nothing of this database is at {remote}: is the disk mounted, was the folder moved or \
+         emptied? Nothing was sent; if it moved, `anabranch remote FILE --set URL` names its place"
+    )]
+    RemoteGone {
+        /// The remote.
+        remote: String,
+    },
+    /// The log ends before a position that this replica has seen in it.
+    #[error(
+        "the log at {remote} ends at {found}, before position {base} that this replica has seen in \
+         it: an older copy of the remote was put in its place. Nothing was changed"
+    )]
+    RemoteWentBack {
+        /// The remote.
+        remote: String,
+        /// The replica's position.
+        base: Lsn,
+        /// Where the log ends now.
+        found: Lsn,
+    },
+    /// The remote refused a push.
+    #[error("the push to {remote} was refused")]
+    Append {
+        /// The remote.
+        remote: String,
+        /// Why.
+        #[source]
+        source: Box<AppendError>,
+    },
+    /// The database at the remote has no content yet.
+    #[error("{remote} holds a database to which nothing was published yet: sync its first replica")]
+    NothingPublished {
+        /// The remote.
+        remote: String,
+    },
+    /// Writing what was pulled failed.
+    #[error("applying what was fetched to {path} failed", path = path.display())]
+    Apply {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<ApplyError<std::convert::Infallible>>,
+    },
+    /// Keeping a copy of the file failed, so it was not touched.
+    #[error("keeping a copy of {path} failed, so nothing was changed", path = path.display())]
+    Copying {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Comparing rows with the base failed.
+    #[error("comparing the rows of {path} with their base failed", path = path.display())]
+    Comparing {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A delta or snapshot cannot be used.
+    #[error("what was fetched is damaged")]
+    Pages(#[source] DeltaError),
+    /// The file's state is none that the log remembers.
+    #[error(
+        "{path} holds no state that the log at {remote} remembers: clone the database anew, and \
+         bring over by hand what only this file has",
+        path = path.display()
+    )]
+    UnknownState {
+        /// The database.
+        path: PathBuf,
+        /// The remote.
+        remote: String,
+    },
+    /// There is no database at the remote.
+    #[error("{remote} holds no database: publish one with `anabranch init FILE --remote {remote}`")]
+    RemoteEmpty {
+        /// The remote.
+        remote: String,
+    },
+    /// The remote holds another database than the replica's.
+    #[error(
+        "{remote} holds another database ({found}) than this replica ({expected}); if it moved, \
+         name its place with `anabranch remote FILE --set URL`"
+    )]
+    OtherDatabase {
+        /// The remote.
+        remote: String,
+        /// The id found there.
+        found: String,
+        /// The replica's.
+        expected: String,
+    },
+    /// The database was deleted at the remote.
+    #[error("the database {database} was deleted at {remote}; the file here is untouched")]
+    Deleted {
+        /// The remote.
+        remote: String,
+        /// The replica's database.
+        database: String,
+    },
+    /// The target of a clone or restore exists.
+    #[error("{path} exists already; it is never overwritten: name another file", path = path.display())]
+    TargetExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The file and the log differ although they should not.
+    #[error(
+        "the state at position {lsn} has checksum {found}, but the log states {expected}: the \
+         replica or the remote is damaged. `anabranch verify` names the pages; `anabranch repair` \
+         brings the file to the remote's state, keeping a copy"
+    )]
+    Mismatch {
+        /// Position.
+        lsn: Lsn,
+        /// Checksum found.
+        found: String,
+        /// Checksum in the log.
+        expected: String,
+    },
+    /// The base of the replica is older than what the remote keeps, and there are local changes.
+    #[error(
+        "the remote keeps nothing as old as position {base} any more, and there are \
+         {local_pages} changed pages here"
+    )]
+    BaseGone {
+        /// The replica's position.
+        base: Lsn,
+        /// Local changes, in pages.
+        local_pages: u64,
+    },
+    /// The file kept changing while it was being brought up to date.
+    #[error("{path} was written again and again meanwhile: try again", path = path.display())]
+    KeepsMoving {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The sidecar cannot be read, or contradicts itself.
+    #[error(
+        "the sidecar {path} is damaged: {what}. The database itself is untouched; `anabranch \
+         repair --relink --remote URL FILE` builds a new sidecar",
+        path = path.display()
+    )]
+    SidecarDamaged {
+        /// The sidecar.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The sidecar was written by a later version.
+    #[error("the sidecar {path} has version {found}; this program knows up to {known}: update it", path = path.display())]
+    SidecarVersion {
+        /// The sidecar.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest that is known here.
+        known: u32,
+    },
+    /// The base map in the sidecar.
+    #[error(
+        "the sidecar's base map cannot be used; the database itself is untouched, and `anabranch \
+         repair --relink --remote URL FILE` builds a new sidecar"
+    )]
+    BaseMap(#[source] BaseError),
+    /// SQLite failed on the sidecar.
+    #[error("working on the sidecar {path} failed", path = path.display())]
+    Sidecar {
+        /// The sidecar.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// An operation on a file failed.
+    #[error("{what} {path} failed", path = path.display())]
+    Io {
+        /// What was tried ("writing", "creating").
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The local database.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The remote.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The text does not name a remote.
+    #[error(transparent)]
+    Location(#[from] LocationError),
+    /// The request cannot be carried out as it stands.
+    #[error("{0}")]
+    Usage(String),
+    /// A part of this library panicked; the operation was given up.
+    #[error("an internal error: {0}; please report it. The next sync recovers")]
+    Panicked(String),
+}
+
+impl From<BaseError> for Error {
+    fn from(e: BaseError) -> Self {
+        Error::BaseMap(e)
+    }
+}
+
+impl From<CaptureError<Error>> for Error {
+    fn from(e: CaptureError<Error>) -> Self {
+        match e {
+            CaptureError::File(e) => Error::File(e),
+            CaptureError::Base(e) => Error::BaseMap(e),
+            CaptureError::Callback(e) => e,
+            other => Error::Panicked(other.to_string()),
+        }
+    }
+}
+
+impl From<CaptureError<std::convert::Infallible>> for Error {
+    fn from(e: CaptureError<std::convert::Infallible>) -> Self {
+        match e {
+            CaptureError::File(e) => Error::File(e),
+            CaptureError::Base(e) => Error::BaseMap(e),
+            CaptureError::Callback(never) => match never {},
+            other => Error::Panicked(other.to_string()),
+        }
+    }
+}
+
+impl Error {
+    /// The typed error for pages that could not be read: the store's, if it is one.
+    pub(crate) fn from_pages(e: DeltaError) -> Self {
+        match StoreError::from_pages(e) {
+            Ok(store) => Error::Store(store),
+            Err(e) => Error::Pages(e),
+        }
+    }
+
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Diverged { .. } | Error::Behind { .. } | Error::BaseGone { .. } => {
+                ErrorKind::Diverged
+            }
+            Error::Offline { .. } | Error::Unconfirmed { .. } | Error::RemoteGone { .. } => {
+                ErrorKind::Offline
+            }
+            Error::Locked { .. } | Error::KeepsMoving { .. } => ErrorKind::Busy,
+            Error::Location(_) | Error::Usage(_) => ErrorKind::Usage,
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    /// Whether the remote could not be reached, so that trying again later is all there is to do.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.kind() == ErrorKind::Offline
+    }
+}

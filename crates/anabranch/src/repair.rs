@@ -1,0 +1,341 @@
+//! Repair: the way on for a replica that cannot go on by itself.
+//!
+//! Nothing is thrown away: before the file is changed, a copy of it as it was is made beside it, and
+//! the ways that keep the file only write the sidecar.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use anabranch_format::{DbChecksum, Lsn, PageChecksum, Pgno};
+use anabranch_sqlite::{BaseMap, FileIdentity, LiveFile, View};
+use anabranch_store::{Anchor, At, Location};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::entropy;
+use crate::error::Error;
+use crate::image::{cookie_of, folder_of, refuse_existing};
+use crate::init;
+use crate::lock::ReplicaLock;
+use crate::pull::{self, Local};
+use crate::remote::{self, Remote, of_store};
+use crate::replica::{Options, Repair, blocking};
+use crate::report::RepairReport;
+use crate::session::{Session, identity_of, resolve};
+use crate::sidecar::{self, Sidecar};
+use crate::state::{Base, Phase, RemoteText, State};
+
+/// How far back the log is searched for a file's state.
+const HISTORY_SEARCHED: usize = 100_000;
+
+/// Repairs the replica at `file`; see [`Repair`].
+pub(crate) async fn repair(
+    file: &Path,
+    how: Repair,
+    options: &Options,
+) -> Result<RepairReport, Error> {
+    match how {
+        Repair::TakeRemote => take_remote(file, options).await,
+        Repair::Adopt => adopt(file, options).await,
+        Repair::Relink { remote } => relink(file, &remote, options).await,
+    }
+}
+
+async fn unchecked(file: &Path, options: &Options) -> Result<Session, Error> {
+    let (file, options) = (file.to_owned(), options.clone());
+    blocking(move || Session::open_unchecked(&file, &options)).await
+}
+
+async fn connect(session: &Session, options: &Options) -> Result<Box<dyn Remote>, Error> {
+    let text = session.state.remote.to_os_string();
+    let options = Options { name: session.state.name.clone(), ..options.clone() };
+    remote::connect(&text, &session.state.database, folder_of(&session.db), &options).await
+}
+
+/// The file becomes what the remote has.
+async fn take_remote(file: &Path, options: &Options) -> Result<RepairReport, Error> {
+    let session = unchecked(file, options).await?;
+    let remote = connect(&session, options).await?;
+    let location = session.remote_name();
+    let failed = |e| of_store(&location, e);
+    let position = remote.position_at(At::Head).await.map_err(failed)?;
+    let metadata = position
+        .metadata
+        .as_ref()
+        .ok_or_else(|| Error::NothingPublished { remote: location.clone() })?;
+    let anchor = Anchor::of(metadata);
+    let fetched = remote.fetch_whole(&position, &options.progress).await.map_err(failed)?;
+    let session = init::claimed(session).await?;
+    blocking(move || {
+        let mut session = session;
+        let kept = keep_copy(&session.db)?;
+        fresh_identity(&mut session)?;
+        pull::take(&mut session, fetched, anchor, Local::Overwrite)?;
+        Ok(RepairReport {
+            position: session.state.base.lsn(),
+            local_pages: 0,
+            what: format!("{} is what the remote has", session.db.display()),
+            kept: Some(kept),
+        })
+    })
+    .await
+}
+
+/// Copies the database as it is, through SQLite, to a new name beside it.
+fn keep_copy(db: &Path) -> Result<PathBuf, Error> {
+    let copying = |source| Error::Copying { path: db.to_owned(), source };
+    let target = (1..)
+        .map(|n| {
+            let mut name = OsString::from(db.as_os_str());
+            name.push(format!(".before-repair-{n}"));
+            PathBuf::from(name)
+        })
+        .find(|target| refuse_existing(target).is_ok())
+        .expect("some number is free");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let source = Connection::open_with_flags(db, flags).map_err(copying)?;
+    source.backup("main", &target, None::<fn(_)>).map_err(copying)?;
+    Ok(target)
+}
+
+/// A file that is not quite the one the sidecar knew is a replica of its own from now on: pushes of
+/// the other must never be taken for its own.
+fn fresh_identity(session: &mut Session) -> Result<(), Error> {
+    session.state.identity = identity_of(&session.db)?;
+    session.state.replica = entropy::writer_id();
+    session.state.mark = None;
+    session.sidecar.begin()?;
+    session.sidecar.save_state(&session.state)?;
+    session.sidecar.commit_durably()
+}
+
+/// The file stays as it is. If it is as this replica was at an older position, that becomes its base
+/// again; else what differs from the base counts as local changes.
+async fn adopt(file: &Path, options: &Options) -> Result<RepairReport, Error> {
+    let session = unchecked(file, options).await?;
+    let remote = connect(&session, options).await?;
+    let (session, older) = blocking(move || {
+        let mut session = session;
+        pull::recover(&mut session)?;
+        fresh_identity(&mut session)?;
+        let sum = {
+            let mut live = session.live()?;
+            let view = live.begin()?;
+            session.difference(&view, &mut |_, _, _| Ok(()))?.sum
+        };
+        let older = session.sidecar.position_of(sum, session.state.base.lsn())?;
+        Ok((session, older))
+    })
+    .await?;
+    let Some(lsn) = older else {
+        return blocking(move || keep_base(session)).await;
+    };
+    let found = base_at(&session, &*remote, lsn, options).await?;
+    blocking(move || rebase_sidecar(session, found)).await
+}
+
+fn keep_base(mut session: Session) -> Result<RepairReport, Error> {
+    let changes = {
+        let mut live = session.live()?;
+        let view = live.begin()?;
+        session.difference(&view, &mut |_, _, _| Ok(()))?
+    };
+    session.state.change_counter = changes.change_counter;
+    session.sidecar.begin()?;
+    session.sidecar.forget_history()?;
+    session.sidecar.remember(session.state.base.lsn(), session.state.base.sum)?;
+    session.sidecar.save_state(&session.state)?;
+    session.sidecar.commit_durably()?;
+    Ok(RepairReport {
+        position: session.state.base.lsn(),
+        local_pages: changes.pages,
+        kept: None,
+        what: format!(
+            "{} is taken as it is; what differs from position {} waits to be pushed",
+            session.db.display(),
+            session.state.base.lsn()
+        ),
+    })
+}
+
+/// What the log says of a position that a file is at.
+struct Found {
+    anchor: Anchor,
+    size: u32,
+    sum: DbChecksum,
+    log_cookie: u32,
+}
+
+/// Looks up `lsn` in the log; its schema cookie stands on page 1 there.
+async fn base_at(
+    session: &Session,
+    remote: &dyn Remote,
+    lsn: Lsn,
+    options: &Options,
+) -> Result<Found, Error> {
+    let location = session.remote_name();
+    find_base(remote, &location, lsn, options).await
+}
+
+async fn find_base(
+    remote: &dyn Remote,
+    location: &str,
+    lsn: Lsn,
+    options: &Options,
+) -> Result<Found, Error> {
+    let failed = |e| of_store(location, e);
+    let position = remote.position_at(At::Lsn(lsn)).await.map_err(failed)?;
+    let metadata = position
+        .metadata
+        .as_ref()
+        .filter(|m| m.lsn.1 == lsn)
+        .ok_or_else(|| Error::BaseGone { base: lsn, local_pages: 0 })?;
+    let (anchor, size, sum) = (Anchor::of(metadata), metadata.pages.1, metadata.sum.1);
+    let page_size = metadata.page_size;
+    let fetched = remote.fetch_whole(&position, &options.progress).await.map_err(failed)?;
+    let log_cookie = blocking(move || {
+        let mut page = vec![0; page_size.bytes()];
+        let mut source = fetched.into_pages().map_err(Error::Store)?;
+        source.next_page(&mut page).map_err(Error::from_pages)?;
+        Ok(cookie_of(&page))
+    })
+    .await?;
+    Ok(Found { anchor, size, sum, log_cookie })
+}
+
+/// Makes `found` the base, its entries those of the file as it is now.
+fn rebase_sidecar(mut session: Session, found: Found) -> Result<RepairReport, Error> {
+    let mut live = session.live()?;
+    let view = live.begin()?;
+    session.sidecar.begin()?;
+    let id = session.sidecar.next_intent_id()?;
+    let sum = stage_all(&session.base_map(), id, &view)?;
+    if (view.db_size(), sum) != (found.size, found.sum) {
+        session.sidecar.rollback()?;
+        return Err(Error::KeepsMoving { path: session.db.clone() });
+    }
+    session.base_map().settle(id, found.size)?;
+    for (id, _) in session.sidecar.intents()? {
+        session.base_map().drop_staged(id)?;
+        session.sidecar.delete_intent(id)?;
+    }
+    session.state.base = Base {
+        anchor: found.anchor,
+        size: found.size,
+        sum,
+        log_cookie: found.log_cookie,
+        file_cookie: view.page_one().schema_cookie,
+    };
+    session.state.change_counter = view.page_one().change_counter;
+    session.state.mark = view.mark().copied();
+    session.state.phase = Phase::Ready;
+    session.sidecar.forget_history()?;
+    session.sidecar.remember(session.state.base.lsn(), sum)?;
+    session.sidecar.save_state(&session.state)?;
+    session.sidecar.commit_durably()?;
+    Ok(RepairReport {
+        position: session.state.base.lsn(),
+        local_pages: 0,
+        kept: None,
+        what: format!(
+            "{} is at position {}; a sync brings it forward",
+            session.db.display(),
+            session.state.base.lsn()
+        ),
+    })
+}
+
+/// Stages every page of `view` and adds up their checksums.
+fn stage_all(map: &BaseMap<'_>, id: i64, view: &View<'_>) -> Result<DbChecksum, Error> {
+    let mut staging = map.stage(id);
+    let mut sum = DbChecksum::EMPTY;
+    each_page(view, &mut |pgno, page| {
+        sum.toggle(PageChecksum::of(pgno, page));
+        Ok(staging.push(pgno, map.entry(pgno, page))?)
+    })?;
+    staging.finish()?;
+    Ok(sum)
+}
+
+fn each_page(
+    view: &View<'_>,
+    each: &mut dyn FnMut(Pgno, &[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let page_size = view.page_one().page_size;
+    let mut page = vec![0; page_size.bytes()];
+    for pgno in (1..=view.db_size()).filter_map(Pgno::new) {
+        if pgno != page_size.lock_page() {
+            view.page(pgno, &mut page)?;
+            each(pgno, &page)?;
+        }
+    }
+    Ok(())
+}
+
+/// A new sidecar for a file whose state the log remembers.
+async fn relink(file: &Path, remote: &OsStr, options: &Options) -> Result<RepairReport, Error> {
+    let location = Location::parse(remote)?;
+    let text = remote::absolute(&location, remote)?;
+    let (path, settings) = (file.to_owned(), options.clone());
+    let (db, lock, sum, page_size) = blocking(move || {
+        let db = resolve(&path, settings.busy_timeout)?;
+        let lock = ReplicaLock::take(&db, settings.busy_timeout)?;
+        let mut live = LiveFile::open(&db, settings.busy_timeout)?;
+        live.prepare()?;
+        let page_size = live.page_size();
+        let view = live.begin()?;
+        let mut sum = DbChecksum::EMPTY;
+        each_page(&view, &mut |pgno, page| {
+            sum.toggle(PageChecksum::of(pgno, page));
+            Ok(())
+        })?;
+        drop(view);
+        Ok((db, lock, sum, page_size))
+    })
+    .await?;
+    let place = remote::place(&text, folder_of(&db), options, false).await?;
+    let name = place.location.to_string();
+    let failed = |e| of_store(&name, e);
+    let database = place.root.find(&place.name).await.map_err(failed)?;
+    let database = database.ok_or_else(|| Error::RemoteEmpty { remote: name.clone() })?;
+    let log: Box<dyn Remote> = Box::new(place.root.log(&place.name, &database));
+    let history = log.history(HISTORY_SEARCHED).await.map_err(failed)?;
+    let entry = history.iter().find(|entry| entry.metadata.sum.1 == sum);
+    let lsn = entry.map(|entry| entry.metadata.lsn.1).ok_or_else(|| Error::UnknownState {
+        path: db.clone(),
+        remote: name.clone(),
+    })?;
+    let found = find_base(&*log, &name, lsn, options).await?;
+    let settings = options.clone();
+    blocking(move || {
+        let state = State {
+            phase: Phase::Cloning,
+            remote: RemoteText::new(&text),
+            name: settings.name.clone(),
+            database,
+            replica: entropy::writer_id(),
+            seed: entropy::seed(),
+            page_size,
+            base: Base {
+                anchor: Anchor::start(),
+                size: 0,
+                sum: DbChecksum::EMPTY,
+                log_cookie: 0,
+                file_cookie: 0,
+            },
+            identity: FileIdentity::default(),
+            change_counter: 0,
+            mark: None,
+            trusted_remote: None,
+            settled_at: Some(entropy::now()),
+        };
+        let sidecar = Sidecar::create(&db, &state)?;
+        let mut session = Session::new(db, lock, sidecar, state, &settings);
+        session.state.identity = session.identity()?;
+        let path = session.sidecar.path().to_owned();
+        rebase_sidecar(session, found).inspect_err(|_| {
+            // Without a base it is of no use.
+            let _ = sidecar::remove(&path);
+        })
+    })
+    .await
+}

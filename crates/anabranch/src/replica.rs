@@ -1,0 +1,434 @@
+//! A replica: a SQLite file that is kept in step with a remote.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anabranch_store::{Head, Location, Progress};
+
+use crate::clone;
+use crate::error::Error;
+use crate::image::folder_of;
+use crate::init;
+use crate::local::{self, StatusParts};
+use crate::pull;
+use crate::push::{self, Outcome};
+use crate::remote::{self, Remote, of_store};
+use crate::repair;
+use crate::report::{
+    CloneReport, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed, RemoteStatus,
+    RepairReport, Status, SyncReport, VerifyReport,
+};
+use crate::session::Session;
+use crate::state::{Phase, RemoteText};
+use crate::verify;
+
+/// Settings for everything done with a replica or a remote.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Endpoint of an S3-compatible service, if not the provider's own.
+    pub endpoint: Option<String>,
+    /// How long to wait for other programs that hold the database, or the replica, locked.
+    pub busy_timeout: Duration,
+    /// Told about bytes moved.
+    pub progress: Progress,
+    /// Name of the database at the remote; plain folders and buckets use `default`.
+    pub name: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            endpoint: None,
+            busy_timeout: Duration::from_secs(5),
+            progress: Progress::none(),
+            name: "default".to_owned(),
+        }
+    }
+}
+
+/// How [`Replica::repair`] settles a replica that cannot go on by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Repair {
+    /// Make the file what the remote has; the file as it was is kept beside it.
+    TakeRemote,
+    /// Take the file as it is, as a replica of its own: what differs from the last common state
+    /// becomes local changes.
+    Adopt,
+    /// Build a new sidecar for a file that lost its own, by finding the file's state in the log of
+    /// the remote named here.
+    Relink {
+        /// The remote.
+        remote: OsString,
+    },
+}
+
+/// A SQLite file that is kept in step with a remote.
+///
+/// The file belongs to its applications: any SQLite driver may read and write it at any time, also
+/// while an operation of this type runs. Each operation takes a lock against others of its kind,
+/// does its work, and leaves nothing behind in memory: a `Replica` is a name, not a connection.
+///
+/// Dropping the future of any operation is safe, as is killing the process: the next operation finds
+/// out what happened and goes on.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    file: PathBuf,
+    options: Options,
+    remote: String,
+    database: String,
+}
+
+/// Runs blocking work on its own thread; a panic there becomes an error.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(e) => Err(Error::Panicked(e.to_string())),
+    }
+}
+
+impl Replica {
+    /// Publishes the database at `file` to `remote`, which must hold none yet, and makes the file a
+    /// replica. Creates the remote's folder if need be; switches the file to WAL mode and says so.
+    ///
+    /// Run again after an interruption it goes on where it was.
+    pub async fn init(
+        file: &Path,
+        remote: &OsStr,
+        options: Options,
+    ) -> Result<(Self, InitReport), Error> {
+        let (session, report) = init::init(file, remote, &options).await?;
+        Ok((Self::of(&session, options), report))
+    }
+
+    /// As [`Replica::init`], with a new, empty database at `file`, where nothing may be yet.
+    pub async fn init_new(
+        file: &Path,
+        remote: &OsStr,
+        options: Options,
+    ) -> Result<(Self, InitReport), Error> {
+        let path = file.to_owned();
+        let busy = options.busy_timeout;
+        blocking(move || local::create_empty(&path, busy)).await?;
+        Self::init(file, remote, options).await
+    }
+
+    /// Makes a new replica of the database at `remote`, as the file `file`, where nothing may be yet.
+    pub async fn clone_from(
+        remote: &OsStr,
+        file: &Path,
+        options: Options,
+    ) -> Result<(Self, CloneReport), Error> {
+        let (session, report) = clone::clone(remote, file, &options).await?;
+        Ok((Self::of(&session, options), report))
+    }
+
+    /// Opens the replica at `file`.
+    pub async fn open(file: &Path, options: Options) -> Result<Self, Error> {
+        let (path, settings) = (file.to_owned(), options.clone());
+        let session = blocking(move || Session::glance(&path, &settings)).await?;
+        Ok(Self::of(&session, options))
+    }
+
+    fn of(session: &Session, mut options: Options) -> Self {
+        options.name.clone_from(&session.state.name);
+        Replica {
+            file: session.db.clone(),
+            remote: session.remote_name(),
+            database: session.state.database.to_string(),
+            options,
+        }
+    }
+
+    /// The database file, as SQLite resolves its name.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The remote, credentials left out.
+    #[must_use]
+    pub fn remote(&self) -> &str {
+        &self.remote
+    }
+
+    /// The database's id.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Names another place for the remote: the folder was moved, the bucket renamed. With `check`,
+    /// it must hold this very database.
+    pub async fn set_remote(&mut self, remote: &OsStr, check: bool) -> Result<(), Error> {
+        let session = self.session().await?;
+        let location = Location::parse(remote)?;
+        let text = remote::absolute(&location, remote)?;
+        if check {
+            let scratch = folder_of(&session.db).to_owned();
+            let database = session.state.database.clone();
+            remote::connect(&text, &database, &scratch, &self.options).await?;
+        }
+        let session = blocking(move || {
+            let mut session = session;
+            session.state.remote = RemoteText::new(&text);
+            session.state.trusted_remote = None;
+            session.sidecar.begin()?;
+            session.sidecar.save_state(&session.state)?;
+            session.sidecar.commit_durably()?;
+            Ok(session)
+        })
+        .await?;
+        self.remote = session.remote_name();
+        Ok(())
+    }
+
+    async fn session(&self) -> Result<Session, Error> {
+        let (file, options) = (self.file.clone(), self.options.clone());
+        blocking(move || Session::open(&file, &options)).await
+    }
+
+    /// Connects, finishes what an earlier operation left undone, and hands both over.
+    async fn ready(&self) -> Result<(Session, Box<dyn Remote>), Error> {
+        let session = self.session().await?;
+        self.connect(session).await
+    }
+
+    async fn connect(&self, session: Session) -> Result<(Session, Box<dyn Remote>), Error> {
+        let session = blocking(move || recover_locally(session)).await?;
+        let text = session.state.remote.to_os_string();
+        let scratch = folder_of(&session.db).to_owned();
+        let remote = if session.state.phase == Phase::Publishing {
+            init::claim(&session, &text, &scratch, &self.options).await?
+        } else {
+            remote::connect(&text, &session.state.database, &scratch, &self.options).await?
+        };
+        let session = init::claimed(session).await?;
+        let (line, mut session) = push::recover(session, &*remote).await?;
+        session.notes.extend(line.map(|what| Note::Recovered { what }));
+        Ok((session, remote))
+    }
+
+    /// Sends what changed here. [`Error::Behind`] if the remote went on meanwhile.
+    pub async fn push(&self) -> Result<PushReport, Error> {
+        let (mut session, remote) = self.ready().await?;
+        let mut all: Option<Pushed> = None;
+        loop {
+            let base = session.state.base.lsn();
+            let head = head(&session, &*remote).await?;
+            if head.anchor.last > base {
+                return self.behind(session, all, &head).await;
+            }
+            let (outcome, next) =
+                push::push(session, &*remote, &head, &self.options.progress).await?;
+            session = next;
+            match outcome {
+                Outcome::Nothing => break,
+                Outcome::Done(pushed) => {
+                    all = Some(joined(all, pushed));
+                    break;
+                }
+                // What changed since that attempt still waits.
+                Outcome::DoneEarlier(pushed) => all = Some(joined(all, pushed)),
+                Outcome::Lost { remote_lsn, .. } => {
+                    return Err(Error::Behind { base, remote_lsn });
+                }
+            }
+        }
+        Ok(PushReport { pushed: all, position: session.state.base.lsn(), notes: session.notes })
+    }
+
+    /// The remote is ahead: no matter if there is nothing to push.
+    async fn behind(
+        &self,
+        session: Session,
+        pushed: Option<Pushed>,
+        head: &Head,
+    ) -> Result<PushReport, Error> {
+        let base = session.state.base.lsn();
+        let remote_lsn = head.anchor.last;
+        let (session, changes) = count(session).await?;
+        if changes > 0 {
+            return Err(Error::Behind { base, remote_lsn });
+        }
+        Ok(PushReport { pushed, position: base, notes: session.notes })
+    }
+
+    /// Fetches what others changed. [`Error::Diverged`] if something changed here as well.
+    pub async fn pull(&self) -> Result<PullReport, Error> {
+        let (session, remote) = self.ready().await?;
+        let head = head(&session, &*remote).await?;
+        let (pulled, session) = self.follow(session, &*remote, &head).await?;
+        Ok(PullReport { pulled, position: session.state.base.lsn(), notes: session.notes })
+    }
+
+    /// Brings the file to `head`, if that lies beyond its base.
+    async fn follow(
+        &self,
+        session: Session,
+        remote: &dyn Remote,
+        head: &Head,
+    ) -> Result<(Option<Pulled>, Session), Error> {
+        if head.anchor.last <= session.state.base.lsn() {
+            return Ok((None, session));
+        }
+        let (pulled, session) =
+            pull::pull(session, remote, head, &self.options.progress).await?;
+        Ok((Some(pulled), session))
+    }
+
+    /// Fetches what others changed and sends what changed here, in one call. A remote that cannot be
+    /// reached is no error: the report says so, with the pages that wait. [`Error::Diverged`] if
+    /// both sides changed: then nothing was.
+    pub async fn sync(&self) -> Result<SyncReport, Error> {
+        let session = self.session().await?;
+        let offline = match self.connect(session).await {
+            Ok((session, remote)) => match self.exchange(session, &*remote).await {
+                Err(e) if e.is_offline() => e,
+                other => return other,
+            },
+            Err(e) if e.is_offline() => e,
+            Err(e) => return Err(e),
+        };
+        let reason = causes(&offline);
+        let (session, pages_to_push) = count(self.session().await?).await?;
+        Ok(SyncReport {
+            offline: Some(Offline { reason, pages_to_push }),
+            pulled: None,
+            pushed: None,
+            position: session.state.base.lsn(),
+            notes: session.notes,
+        })
+    }
+
+    async fn exchange(&self, session: Session, remote: &dyn Remote) -> Result<SyncReport, Error> {
+        let mut session = session;
+        let mut pulled;
+        let mut pushed = None;
+        loop {
+            let base = session.state.base.lsn();
+            let head = head(&session, remote).await?;
+            (pulled, session) = self.follow(session, remote, &head).await?;
+            if pulled.is_some() {
+                // The pull compared the file with the base: nothing had been committed before this
+                // sync began that is not at the remote. What came later is the next sync's.
+                break;
+            }
+            let (outcome, next) =
+                push::push(session, remote, &head, &self.options.progress).await?;
+            session = next;
+            match outcome {
+                Outcome::Nothing => break,
+                Outcome::Done(done) => {
+                    pushed = Some(joined(pushed, done));
+                    break;
+                }
+                Outcome::DoneEarlier(done) => pushed = Some(joined(pushed, done)),
+                Outcome::Lost { remote_lsn, local_pages } => {
+                    return Err(Error::Diverged { local_pages, base, remote_lsn });
+                }
+            }
+        }
+        let position = session.state.base.lsn();
+        Ok(SyncReport { offline: None, pulled, pushed, position, notes: session.notes })
+    }
+
+    /// Tells where the replica stands. Changes nothing, and does not wait for other operations. With
+    /// `tables`, counts changed rows of each table, for which the base is fetched from the remote;
+    /// without `ask_remote` it stays local.
+    pub async fn status(&self, tables: bool, ask_remote: bool) -> Result<Status, Error> {
+        let (file, options) = (self.file.clone(), self.options.clone());
+        let (session, parts) = blocking(move || {
+            let session = Session::look(&file, &options)?;
+            let parts = StatusParts::of(&session)?;
+            Ok((session, parts))
+        })
+        .await?;
+        if !ask_remote {
+            return Ok(parts.status(&session, RemoteStatus::NotAsked, None));
+        }
+        let text = session.state.remote.to_os_string();
+        let scratch = folder_of(&session.db).to_owned();
+        let database = &session.state.database;
+        let base = session.state.base.lsn();
+        let asked = async {
+            let remote = remote::connect(&text, database, &scratch, &self.options).await?;
+            let head = head(&session, &*remote).await?.anchor.last;
+            let counted = match tables {
+                true => Some(verify::table_changes(&session, &*remote, &self.options).await?),
+                false => None,
+            };
+            Ok::<_, Error>((head, counted))
+        };
+        let (remote_status, counted) = match asked.await {
+            Ok((head, counted)) => match head.frames_since(base) {
+                None | Some(0) => (RemoteStatus::UpToDate, counted),
+                Some(frames) => (RemoteStatus::Ahead { head, frames }, counted),
+            },
+            Err(e) if e.is_offline() => (RemoteStatus::Offline { reason: causes(&e) }, None),
+            Err(e) => return Err(e),
+        };
+        Ok(parts.status(&session, remote_status, counted))
+    }
+
+    /// Compares the file with the remote at the replica's position, page by page.
+    pub async fn verify(&self) -> Result<VerifyReport, Error> {
+        let (session, remote) = self.ready().await?;
+        verify::verify(session, &*remote, &self.options).await
+    }
+
+    /// Settles a replica that cannot go on by itself.
+    pub async fn repair(file: &Path, how: Repair, options: Options) -> Result<RepairReport, Error> {
+        repair::repair(file, how, &options).await
+    }
+}
+
+/// Finishes what can be decided from the file alone.
+fn recover_locally(mut session: Session) -> Result<Session, Error> {
+    if let Some(what) = pull::recover(&mut session)? {
+        session.notes.push(Note::Recovered { what });
+    }
+    Ok(session)
+}
+
+/// The end of the remote's log.
+async fn head(session: &Session, remote: &dyn Remote) -> Result<Head, Error> {
+    let known = &session.state.base.anchor;
+    remote.head(known).await.map_err(|e| of_store(&session.remote_name(), e))
+}
+
+/// How many pages changed here.
+async fn count(session: Session) -> Result<(Session, u64), Error> {
+    blocking(move || {
+        let changes = session.local_changes()?;
+        Ok((session, changes.pages))
+    })
+    .await
+}
+
+fn joined(earlier: Option<Pushed>, now: Pushed) -> Pushed {
+    match earlier {
+        None => now,
+        Some(earlier) => Pushed {
+            from: earlier.from,
+            to: now.to,
+            pages: earlier.pages + now.pages,
+            bytes: earlier.bytes + now.bytes,
+        },
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line
+}

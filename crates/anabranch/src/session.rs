@@ -1,0 +1,372 @@
+//! An operation on a replica: its lock, its sidecar, its file, and the checks that come before
+//! anything else.
+//!
+//! All of it is blocking and moves between blocking threads as one value. The database is opened
+//! only through SQLite, by [`Session::live`], each time for one purpose.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anabranch_format::{DbChecksum, Lsn, Micros, Pgno};
+use anabranch_sqlite::{BaseMap, Compare, FileIdentity, How, LiveFile, Mark, PageEntry, View};
+use anabranch_store::Location;
+
+use crate::crash::crash_point;
+use crate::error::Error;
+use crate::lock::ReplicaLock;
+use crate::replica::Options;
+use crate::report::Note;
+use crate::sidecar::{REPLACED_PAGES_MAX, Replaced, Sidecar};
+use crate::state::{Base, State};
+
+/// An operation under way.
+pub(crate) struct Session {
+    lock: Option<ReplicaLock>,
+    pub(crate) sidecar: Sidecar,
+    pub(crate) state: State,
+    /// The database, as SQLite resolves its name.
+    pub(crate) db: PathBuf,
+    busy: Duration,
+    pub(crate) notes: Vec<Note>,
+}
+
+/// What changed here since the base.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalChanges {
+    /// Pages that differ from the base; a shrunken database has at least page 1 among them.
+    pub(crate) pages: u64,
+    /// Size now.
+    pub(crate) size: u32,
+    /// Database checksum now.
+    pub(crate) sum: DbChecksum,
+    /// How far the WAL has been looked at.
+    pub(crate) mark: Option<Mark>,
+    /// Page 1's schema cookie and change counter now.
+    pub(crate) file_cookie: u32,
+    pub(crate) change_counter: u32,
+    /// How they were found.
+    pub(crate) how: How,
+}
+
+impl LocalChanges {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pages == 0
+    }
+}
+
+/// Told of each changed page, ascending: number, image, entry.
+pub(crate) type OnChange<'a> = dyn FnMut(Pgno, &[u8], PageEntry) -> Result<(), Error> + 'a;
+
+impl Session {
+    /// Locks the replica at `file` and opens its sidecar; refuses a file that is not the one that
+    /// the sidecar belongs to.
+    pub(crate) fn open(file: &Path, options: &Options) -> Result<Self, Error> {
+        let session = Self::open_unchecked(file, options)?;
+        session.check_identity()?;
+        Ok(session)
+    }
+
+    /// As [`Session::open`], for those who mend a file that is not the sidecar's any more.
+    pub(crate) fn open_unchecked(file: &Path, options: &Options) -> Result<Self, Error> {
+        let db = resolve(file, options.busy_timeout)?;
+        let lock = ReplicaLock::take(&db, options.busy_timeout)?;
+        Self::read(db, Some(lock), options)
+    }
+
+    /// Opens the replica at `file` beside an operation that may be running: for looking only.
+    pub(crate) fn look(file: &Path, options: &Options) -> Result<Self, Error> {
+        let session = Self::read(resolve(file, options.busy_timeout)?, None, options)?;
+        session.check_identity()?;
+        Ok(session)
+    }
+
+    fn read(db: PathBuf, lock: Option<ReplicaLock>, options: &Options) -> Result<Self, Error> {
+        let (sidecar, state) = Sidecar::open(&db)?;
+        let busy = options.busy_timeout;
+        Ok(Session { lock, sidecar, state, db, busy, notes: Vec::new() })
+    }
+
+    /// A session on a replica that was just made.
+    pub(crate) fn new(
+        db: PathBuf,
+        lock: ReplicaLock,
+        sidecar: Sidecar,
+        state: State,
+        options: &Options,
+    ) -> Self {
+        let busy = options.busy_timeout;
+        Session { lock: Some(lock), sidecar, state, db, busy, notes: Vec::new() }
+    }
+
+    /// Closes the sidecar, keeping the lock.
+    ///
+    /// # Panics
+    /// If the session was only for looking.
+    pub(crate) fn into_lock(self) -> (PathBuf, ReplicaLock) {
+        (self.db, self.lock.expect("a session that changes things holds the lock"))
+    }
+
+    /// Opens the replica at `file` without a look at the file itself: for what the sidecar knows.
+    pub(crate) fn glance(file: &Path, options: &Options) -> Result<Self, Error> {
+        Self::read(resolve(file, options.busy_timeout)?, None, options)
+    }
+
+    /// The remote, credentials left out.
+    pub(crate) fn remote_name(&self) -> String {
+        let text = self.state.remote.to_os_string();
+        match Location::parse(&text) {
+            Ok(location) => location.to_string(),
+            Err(_) => text.to_string_lossy().into_owned(),
+        }
+    }
+
+    /// Opens the database through SQLite, for reading.
+    pub(crate) fn live(&self) -> Result<LiveFile, Error> {
+        let live = LiveFile::open(&self.db, self.busy)?;
+        if live.page_size() != self.state.page_size {
+            return Err(Error::PageSizeChanged {
+                path: self.db.clone(),
+                found: live.page_size(),
+                expected: self.state.page_size,
+            });
+        }
+        Ok(live)
+    }
+
+    /// Opens the database through SQLite, for pushing or pulling: in WAL mode, if need be again.
+    pub(crate) fn live_prepared(&mut self) -> Result<LiveFile, Error> {
+        let mut live = self.live()?;
+        if live.prepare()?.switched_to_wal && !self.notes.contains(&Note::SwitchedToWal) {
+            self.notes.push(Note::SwitchedToWal);
+        }
+        Ok(live)
+    }
+
+    /// The base map in the sidecar.
+    pub(crate) fn base_map(&self) -> BaseMap<'_> {
+        BaseMap::new(self.sidecar.conn(), self.state.seed, self.state.page_size)
+    }
+
+    fn check_identity(&self) -> Result<(), Error> {
+        match difference(&self.state.identity, &self.identity()?) {
+            Some(what) => Err(Error::NotTheSameFile { path: self.db.clone(), what }),
+            None => Ok(()),
+        }
+    }
+
+    /// Which file this is now.
+    pub(crate) fn identity(&self) -> Result<FileIdentity, Error> {
+        identity_of(&self.db)
+    }
+
+    /// Whether the machine was not restarted since the base was settled. A restart may have taken
+    /// back what was not synced, so that no mark counts any more.
+    pub(crate) fn same_boot(&self) -> Result<bool, Error> {
+        Ok(self.state.identity.same_boot(&self.identity()?))
+    }
+
+    /// Finds what changed in `view` since the base. Stops with a typed error if the file is older
+    /// than the replica, before anything can be pushed.
+    pub(crate) fn capture(
+        &self,
+        view: &View<'_>,
+        on_change: &mut OnChange<'_>,
+    ) -> Result<LocalChanges, Error> {
+        if view.page_one().change_counter < self.state.change_counter {
+            return Err(self.older(self.position_before(self.state.base.lsn())?));
+        }
+        let changes = self.difference(view, on_change)?;
+        self.refuse_older(view, &changes)?;
+        Ok(changes)
+    }
+
+    /// As [`Session::capture`], for those who mend a file that may have gone back.
+    pub(crate) fn difference(
+        &self,
+        view: &View<'_>,
+        on_change: &mut OnChange<'_>,
+    ) -> Result<LocalChanges, Error> {
+        let base = &self.state.base;
+        let same_boot = self.same_boot()?;
+        let map = self.base_map();
+        let with = Compare {
+            since: self.state.mark.as_ref().filter(|_| same_boot),
+            base_size: base.size,
+            page_one_always: false,
+        };
+        let captured = view.capture(&with, &map, on_change)?;
+        let mut sum = base.sum;
+        sum.0 ^= captured.checksum_change.0;
+        Ok(LocalChanges {
+            pages: captured.pages_changed,
+            size: captured.db_size,
+            sum,
+            mark: view.mark().copied(),
+            file_cookie: view.page_one().schema_cookie,
+            change_counter: view.page_one().change_counter,
+            how: captured.how,
+        })
+    }
+
+    /// A file that went back looks like one with local changes. Where the WAL proves that its
+    /// changes came after the base there is no doubt; elsewhere the state is compared with those
+    /// this replica had before.
+    fn refuse_older(&self, view: &View<'_>, changes: &LocalChanges) -> Result<(), Error> {
+        if changes.is_empty() || matches!(changes.how, How::Chain { .. }) {
+            return Ok(());
+        }
+        let base = self.state.base.lsn();
+        if let Some(lsn) = self.sidecar.position_of(changes.sum, base)? {
+            return Err(self.older(lsn));
+        }
+        if self.newest_delta_is_undone(view)? {
+            return Err(self.older(self.position_before(base)?));
+        }
+        Ok(())
+    }
+
+    /// Whether no page of the newest settled delta is as that delta left it, and at least half of
+    /// them are as some earlier position had them: an older copy that was written since.
+    fn newest_delta_is_undone(&self, view: &View<'_>) -> Result<bool, Error> {
+        let map = self.base_map();
+        let deltas = self.sidecar.replaced()?;
+        let Some(newest) = deltas.first().filter(|d| !d.is_empty()) else { return Ok(false) };
+        let mut page = vec![0; self.state.page_size.bytes()];
+        let mut as_before = 0;
+        for replaced in newest {
+            let Some(pgno) = Pgno::new(replaced.pgno) else { continue };
+            let now = if pgno.get() > view.db_size() {
+                ABSENT
+            } else {
+                view.page(pgno, &mut page)?;
+                map.entry(pgno, &page).keyed.0
+            };
+            if map.get(pgno)?.map_or(ABSENT, |entry| entry.keyed.0) == now {
+                return Ok(false);
+            }
+            let earlier = |delta: &Vec<Replaced>| {
+                delta.iter().any(|r| r.pgno == replaced.pgno && r.keyed == now)
+            };
+            as_before += usize::from(deltas.iter().any(earlier));
+        }
+        Ok(as_before * 2 >= newest.len())
+    }
+
+    fn position_before(&self, base: Lsn) -> Result<Lsn, Error> {
+        Ok(self.sidecar.newest_position_before(base)?.unwrap_or(Lsn::ZERO))
+    }
+
+    fn older(&self, lsn: Lsn) -> Error {
+        Error::FileIsOlder { path: self.db.clone(), lsn, base: self.state.base.lsn() }
+    }
+
+    /// Counts what changed here.
+    pub(crate) fn local_changes(&self) -> Result<LocalChanges, Error> {
+        let mut live = self.live()?;
+        let view = live.begin()?;
+        self.capture(&view, &mut |_, _, _| Ok(()))
+    }
+
+    /// Settles the staged entries of `intent`: the base is `base` from now on, every intent is
+    /// decided.
+    pub(crate) fn settle(
+        &mut self,
+        intent: i64,
+        base: Base,
+        mark: Option<Mark>,
+        change_counter: u32,
+        now: Micros,
+    ) -> Result<(), Error> {
+        let mut next = self.state.clone();
+        next.base = base;
+        next.mark = mark;
+        next.change_counter = change_counter;
+        next.identity = self.identity()?;
+        next.settled_at = Some(now);
+        self.sidecar.begin_settling()?;
+        if let Err(e) = self.settle_within(intent, &next) {
+            // The first error is the one to report.
+            let _ = self.sidecar.rollback();
+            return Err(e);
+        }
+        crash_point!("settle::before-commit");
+        self.sidecar.commit_settled()?;
+        crash_point!("settle::after-commit");
+        self.state = next;
+        Ok(())
+    }
+
+    fn settle_within(&self, intent: i64, next: &State) -> Result<(), Error> {
+        let map = self.base_map();
+        let replaced = self.replaced_by(&map, intent)?;
+        map.settle(intent, next.base.size)?;
+        for (id, _) in self.sidecar.intents()? {
+            map.drop_staged(id)?;
+            self.sidecar.delete_intent(id)?;
+        }
+        self.sidecar.remember_replaced(next.base.lsn(), &replaced)?;
+        self.sidecar.remember(next.base.lsn(), next.base.sum)?;
+        self.sidecar.save_state(next)
+    }
+
+    /// What the staged pages of `intent` are in the base; nothing for a very large delta.
+    fn replaced_by(&self, map: &BaseMap<'_>, intent: i64) -> Result<Vec<Replaced>, Error> {
+        let mut replaced = Vec::new();
+        for staged in map.staged(intent) {
+            let (pgno, _) = staged?;
+            if replaced.len() == REPLACED_PAGES_MAX {
+                return Ok(Vec::new());
+            }
+            let keyed = map.get(pgno)?.map_or(ABSENT, |entry| entry.keyed.0);
+            replaced.push(Replaced { pgno: pgno.get(), keyed });
+        }
+        Ok(replaced)
+    }
+
+    /// Forgets the intents `ids`: their acts are known not to have happened.
+    pub(crate) fn forget(&self, ids: &[i64]) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.sidecar.begin_settling()?;
+        let map = self.base_map();
+        for &id in ids {
+            map.drop_staged(id)?;
+            self.sidecar.delete_intent(id)?;
+        }
+        self.sidecar.commit_settled()
+    }
+}
+
+/// Stands for the checksum of a page that is not there. A real page has it once in 2^64.
+const ABSENT: u64 = 0;
+
+/// The database's name as SQLite resolves it: symbolic links followed, made absolute.
+pub(crate) fn resolve(file: &Path, busy: Duration) -> Result<PathBuf, Error> {
+    Ok(LiveFile::open(file, busy)?.path().to_owned())
+}
+
+/// What tells two files apart; `None` if they are the same.
+fn difference(known: &FileIdentity, now: &FileIdentity) -> Option<String> {
+    let differ = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
+    if differ(&known.machine, &now.machine) {
+        return Some("it was copied from another machine together with its sidecar".into());
+    }
+    if known.inode != now.inode {
+        return Some("it was replaced or copied: it has another inode".into());
+    }
+    // Device numbers may change from boot to boot.
+    if known.device != now.device && known.same_boot(now) {
+        return Some("it lies on another device".into());
+    }
+    None
+}
+
+/// Which file lies at `path`.
+pub(crate) fn identity_of(path: &Path) -> Result<FileIdentity, Error> {
+    FileIdentity::of(path).map_err(|source| Error::Io {
+        what: "looking at",
+        path: path.to_owned(),
+        source,
+    })
+}
