@@ -138,7 +138,6 @@ impl<'c> BaseMap<'c> {
     }
 
     /// Starts to note what pages an intent will leave behind.
-    #[must_use]
     pub fn stage(&self, intent: i64) -> Staging<'_, 'c> {
         Staging { map: self, intent, row: Vec::new(), first: 0, last: None, pages: 0 }
     }
@@ -163,7 +162,7 @@ impl<'c> BaseMap<'c> {
         let row = self.unseal_staged(intent, first, row)?;
         let (records, _) = row.as_chunks::<STAGED_BYTES>();
         Ok(records
-            .binary_search_by_key(&pgno.get(), |record| record_pgno(record))
+            .binary_search_by_key(&pgno.get(), record_pgno)
             .ok()
             .and_then(|at| decode_record(&records[at]))
             .map(|(_, entry)| entry))

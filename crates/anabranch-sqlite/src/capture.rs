@@ -127,7 +127,7 @@ impl View<'_> {
             }
             Err(reason) => {
                 comparison.out.how = How::Scan(reason);
-                self.every_page(&mut |pgno, page| comparison.page(pgno, page))?;
+                self.every_page(|pgno, page| comparison.page(pgno, page))?;
             }
         }
         comparison.count_removed(self.db_size())?;
@@ -165,9 +165,9 @@ impl View<'_> {
     }
 
     /// Calls `each` for every page but the lock page, ascending.
-    pub(crate) fn every_page<X: From<FileError>>(
+    fn every_page<X: From<FileError>>(
         &self,
-        each: &mut dyn FnMut(Pgno, &[u8]) -> Result<(), X>,
+        mut each: impl FnMut(Pgno, &[u8]) -> Result<(), X>,
     ) -> Result<(), X> {
         let fail = |e| X::from(self.live.error("reading", e));
         let lock_page = self.live.page_size.lock_page();

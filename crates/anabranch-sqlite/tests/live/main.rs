@@ -1,0 +1,10 @@
+//! A live file while stock SQLite in other processes (Debian's `sqlite3`, Python's `sqlite3`) reads
+//! and writes it.
+#![allow(missing_docs)]
+
+mod apply;
+mod capture;
+mod open;
+mod recover;
+mod support;
+mod together;
