@@ -5,8 +5,9 @@
 //! restarted the WAL) since. Steps, in this order and no other:
 //!
 //! 1. take the write lock; someone else's open write is waited for within the busy timeout;
-//! 2. write the pages, ascending, as they come; page 1 adjusted (see below);
-//! 3. cut off the pages above the new size: *after* the last page, as any write of a page cancels it;
+//! 2. write the pages as they come, but page 1 last: with its cookie SQLite reads the schema anew at
+//!    the next statement, and everything that it then looks at must be there;
+//! 3. cut off the pages above the new size: *after* page 1, as any write of a page cancels it;
 //! 4. let the caller write its intent, while nobody can commit in between;
 //! 5. COMMIT, durable on return;
 //! 6. verify from another connection what was committed, and go on with that connection.
@@ -142,6 +143,7 @@ impl View<'_> {
         self.check(&change)?;
         self.lock_for_writing()?;
         self.live.spent = true;
+        let data_version = self.data_version()?;
         let (base, intent) = (change.base, change.intent);
         let size_after = change.size_after;
         let written = self.write_pages(change)?;
@@ -161,7 +163,6 @@ impl View<'_> {
         crash_point!("apply::under-lock");
         under_lock(&told).map_err(ApplyError::Callback)?;
         crash_point!("apply::before-commit");
-        let data_version = self.data_version()?;
         self.live
             .conn
             .execute_batch("COMMIT")
@@ -228,7 +229,6 @@ impl View<'_> {
 
     fn write_pages<E>(&self, change: ApplyDelta<'_>) -> Result<Written, ApplyError<E>> {
         let ApplyDelta { page_size, size_after, pages, schema_cookie, base, intent } = change;
-        let fail = |e| ApplyError::File(self.live.error("writing", e));
         let mut order = PageOrder::new(page_size, self.db_size(), size_after);
         let mut staging = base.stage(intent);
         let mut written = Written {
@@ -237,27 +237,38 @@ impl View<'_> {
             log_cookie: None,
             cookie_after: None,
         };
-        let mut insert = self
-            .live
-            .conn
-            .prepare_cached("INSERT INTO sqlite_dbpage(pgno, data) VALUES (?1, ?2)")
-            .map_err(fail)?;
+        let mut page_one = None;
         let mut page = vec![0; page_size.bytes()];
         while let Some(pgno) = pages.next_page(&mut page)? {
             order.next(pgno)?;
+            staging.push(pgno, base.entry(pgno, &page))?;
+            written.set.insert(pgno);
             if pgno == Pgno::ONE {
                 self.adjust_page_one(&mut page, size_after, schema_cookie, &mut written)?;
+                page_one = Some(page.clone());
+            } else {
+                self.write_page(pgno, &page)?;
             }
-            staging.push(pgno, base.entry(pgno, &page))?;
-            insert.execute((pgno.get(), &page)).map_err(fail)?;
-            written.set.insert(pgno);
         }
         order.end()?;
-        if size_after != self.db_size() && !written.set.contains(Pgno::ONE) {
-            return Err(ApplyError::PageOne("it is missing although the size changes".into()));
+        match page_one {
+            Some(page) => self.write_page(Pgno::ONE, &page)?,
+            None if size_after != self.db_size() => {
+                return Err(ApplyError::PageOne("it is missing although the size changes".into()));
+            }
+            None => {}
         }
         written.pages = staging.finish()?;
         Ok(written)
+    }
+
+    fn write_page(&self, pgno: Pgno, page: &[u8]) -> Result<(), FileError> {
+        self.live
+            .conn
+            .prepare_cached("INSERT INTO sqlite_dbpage(pgno, data) VALUES (?1, ?2)")
+            .and_then(|mut insert| insert.execute((pgno.get(), page)))
+            .map_err(|e| self.live.error("writing", e))?;
+        Ok(())
     }
 
     /// Gives page 1 of the change the live file's own fields.

@@ -103,8 +103,12 @@ impl LiveFile {
     pub fn prepare(&mut self) -> Result<Prepared, FileError> {
         self.renew_if_spent()?;
         self.refuse_reserved_bytes()?;
+        // Looked at first, since the switch writes page 1 and so corrects the size on the way.
+        let normalised_size = self.has_stale_size()?;
         let switched_to_wal = self.switch_to_wal()?;
-        let normalised_size = self.normalise_size()?;
+        if self.has_stale_size()? {
+            self.rewrite_size()?;
+        }
         self.page_size = read_page_size(&self.conn, &self.path, self.busy)?;
         Ok(Prepared { switched_to_wal, normalised_size })
     }
@@ -119,6 +123,33 @@ impl LiveFile {
             return Err(FileError::UnsupportedReserved { path: self.path.clone(), reserved });
         }
         Ok(())
+    }
+
+    /// Whether the size in the file header is not the true one, or does not count: SQLite before 3.7
+    /// wrote none. Pages travel without a file's length to go by, so the header must be right.
+    fn has_stale_size(&mut self) -> Result<bool, FileError> {
+        match self.begin() {
+            Ok(view) => {
+                let one = view.page_one();
+                Ok(one.change_counter != one.version_valid_for || one.db_size != view.db_size())
+            }
+            Err(FileError::Empty { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn rewrite_size(&self) -> Result<(), FileError> {
+        // Any write of page 1 makes SQLite correct the size and both counters.
+        let work = || -> rusqlite::Result<()> {
+            let version: i64 = self.conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+            self.conn
+                .execute_batch(&format!("BEGIN IMMEDIATE; PRAGMA user_version = {version}; COMMIT"))
+        };
+        let done = work();
+        if done.is_err() {
+            self.rollback();
+        }
+        done.map_err(|e| self.error("correcting the header of", e))
     }
 
     fn switch_to_wal(&self) -> Result<bool, FileError> {
@@ -136,29 +167,6 @@ impl LiveFile {
         } else {
             Err(FileError::NoWalMode { path: self.path.clone(), mode })
         }
-    }
-
-    /// A size written by SQLite before 3.7 may be out of date; readers then go by the file's length.
-    /// Pages travel without a file's length, so the header must be right.
-    fn normalise_size(&mut self) -> Result<bool, FileError> {
-        let view = self.begin()?;
-        let one = *view.page_one();
-        if one.change_counter == one.version_valid_for && one.db_size == view.db_size() {
-            return Ok(false);
-        }
-        drop(view);
-        // Any write of page 1 makes SQLite correct the size and both counters.
-        let work = || -> rusqlite::Result<()> {
-            let version: i64 = self.conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
-            self.conn
-                .execute_batch(&format!("BEGIN IMMEDIATE; PRAGMA user_version = {version}; COMMIT"))
-        };
-        let done = work();
-        if done.is_err() {
-            self.rollback();
-        }
-        done.map_err(|e| self.error("correcting the header of", e))?;
-        Ok(true)
     }
 
     /// The database, as SQLite resolved it: absolute, symbolic links followed.

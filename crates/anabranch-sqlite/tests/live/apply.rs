@@ -102,7 +102,7 @@ fn a_commit_since_the_view_began_is_not_overwritten() {
     assert!(matches!(outcome, Err(ApplyError::Moved)), "{outcome:?}");
     assert!(told.is_none());
     assert_eq!(cli(&replica.db, "SELECT count(*) FROM t WHERE v IN ('local', 'remote')"), "1");
-    assert_eq!(replica.look().pages_changed, 2, "the local row, on its page and on page 1 or so");
+    assert_eq!(replica.look().pages_changed, 1, "the local row");
 }
 
 #[test]
@@ -307,11 +307,12 @@ fn the_lock_page_is_stepped_over_in_a_database_above_one_gibibyte() {
         .unwrap()
         .set_len(u64::from(lock_page - 2) * 65536)
         .unwrap();
-    let mut replica = Replica::new(65536, "");
-    // The base of a big database, without the cost of an image of it: only what it grows by.
-    replica.live = LiveFile::open(&db, BUSY).unwrap();
-    replica.live.prepare().unwrap();
-    let map = anabranch_sqlite::BaseMap::new(&replica.sidecar, 1, PageSize::MAX);
+    // Not the oracle of the other tests: it keeps an image of every page.
+    let mut live = LiveFile::open(&db, BUSY).unwrap();
+    live.prepare().unwrap();
+    let sidecar = rusqlite::Connection::open_in_memory().unwrap();
+    anabranch_sqlite::BaseMap::create_tables(&sidecar).unwrap();
+    let map = anabranch_sqlite::BaseMap::new(&sidecar, 1, PageSize::MAX);
     let capture =
         |live: &mut LiveFile, base_size: u32, mark: Option<&anabranch_sqlite::Mark>, id| {
             let view = live.begin().unwrap();
@@ -329,13 +330,13 @@ fn the_lock_page_is_stepped_over_in_a_database_above_one_gibibyte() {
             map.settle(id, out.1).unwrap();
             out
         };
-    let (pages, size, _) = capture(&mut replica.live, 0, None, 1);
+    let (pages, size, _) = capture(&mut live, 0, None, 1);
     assert_eq!((pages.len(), size), (lock_page as usize - 2, lock_page - 2));
     let mut app = App::open(&db);
     app.sql("UPDATE t SET v = 'here' WHERE id = 1");
-    let (_, _, mark) = capture(&mut replica.live, size, None, 2);
+    let (_, _, mark) = capture(&mut live, size, None, 2);
     app.sql("INSERT INTO t(v) VALUES (zeroblob(300000))");
-    let (pages, grown, _) = capture(&mut replica.live, size, mark.as_ref(), 3);
+    let (pages, grown, _) = capture(&mut live, size, mark.as_ref(), 3);
     assert!(grown > lock_page && pages.contains(&(lock_page + 1)), "{pages:?}");
     assert!(!pages.contains(&lock_page));
 
@@ -352,13 +353,13 @@ fn the_lock_page_is_stepped_over_in_a_database_above_one_gibibyte() {
         }
         change
     };
-    let grow = read(&mut replica.live, &pages);
+    let grow = read(&mut live, &pages);
     app.all(&["DELETE FROM t WHERE length(v) = 300000", "DROP TABLE t"]);
-    let mut shrink = read(&mut replica.live, &BTreeSet::from([1]));
+    let mut shrink = read(&mut live, &BTreeSet::from([1]));
     shrink.size_after = lock_page - 2;
     shrink.pages.get_mut(&1).unwrap()[28..32].copy_from_slice(&(lock_page - 2).to_be_bytes());
     for (change, id) in [(&shrink, 4), (&grow, 5)] {
-        let view = replica.live.begin().unwrap();
+        let view = live.begin().unwrap();
         let applied = view
             .apply::<std::fmt::Error>(
                 anabranch_sqlite::ApplyDelta {
@@ -373,7 +374,7 @@ fn the_lock_page_is_stepped_over_in_a_database_above_one_gibibyte() {
             )
             .unwrap();
         assert!(applied.verified);
-        assert_eq!(replica.live.begin().unwrap().db_size(), change.size_after);
+        assert_eq!(live.begin().unwrap().db_size(), change.size_after);
     }
     assert_eq!(grow.size_after, above);
     assert_eq!(app.number("SELECT sum(length(v) = 300000) FROM t"), 1);

@@ -253,6 +253,9 @@ fn the_last_one_to_close_deletes_the_wal_and_the_next_look_scans() {
 #[test]
 fn a_database_that_left_wal_mode_is_still_captured() {
     let mut replica = Replica::new(4096, TABLES);
+    cli(&replica.db, "UPDATE t SET v = 'a' WHERE id = 3");
+    replica.look();
+    assert!(replica.mark.is_some());
     let (db, page_size) = (replica.db.clone(), replica.page_size());
     drop(std::mem::replace(&mut replica.live, Replica::new(4096, "").live));
     cli(&db, "PRAGMA journal_mode=DELETE; UPDATE t SET v = 'b' WHERE id = 3");

@@ -108,15 +108,6 @@ impl App {
         self.sql(sql)[0][0].as_i64().unwrap()
     }
 
-    /// Starts a statement without waiting for it; `finish` does.
-    pub fn begin_sql(&mut self, sql: &str) {
-        self.send(&json!({"sql": sql, "args": []}));
-    }
-
-    pub fn finish(&mut self) -> Result<Vec<Vec<Value>>, String> {
-        self.receive()
-    }
-
     pub fn close(&mut self) {
         self.order(&json!({"close": true})).unwrap();
     }
@@ -124,12 +115,6 @@ impl App {
     pub fn reopen(&mut self, db: &Path) {
         self.close();
         self.order(&json!({"open": db.to_str().unwrap(), "timeout": 5.0})).unwrap();
-    }
-
-    /// As a power failure takes it: nothing is closed.
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 
@@ -402,7 +387,7 @@ impl Replica {
 
 /// A database file with its own live file, as the place changes come from.
 pub struct Source {
-    pub dir: TempDir,
+    _dir: TempDir,
     pub db: PathBuf,
     pub live: LiveFile,
 }
@@ -416,7 +401,7 @@ impl Source {
         cli(&replica.db, &format!(".backup '{}'", db.display()));
         let mut live = LiveFile::open(&db, BUSY).unwrap();
         live.prepare().unwrap();
-        Source { dir, db, live }
+        Source { _dir: dir, db, live }
     }
 
     pub fn app(&self) -> App {
