@@ -143,35 +143,32 @@ fn an_intent_and_its_mark_survive_their_text() {
     assert!(mark.is_some());
 }
 
-/// Kills the process at a named point of an apply and decides from what is left.
-#[cfg(feature = "failpoints")]
-mod crash {
+/// An apply in a process of its own, which meets its end there.
+mod child {
+    use std::collections::BTreeMap;
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, ExitStatus};
+
+    use anabranch_format::PageSize;
+    use rusqlite::Connection;
+
     use super::*;
-    use std::process::Command;
 
-    const CHILD: &str = "recover::crash::child_that_applies_and_is_killed";
+    const NAME: &str = "recover::child::applies_what_the_source_has";
+    const DIRECTORY: &str = "ANABRANCH_TEST_CHILD";
 
-    /// What the child does, when it is started by `killed_at`.
+    /// What the child does: nothing, unless a test of this module started it.
     #[test]
-    fn child_that_applies_and_is_killed() {
-        let Ok(dir) = std::env::var("ANABRANCH_TEST_CHILD") else { return };
-        let dir = std::path::Path::new(&dir);
+    fn applies_what_the_source_has() {
+        let Some(dir) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
+        #[cfg(feature = "failpoints")]
         let _scenario = fail::FailScenario::setup();
-        let sidecar = rusqlite::Connection::open(dir.join("sidecar")).unwrap();
+        let sidecar = Connection::open(dir.join("sidecar")).unwrap();
         let mut live = LiveFile::open(&dir.join("app.db"), BUSY).unwrap();
-        let mut source = LiveFile::open(&dir.join("source.db"), BUSY).unwrap();
-        let map = BaseMap::new(&sidecar, SEED, live.page_size());
-        let there = source.begin().unwrap();
-        let mut pages = std::collections::BTreeMap::new();
-        for n in 1..=there.db_size() {
-            let mut page = vec![0; 4096];
-            there.page(crate::support::p(n), &mut page).unwrap();
-            pages.insert(n, page);
-        }
-        let change = Change { page_size: map_page_size(), size_after: there.db_size(), pages };
-        drop(there);
+        let map = BaseMap::new(&sidecar, SEED, PageSize::DEFAULT);
+        let change = whole(&dir.join("source.db"));
         let view = live.begin().unwrap();
-        let _ = view.apply::<std::fmt::Error>(
+        let outcome = view.apply::<std::fmt::Error>(
             anabranch_sqlite::ApplyDelta {
                 page_size: change.page_size,
                 size_after: change.size_after,
@@ -186,63 +183,104 @@ mod crash {
                 Ok(())
             },
         );
-        unreachable!("the fail point kills");
+        let text = match outcome {
+            Ok(_) => "applied".to_owned(),
+            Err(error) => format!("{} {error:?}", error.may_be_committed()),
+        };
+        std::fs::write(dir.join("outcome"), text).unwrap();
     }
 
-    fn map_page_size() -> anabranch_format::PageSize {
-        anabranch_format::PageSize::DEFAULT
-    }
-
-    /// Kills an apply at `point`; answers whether an intent was written, and the verdict.
-    fn killed_at(point: &str) -> Option<Verdict> {
-        let replica = Replica::new(4096, TABLES);
-        let dir = replica.dir.path().to_owned();
-        cli(&replica.db, &format!(".backup '{}'", dir.join("source.db").display()));
-        cli(&dir.join("source.db"), "PRAGMA journal_mode=WAL; UPDATE t SET v='r' WHERE id%7=0");
-        cli(&dir.join("sidecar"), "PRAGMA journal_mode=WAL");
-        {
-            let sidecar = rusqlite::Connection::open(dir.join("sidecar")).unwrap();
-            BaseMap::create_tables(&sidecar).unwrap();
-            let map = BaseMap::new(&sidecar, SEED, map_page_size());
-            let mut live = LiveFile::open(&replica.db, BUSY).unwrap();
-            let view = live.begin().unwrap();
-            let mut staging = map.stage(9);
-            let with =
-                anabranch_sqlite::Compare { since: None, base_size: 0, page_one_always: false };
-            view.capture(&with, &map, &mut |n, _, entry| staging.push(n, entry)).unwrap();
-            staging.finish().unwrap();
-            map.settle(9, view.db_size()).unwrap();
+    /// Every page of a database as a change.
+    fn whole(db: &Path) -> Change {
+        let mut source = LiveFile::open(db, BUSY).unwrap();
+        let there = source.begin().unwrap();
+        let mut pages = BTreeMap::new();
+        for n in 1..=there.db_size() {
+            let mut page = vec![0; 4096];
+            there.page(crate::support::p(n), &mut page).unwrap();
+            pages.insert(n, page);
         }
-        let status = Command::new(std::env::current_exe().unwrap())
-            .args([CHILD, "--exact", "--nocapture"])
-            .env("ANABRANCH_TEST_CHILD", &dir)
-            .env("FAILPOINTS", format!("{point}=return"))
-            .status()
-            .unwrap();
-        assert!(!status.success(), "it was killed");
+        Change { page_size: PageSize::DEFAULT, size_after: there.db_size(), pages }
+    }
+
+    /// A database with its base settled in a sidecar file, and a source that `sql` changed.
+    fn set_the_scene(sql: &str) -> Replica {
+        let replica = Replica::new(4096, TABLES);
+        let dir = replica.dir.path();
+        cli(&replica.db, &format!(".backup '{}'", dir.join("source.db").display()));
+        cli(&dir.join("source.db"), &format!("PRAGMA journal_mode=WAL; {sql}"));
+        let sidecar = Connection::open(dir.join("sidecar")).unwrap();
+        sidecar.pragma_update(None, "journal_mode", "wal").unwrap();
+        BaseMap::create_tables(&sidecar).unwrap();
+        let map = BaseMap::new(&sidecar, SEED, PageSize::DEFAULT);
+        let mut live = LiveFile::open(&replica.db, BUSY).unwrap();
+        let view = live.begin().unwrap();
+        let mut staging = map.stage(9);
+        let with = anabranch_sqlite::Compare { since: None, base_size: 0, page_one_always: false };
+        view.capture(&with, &map, &mut |n, _, entry| staging.push(n, entry)).unwrap();
+        staging.finish().unwrap();
+        map.settle(9, view.db_size()).unwrap();
+        drop(view);
+        replica
+    }
+
+    fn run(command: &mut Command, dir: &Path) -> ExitStatus {
+        command.env(DIRECTORY, dir).stdout(std::process::Stdio::null()).status().unwrap()
+    }
+
+    #[test]
+    fn a_disk_that_is_full_in_the_middle_changes_nothing() {
+        // A limit on the size of files stands for the disk; in a child, since it is for ever.
+        let replica = set_the_scene("INSERT INTO t(v) SELECT hex(randomblob(4000)) FROM t");
+        let dir = replica.dir.path();
+        let before = cli(&replica.db, "SELECT count(*), sum(length(v)) FROM t");
+        let exe = std::env::current_exe().unwrap();
+        let script = format!(
+            "trap '' XFSZ; ulimit -f 1200; exec '{}' {NAME} --exact",
+            exe.to_str().unwrap()
+        );
+        run(Command::new("sh").args(["-c", &script]), dir);
+        let outcome = std::fs::read_to_string(dir.join("outcome")).unwrap();
+        assert!(outcome.starts_with("false File(Sqlite"), "{outcome}");
         assert_eq!(cli(&replica.db, "PRAGMA integrity_check"), "ok");
+        assert_eq!(cli(&replica.db, "SELECT count(*), sum(length(v)) FROM t"), before);
+    }
+
+    /// Kills an apply at `point`; the verdict afterwards, if an intent had been written.
+    #[cfg(feature = "failpoints")]
+    fn killed_at(point: &str) -> Option<Verdict> {
+        let replica = set_the_scene("UPDATE t SET v='r' WHERE id%7=0");
+        let dir = replica.dir.path();
+        let exe = std::env::current_exe().unwrap();
+        let mut command = Command::new(exe);
+        command.args([NAME, "--exact"]).env("FAILPOINTS", format!("{point}=return"));
+        assert!(!run(&mut command, dir).success() && !dir.join("outcome").exists(), "killed");
+        assert_eq!(cli(&replica.db, "PRAGMA integrity_check"), "ok");
+        let rows = cli(&replica.db, "SELECT count(*) FROM t WHERE v = 'r'");
         let intent = std::fs::read_to_string(dir.join("intent")).ok()?;
         let intent: ApplyIntent = serde_json::from_str(&intent).unwrap();
-        let sidecar = rusqlite::Connection::open(dir.join("sidecar")).unwrap();
-        let map = BaseMap::new(&sidecar, SEED, map_page_size());
+        let sidecar = Connection::open(dir.join("sidecar")).unwrap();
+        let map = BaseMap::new(&sidecar, SEED, PageSize::DEFAULT);
         let mut live = LiveFile::open(&replica.db, BUSY).unwrap();
         let found = live.begin().unwrap().was_applied(&intent, &map).unwrap();
-        let rows = cli(&replica.db, "SELECT count(*) FROM t WHERE v = 'r'");
         assert_eq!(rows == "42", found == Verdict::Applied);
         Some(found)
     }
 
     #[test]
+    #[cfg(feature = "failpoints")]
     fn a_kill_under_the_lock_leaves_the_file_as_it_was() {
         assert_eq!(killed_at("apply::under-lock"), None);
     }
 
     #[test]
+    #[cfg(feature = "failpoints")]
     fn a_kill_before_the_commit_is_recognised_as_not_applied() {
         assert_eq!(killed_at("apply::before-commit"), Some(Verdict::NotApplied));
     }
 
     #[test]
+    #[cfg(feature = "failpoints")]
     fn a_kill_after_the_commit_is_recognised_as_applied() {
         assert_eq!(killed_at("apply::after-commit"), Some(Verdict::Applied));
     }
