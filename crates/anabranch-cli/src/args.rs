@@ -187,13 +187,25 @@ pub(crate) struct Log {
     anabranch restore notes.db old.db --at 00000000000004d2"
 )]
 pub(crate) struct Restore {
-    /// A remote, or a replica of it [default: the only replica in the current directory]; then
-    /// the file to make
-    #[arg(value_names = ["URL|FILE", "OUT"], num_args = 1..=2, required = true)]
-    pub(crate) places: Vec<OsString>,
+    /// A remote, or a replica of it; may be left out where only one replica is
+    #[arg(value_name = "URL|FILE", required = true)]
+    place: OsString,
+    /// The file to make
+    #[arg(value_name = "OUT")]
+    out: Option<OsString>,
     /// The position or time to restore [default: the newest]
     #[arg(long, value_name = "LSN|TIME", allow_hyphen_values = true, value_parser = when::parse_at)]
     pub(crate) at: Option<When>,
+}
+
+impl Restore {
+    /// The remote or replica, if one was named, and the file to make.
+    pub(crate) fn places(&self) -> (Option<OsString>, PathBuf) {
+        match &self.out {
+            Some(out) => (Some(self.place.clone()), PathBuf::from(out)),
+            None => (None, PathBuf::from(&self.place)),
+        }
+    }
 }
 
 /// Show or change where a replica's remote is

@@ -80,6 +80,12 @@ pub(crate) enum Failure {
         #[source]
         source: rusqlite::Error,
     },
+    /// A time or position from before the first push.
+    #[error("{remote} held nothing yet at that time; `anabranch log {remote}` shows what it has")]
+    NothingThen {
+        /// The remote.
+        remote: String,
+    },
     /// What was to be printed could not be.
     #[error("writing the output failed")]
     Output(#[source] io::Error),
@@ -128,6 +134,7 @@ impl Failure {
             Failure::Damaged(_) => "damaged",
             Failure::File { .. } => "file",
             Failure::Sqlite { .. } => "sqlite",
+            Failure::NothingThen { .. } => "nothing-then",
             Failure::Output(_) => "output",
             Failure::Setup { .. } => "setup",
             Failure::Panicked(_) => "internal",

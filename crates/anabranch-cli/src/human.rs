@@ -83,6 +83,11 @@ pub(crate) fn rfc3339(at: Micros) -> Option<String> {
     Timestamp::from_microsecond(at.0).ok().map(|time| format!("{time:.6}"))
 }
 
+/// Why the remote cannot be reached, for a line that says already that it cannot.
+pub(crate) fn offline_reason(reason: &str) -> &str {
+    reason.strip_prefix("offline: ").unwrap_or(reason)
+}
+
 /// Page numbers as ranges, cut after a screenful: `3, 7-9, 12 and 240 more`.
 pub(crate) fn page_list(pages: &[u32]) -> String {
     const RANGES_MAX: usize = 12;

@@ -29,7 +29,7 @@ mod progress;
 mod run;
 mod when;
 
-use std::io::{self, Write as _};
+use std::io;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -57,8 +57,7 @@ fn start() -> Exit {
         Err(e) => return misunderstood(&e),
     };
     let Some(command) = cli.command else {
-        let help = Cli::command().render_help().ansi().to_string();
-        return print(&help);
+        return print_help();
     };
     start_tracing(&cli.global);
     let style = Style {
@@ -70,10 +69,9 @@ fn start() -> Exit {
     run::run(command, &Context { global: cli.global, style, bars })
 }
 
-/// Prints text that was asked for.
-fn print(text: &str) -> Exit {
-    let mut out = io::stdout().lock();
-    match output::finish(out.write_all(text.as_bytes()).and_then(|()| out.flush())) {
+/// Without a command, prints what there is.
+fn print_help() -> Exit {
+    match output::finish(Cli::command().print_help()) {
         Ok(()) => Exit::Done,
         Err(failure) => {
             output::tell(&failure, false);

@@ -1,10 +1,9 @@
 //! `clone` and `restore`: make a new file from what is at a remote.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anabranch::{At, CloneReport, Replica, RestoreReport};
+use anabranch::{At, CloneReport, Error, Replica, RestoreReport};
 use serde::Serialize;
 
 use super::write_notes;
@@ -81,15 +80,19 @@ impl Human for Restored {
     }
 }
 
-pub(super) async fn restore(mut args: Restore, ctx: &Context) -> Result<Outcome, Failure> {
+pub(super) async fn restore(args: Restore, ctx: &Context) -> Result<Outcome, Failure> {
     let started = Instant::now();
-    // One or two: the parser has seen to it.
-    let file = PathBuf::from(args.places.pop().unwrap_or_default());
-    let log = ctx.remote_log(args.places.pop()).await?;
+    let (place, file) = args.places();
+    let log = ctx.remote_log(place).await?;
     let at = args.at.map_or(At::Head, At::from);
-    let report = log.restore(&file, at).await?;
+    let report = match log.restore(&file, at).await {
+        Err(Error::NothingPublished { remote }) if args.at.is_some() => {
+            return Err(Failure::NothingThen { remote });
+        }
+        other => other?,
+    };
     Ok(Outcome::done(Restored {
-        file: shown(&file),
+        file: file.display().to_string(),
         asked: match args.at {
             Some(When::Time(time)) => human::rfc3339(time),
             _ => None,
@@ -98,8 +101,4 @@ pub(super) async fn restore(mut args: Restore, ctx: &Context) -> Result<Outcome,
         report,
         elapsed: started.elapsed(),
     }))
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
 }

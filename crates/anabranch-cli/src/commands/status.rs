@@ -32,6 +32,9 @@ impl Human for Found {
         let settled = status.last_sync.map(|at| format!(", reached {}", human::time(at)));
         line("position", &format!("{}{}", status.position, settled.unwrap_or_default()))?;
         line("here", &local(status, paint))?;
+        if status.local_pages > 0 {
+            line("", &paint.faint(&format!("found by {}", status.found_by)))?;
+        }
         line("there", &there(&status.remote_status, paint))?;
         if let Some(what) = &status.unfinished {
             line(
@@ -55,7 +58,7 @@ fn local(status: &Status, paint: Paint) -> String {
         return paint.good("nothing changed");
     }
     let pages = counted(status.local_pages, "page");
-    format!("{} ({})", paint.warn(&format!("{pages} changed, to be pushed")), status.found_by)
+    paint.warn(&format!("{pages} changed, to be pushed"))
 }
 
 fn there(remote: &RemoteStatus, paint: Paint) -> String {
@@ -65,7 +68,9 @@ fn there(remote: &RemoteStatus, paint: Paint) -> String {
             let ahead = format!("{} ahead", counted(*frames, "frame"));
             format!("{}, at position {head}", paint.warn(&ahead))
         }
-        RemoteStatus::Offline { reason } => format!("{}: {reason}", paint.warn("offline")),
+        RemoteStatus::Offline { reason } => {
+            format!("{}: {}", paint.warn("offline"), human::offline_reason(reason))
+        }
         RemoteStatus::NotAsked => "not asked".to_owned(),
     }
 }

@@ -9,7 +9,7 @@ use super::write_notes;
 use crate::args::OneFile;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::human::{Paint, bytes, counted};
+use crate::human::{Paint, bytes, counted, offline_reason};
 use crate::output::{Human, Outcome};
 
 fn write_pulled(out: &mut dyn Write, pulled: &Pulled) -> io::Result<()> {
@@ -35,7 +35,7 @@ fn write_offline(out: &mut dyn Write, offline: &Offline, paint: Paint) -> io::Re
         ),
     };
     writeln!(out, "{} {waiting}", paint.warn("offline:"))?;
-    writeln!(out, "  {}", offline.reason)
+    writeln!(out, "  {}", offline_reason(&offline.reason))
 }
 
 #[derive(Serialize)]

@@ -124,7 +124,8 @@ fn restore_brings_back_a_state_by_position_and_by_time() {
     let report = yard.json(["restore", "river", "now.db", "--at", "now"]);
     assert_eq!(report["position"], log["entries"][0]["lsn"]);
     // Nothing was there an hour ago.
-    yard.fails(1, ["restore", "river", "never.db", "--at", "-1h"]);
+    let said = yard.fails(1, ["restore", "river", "never.db", "--at", "-1h"]);
+    assert!(said.contains("held nothing yet at that time"), "{said}");
     assert!(!yard.path("never.db").exists());
 }
 

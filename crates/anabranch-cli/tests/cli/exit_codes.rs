@@ -39,6 +39,7 @@ fn offline_is_four_and_a_report_for_sync() {
     let ended = yard.run(["sync", "a.db"]);
     assert_eq!((ended.code, ended.err.as_str()), (4, ""));
     assert!(ended.out.starts_with("offline: 1 page waits to be pushed"), "{ended:?}");
+    assert_eq!(ended.out.matches("offline").count(), 1, "said once: {ended:?}");
     let ended = yard.run(["sync", "a.db", "--json"]);
     assert_eq!(ended.code, 4);
     assert_eq!(ended.json()["offline"]["pages_to_push"], 1);
