@@ -104,7 +104,6 @@ fn fill(
         identity: FileIdentity::default(),
         change_counter: 0,
         mark: None,
-        trusted_remote: None,
         settled_at: None,
     };
     // One that an interrupted clone left, its database never put into place, is replaced.

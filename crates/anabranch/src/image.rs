@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anabranch_format::{DbChecksum, Lsn, PageChecksum, PageSize, Pgno};
+use anabranch_format::{DbChecksum, PageChecksum, PageSize, Pgno};
 use anabranch_store::Fetched;
 use tempfile::NamedTempFile;
 
@@ -18,6 +18,9 @@ use crate::error::Error;
 
 /// How much is gathered before it is written.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// Told of each page, ascending: number and content.
+pub(crate) type EachPage<'a> = dyn FnMut(Pgno, &[u8]) -> Result<(), Error> + 'a;
 
 /// A finished image under its temporary name; removed unless it is put into place.
 #[derive(Debug)]
@@ -93,7 +96,7 @@ impl Image {
     pub(crate) fn write(
         fetched: Fetched,
         target: &Path,
-        each_page: &mut dyn FnMut(Pgno, &[u8]) -> Result<(), Error>,
+        each_page: &mut EachPage<'_>,
     ) -> Result<Self, Error> {
         refuse_existing(target)?;
         let (lsn, page_size) = (fetched.to, fetched.page_size);
@@ -116,11 +119,7 @@ impl Image {
         Ok(image)
     }
 
-    fn fill(
-        &mut self,
-        fetched: Fetched,
-        each_page: &mut dyn FnMut(Pgno, &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn fill(&mut self, fetched: Fetched, each_page: &mut EachPage<'_>) -> Result<(), Error> {
         let path = self.file.path().to_owned();
         let failed = || io_error("writing", &path);
         let mut source = fetched.into_pages().map_err(Error::Store)?;

@@ -45,11 +45,8 @@ pub(crate) async fn init(
     .await?;
     // Asked before anything is written: a remote that is taken or cannot be reached changes nothing.
     let place = remote::place(&text, folder_of(&db), options, true).await?;
-    let claimed_by = place
-        .root
-        .find(&place.name)
-        .await
-        .map_err(|e| of_store(&place.location.to_string(), e))?;
+    let claimed_by =
+        place.root.find(&place.name).await.map_err(|e| of_store(&place.location.to_string(), e))?;
     let (path, settings, named) = (db.clone(), options.clone(), text.clone());
     let session = blocking(move || begin(path, lock, &named, &settings)).await?;
     if claimed_by.is_some_and(|id| id != session.state.database) {
@@ -135,7 +132,6 @@ fn create(
         identity: identity_of(&db)?,
         change_counter: 0,
         mark: None,
-        trusted_remote: None,
         settled_at: None,
     };
     let sidecar = Sidecar::create(&db, &state)?;

@@ -43,8 +43,7 @@ pub(crate) async fn pull(
 ) -> Result<(Pulled, Session), Error> {
     let location = session.remote_name();
     let from = session.state.base.lsn();
-    let fetched =
-        remote.fetch(from, head, progress).await.map_err(|e| of_store(&location, e))?;
+    let fetched = remote.fetch(from, head, progress).await.map_err(|e| of_store(&location, e))?;
     crash_point!("pull::after-fetch");
     let anchor = head.anchor.clone();
     blocking(move || {
@@ -169,8 +168,16 @@ enum Attempt {
     /// Somebody committed in between.
     Moved,
     /// The file already is what the remote has; only the base was behind.
-    Equal { id: i64, intent: PullIntent, changes: LocalChanges },
-    Applied { id: i64, intent: PullIntent, applied: Applied },
+    Equal {
+        id: i64,
+        intent: PullIntent,
+        changes: LocalChanges,
+    },
+    Applied {
+        id: i64,
+        intent: PullIntent,
+        applied: Applied,
+    },
 }
 
 fn try_apply(session: &mut Session, checked: &mut Checked) -> Result<Attempt, Error> {

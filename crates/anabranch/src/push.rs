@@ -15,7 +15,9 @@ use std::io;
 
 use anabranch_format::{DeltaEncoder, Lsn, Metadata, PageSize, Pgno, canonicalise_page_one};
 use anabranch_sqlite::View;
-use anabranch_store::{Anchor, AppendError, Appended, Head, NewSegment, Progress, Spool, StoreError};
+use anabranch_store::{
+    Anchor, AppendError, Appended, Head, NewSegment, Progress, Spool, StoreError,
+};
 
 use crate::crash::crash_point;
 use crate::entropy;
@@ -41,7 +43,7 @@ struct Prepared {
 }
 
 enum Preparation {
-    Nothing(Session),
+    Nothing(Box<Session>),
     Ready(Box<Prepared>),
 }
 
@@ -70,7 +72,7 @@ pub(crate) async fn push(
     progress: &Progress,
 ) -> Result<(Outcome, Session), Error> {
     match blocking(move || prepare(session)).await? {
-        Preparation::Nothing(session) => Ok((Outcome::Nothing, session)),
+        Preparation::Nothing(session) => Ok((Outcome::Nothing, *session)),
         Preparation::Ready(prepared) => append(*prepared, remote, head, progress).await,
     }
 }
@@ -87,8 +89,7 @@ fn prepare(mut session: Session) -> Result<Preparation, Error> {
         source,
     };
     let spool = Spool::new(folder_of(&session.db));
-    let mut encoder =
-        DeltaEncoder::new(spool, session.state.page_size, first).map_err(spooling)?;
+    let mut encoder = DeltaEncoder::new(spool, session.state.page_size, first).map_err(spooling)?;
     let mut page_one = PageOneRule::new(&base, &view, session.state.page_size)?;
 
     session.sidecar.begin()?;
@@ -103,7 +104,7 @@ fn prepare(mut session: Session) -> Result<Preparation, Error> {
     drop(map);
     if changes.is_empty() {
         session.sidecar.rollback()?;
-        return Ok(Preparation::Nothing(session));
+        return Ok(Preparation::Nothing(Box::new(session)));
     }
     // What is published must survive a power failure here.
     view.sync_wal()?;
@@ -329,7 +330,10 @@ pub(crate) async fn recover(
             if let Some(first) = first {
                 let anchor = Anchor { first, last: lsn, push: Some(push) };
                 settle_at(&mut session, id, &intent, anchor)?;
-                return Ok((Some(format!("an earlier push had arrived, as position {lsn}")), session));
+                return Ok((
+                    Some(format!("an earlier push had arrived, as position {lsn}")),
+                    session,
+                ));
             }
         }
         Ok((None, session))

@@ -34,12 +34,8 @@ pub(crate) trait Remote: Send + Sync {
     async fn head(&self, known: &Anchor) -> Result<Head, StoreError>;
 
     /// Downloads what leads from `from` to `to`, or the whole database at `to`.
-    async fn fetch(
-        &self,
-        from: Lsn,
-        to: &Head,
-        progress: &Progress,
-    ) -> Result<Fetched, StoreError>;
+    async fn fetch(&self, from: Lsn, to: &Head, progress: &Progress)
+    -> Result<Fetched, StoreError>;
 
     /// Appends a segment after `head`.
     async fn append(
@@ -140,6 +136,7 @@ pub(crate) async fn place(
     create: bool,
 ) -> Result<Place, Error> {
     let location = Location::parse(text)?;
+    refuse_unnameable(&location)?;
     let name = options.name.parse::<DatabaseName>().map_err(|e| Error::Usage(e.to_string()))?;
     let settings =
         StoreOptions { endpoint: options.endpoint.clone(), ..StoreOptions::new(scratch) };
@@ -157,6 +154,7 @@ pub(crate) async fn place(
 /// The remote as it is remembered: a folder by its full path, so that it means the same from
 /// everywhere.
 pub(crate) fn absolute(location: &Location, text: &OsStr) -> Result<OsString, Error> {
+    refuse_unnameable(location)?;
     match location.is_folder() {
         None => Ok(text.to_owned()),
         Some(folder) => std::path::absolute(folder).map(Into::into).map_err(|source| Error::Io {
@@ -165,6 +163,19 @@ pub(crate) fn absolute(location: &Location, text: &OsStr) -> Result<OsString, Er
             source,
         }),
     }
+}
+
+/// Object names are Unicode, and so is everything above them.
+fn refuse_unnameable(location: &Location) -> Result<(), Error> {
+    let Some(folder) = location.is_folder() else { return Ok(()) };
+    let full = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    if full.to_str().is_some() {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "{} cannot be a remote: its path is not valid UTF-8 (the database's own path need not be)",
+        full.display()
+    )))
 }
 
 /// The client's error for the store's.

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::entropy;
 use crate::error::Error;
-use crate::image::{cookie_of, folder_of, refuse_existing};
+use crate::image::{EachPage, cookie_of, folder_of, refuse_existing};
 use crate::init;
 use crate::lock::ReplicaLock;
 use crate::pull::{self, Local};
@@ -256,10 +256,7 @@ fn stage_all(map: &BaseMap<'_>, id: i64, view: &View<'_>) -> Result<DbChecksum, 
     Ok(sum)
 }
 
-fn each_page(
-    view: &View<'_>,
-    each: &mut dyn FnMut(Pgno, &[u8]) -> Result<(), Error>,
-) -> Result<(), Error> {
+fn each_page(view: &View<'_>, each: &mut EachPage<'_>) -> Result<(), Error> {
     let page_size = view.page_one().page_size;
     let mut page = vec![0; page_size.bytes()];
     for pgno in (1..=view.db_size()).filter_map(Pgno::new) {
@@ -300,10 +297,9 @@ async fn relink(file: &Path, remote: &OsStr, options: &Options) -> Result<Repair
     let log: Box<dyn Remote> = Box::new(place.root.log(&place.name, &database));
     let history = log.history(HISTORY_SEARCHED).await.map_err(failed)?;
     let entry = history.iter().find(|entry| entry.metadata.sum.1 == sum);
-    let lsn = entry.map(|entry| entry.metadata.lsn.1).ok_or_else(|| Error::UnknownState {
-        path: db.clone(),
-        remote: name.clone(),
-    })?;
+    let lsn = entry
+        .map(|entry| entry.metadata.lsn.1)
+        .ok_or_else(|| Error::UnknownState { path: db.clone(), remote: name.clone() })?;
     let found = find_base(&*log, &name, lsn, options).await?;
     let settings = options.clone();
     blocking(move || {
@@ -325,7 +321,6 @@ async fn relink(file: &Path, remote: &OsStr, options: &Options) -> Result<Repair
             identity: FileIdentity::default(),
             change_counter: 0,
             mark: None,
-            trusted_remote: None,
             settled_at: Some(entropy::now()),
         };
         let sidecar = Sidecar::create(&db, &state)?;

@@ -171,11 +171,13 @@ impl Replica {
             let scratch = folder_of(&session.db).to_owned();
             let database = session.state.database.clone();
             remote::connect(&text, &database, &scratch, &self.options).await?;
+            let place = remote::place(&text, &scratch, &self.options, false).await?;
+            let honest = place.root.verify_conditional_put().await;
+            honest.map_err(|e| of_store(&place.location.to_string(), e))?;
         }
         let session = blocking(move || {
             let mut session = session;
             session.state.remote = RemoteText::new(&text);
-            session.state.trusted_remote = None;
             session.sidecar.begin()?;
             session.sidecar.save_state(&session.state)?;
             session.sidecar.commit_durably()?;
@@ -261,7 +263,11 @@ impl Replica {
     pub async fn pull(&self) -> Result<PullReport, Error> {
         let (session, remote) = self.ready().await?;
         let head = head(&session, &*remote).await?;
-        let (pulled, session) = self.follow(session, &*remote, &head).await?;
+        let (pulled, mut session) = self.follow(session, &*remote, &head).await?;
+        if pulled.is_none() {
+            // "Up to date" must be true of the file, too: it may have gone back.
+            (session, _) = count(session).await?;
+        }
         Ok(PullReport { pulled, position: session.state.base.lsn(), notes: session.notes })
     }
 
@@ -275,8 +281,7 @@ impl Replica {
         if head.anchor.last <= session.state.base.lsn() {
             return Ok((None, session));
         }
-        let (pulled, session) =
-            pull::pull(session, remote, head, &self.options.progress).await?;
+        let (pulled, session) = pull::pull(session, remote, head, &self.options.progress).await?;
         Ok((Some(pulled), session))
     }
 

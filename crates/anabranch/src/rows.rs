@@ -51,9 +51,7 @@ pub(crate) fn count(live: &Path, base: &Path, busy: Duration) -> rusqlite::Resul
 }
 
 fn path_text(path: &Path) -> rusqlite::Result<String> {
-    path.to_str()
-        .map(str::to_owned)
-        .ok_or_else(|| rusqlite::Error::InvalidPath(path.to_owned()))
+    path.to_str().map(str::to_owned).ok_or_else(|| rusqlite::Error::InvalidPath(path.to_owned()))
 }
 
 fn tables(conn: &Connection, schema: &str) -> rusqlite::Result<Vec<Table>> {
@@ -67,9 +65,8 @@ fn tables(conn: &Connection, schema: &str) -> rusqlite::Result<Vec<Table>> {
 }
 
 fn virtual_tables(conn: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
-    let mut statement = conn.prepare(
-        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'virtual'",
-    )?;
+    let mut statement = conn
+        .prepare("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'virtual'")?;
     let rows = statement.query_map([], |row| {
         Ok((row.get(0)?, "a virtual table: its pages are synced, its rows not counted".to_owned()))
     })?;
@@ -109,7 +106,12 @@ fn columns(conn: &Connection, schema: &str, table: &Table) -> rusqlite::Result<C
         rows.iter().filter(|(_, pk)| *pk > 0).map(|(name, _)| quoted(name)).collect()
     } else {
         let free = |alias: &&str| all.iter().all(|name| !name.eq_ignore_ascii_case(alias));
-        ["rowid", "_rowid_", "oid"].iter().find(|a| free(a)).map(|a| (*a).to_owned()).into_iter().collect()
+        ["rowid", "_rowid_", "oid"]
+            .iter()
+            .find(|a| free(a))
+            .map(|a| (*a).to_owned())
+            .into_iter()
+            .collect()
     };
     Ok(Columns { all, key })
 }

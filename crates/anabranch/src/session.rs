@@ -348,7 +348,8 @@ pub(crate) fn resolve(file: &Path, busy: Duration) -> Result<PathBuf, Error> {
 
 /// What tells two files apart; `None` if they are the same.
 fn difference(known: &FileIdentity, now: &FileIdentity) -> Option<String> {
-    let differ = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
+    let differ =
+        |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
     if differ(&known.machine, &now.machine) {
         return Some("it was copied from another machine together with its sidecar".into());
     }

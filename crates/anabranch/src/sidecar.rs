@@ -228,7 +228,10 @@ impl Sidecar {
     pub(crate) fn save_state(&self, state: &State) -> Result<(), Error> {
         let (json, hash) = Self::encode(state);
         self.run(|conn| {
-            conn.execute("REPLACE INTO state(id, json, hash) VALUES (1, ?1, ?2)", params![json, hash])
+            conn.execute(
+                "REPLACE INTO state(id, json, hash) VALUES (1, ?1, ?2)",
+                params![json, hash],
+            )
         })?;
         Ok(())
     }
@@ -263,7 +266,10 @@ impl Sidecar {
     pub(crate) fn put_intent(&self, id: i64, intent: &Intent) -> Result<(), Error> {
         let (json, hash) = Self::encode(intent);
         self.run(|conn| {
-            conn.execute("INSERT INTO intent(id, json, hash) VALUES (?1, ?2, ?3)", params![id, json, hash])
+            conn.execute(
+                "INSERT INTO intent(id, json, hash) VALUES (?1, ?2, ?3)",
+                params![id, json, hash],
+            )
         })?;
         Ok(())
     }
@@ -344,7 +350,8 @@ impl Sidecar {
     /// What the newest settled deltas replaced, newest delta first.
     pub(crate) fn replaced(&self) -> Result<Vec<Vec<Replaced>>, Error> {
         let rows = self.run(|conn| {
-            let mut statement = conn.prepare("SELECT entries, hash FROM replaced ORDER BY lsn DESC")?;
+            let mut statement =
+                conn.prepare("SELECT entries, hash FROM replaced ORDER BY lsn DESC")?;
             let rows = statement
                 .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, i64>(1)?)))?;
             rows.collect::<rusqlite::Result<Vec<_>>>()

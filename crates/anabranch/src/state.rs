@@ -42,9 +42,7 @@ impl RemoteText {
         match self {
             RemoteText::Text(text) => text.into(),
             #[cfg(unix)]
-            RemoteText::Bytes { bytes } => {
-                std::os::unix::ffi::OsStringExt::from_vec(bytes.clone())
-            }
+            RemoteText::Bytes { bytes } => std::os::unix::ffi::OsStringExt::from_vec(bytes.clone()),
             #[cfg(not(unix))]
             RemoteText::Bytes { bytes } => String::from_utf8_lossy(bytes).into_owned().into(),
         }
@@ -92,8 +90,6 @@ pub(crate) struct State {
     pub(crate) change_counter: u32,
     /// Up to where the file's WAL has been looked at.
     pub(crate) mark: Option<Mark>,
-    /// The remote that was seen to honour create-if-absent.
-    pub(crate) trusted_remote: Option<String>,
     /// When the base was settled.
     pub(crate) settled_at: Option<Micros>,
 }

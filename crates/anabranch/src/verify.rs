@@ -107,10 +107,10 @@ pub(crate) async fn table_changes(
     blocking(move || {
         let mut target = db.as_os_str().to_owned();
         target.push("-anabranch-base");
-        let image = Image::write(fetched, std::path::Path::new(&target), &mut |_, _: &[u8]| Ok(()))?;
+        let image =
+            Image::write(fetched, std::path::Path::new(&target), &mut |_, _: &[u8]| Ok(()))?;
         rows::count(&db, image.path(), busy)
             .map_err(|source| Error::Comparing { path: db.clone(), source })
     })
     .await
 }
-

@@ -5,7 +5,8 @@ mod common;
 use anabranch::{Error, RemoteStatus};
 use common::{World, app, assert_same, stock, value};
 
-const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t(v) VALUES ('a'), ('b')";
+const SCHEMA: &str =
+    "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t(v) VALUES ('a'), ('b')";
 
 #[test]
 fn what_one_replica_writes_the_other_reads() {

@@ -1,12 +1,13 @@
 //! What the tests of this crate share: folders, replicas and stock SQLite.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anabranch::blocking::Replica;
 use anabranch::Options;
+use anabranch::blocking::Replica;
 use rusqlite::Connection;
 use tempfile::TempDir;
 

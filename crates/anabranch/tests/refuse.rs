@@ -1,0 +1,370 @@
+//! What must be refused: each with a clear error, and nothing changed.
+
+mod common;
+
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anabranch::blocking::{RemoteLog, Replica};
+use anabranch::{Error, FileError, Repair};
+use common::{World, assert_same, options, os, stock, value};
+
+const SCHEMA: &str =
+    "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t(v) VALUES ('a'), ('b')";
+
+fn history(world: &World) -> usize {
+    RemoteLog::open(&world.remote(), options()).unwrap().history(1000).unwrap().len()
+}
+
+/// Puts `content` into the file at `path` as `cp` does: same inode, other bytes.
+fn overwrite(path: &Path, content: &[u8]) {
+    let mut file = fs::OpenOptions::new().write(true).truncate(true).open(path).unwrap();
+    file.write_all(content).unwrap();
+}
+
+fn objects(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        match entry.file_type().unwrap().is_dir() {
+            true => objects(&entry.path(), found),
+            false => found.push(entry.path()),
+        }
+    }
+}
+
+fn segments(world: &World) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    objects(&world.path("remote"), &mut found);
+    found.retain(|p| p.to_str().unwrap().ends_with(".wal.zst"));
+    found.sort();
+    found
+}
+
+#[test]
+fn an_older_copy_of_the_file_is_never_pushed() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let old = fs::read(&a).unwrap();
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    first.sync().unwrap();
+    let before = history(&world);
+    overwrite(&a, &old);
+    assert!(matches!(first.sync(), Err(Error::FileIsOlder { .. })));
+    assert!(matches!(first.push(), Err(Error::FileIsOlder { .. })));
+    assert!(matches!(first.pull(), Err(Error::FileIsOlder { .. })));
+    assert!(matches!(first.status(false, false), Err(Error::FileIsOlder { .. })));
+    assert_eq!(history(&world), before, "nothing was pushed");
+
+    // Either way out loses nothing: here the copy is kept and the remote's state comes back.
+    let report = Replica::repair(&a, Repair::TakeRemote, options()).unwrap();
+    assert_eq!(value(&report.kept.unwrap(), "SELECT count(*) FROM t"), "2");
+    assert_eq!(value(&a, "SELECT count(*) FROM t"), "3");
+    assert!(first.sync().unwrap().pushed.is_none());
+}
+
+#[test]
+fn an_older_copy_that_was_written_since_is_recognised_too() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    stock(&a, "CREATE TABLE other(x)");
+    first.sync().unwrap();
+    let old = fs::read(&a).unwrap();
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    first.sync().unwrap();
+    overwrite(&a, &old);
+    stock(&a, "INSERT INTO other VALUES (1)");
+    assert!(matches!(first.sync(), Err(Error::FileIsOlder { .. })));
+}
+
+#[test]
+fn an_adopted_older_copy_follows_the_log_again() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let old = fs::read(&a).unwrap();
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    first.sync().unwrap();
+    overwrite(&a, &old);
+    assert!(first.sync().is_err());
+    Replica::repair(&a, Repair::Adopt, options()).unwrap();
+    assert!(first.sync().unwrap().pulled.is_some());
+    assert_eq!(value(&a, "SELECT count(*) FROM t"), "3");
+    stock(&a, "INSERT INTO t(v) VALUES ('d')");
+    first.sync().unwrap();
+    assert_same(&a, &world.cloned("b.db").0);
+}
+
+#[test]
+fn a_file_put_in_place_of_the_replica_is_not_the_same_file() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let before = history(&world);
+    let other = world.path("other.db");
+    stock(
+        &other,
+        "PRAGMA journal_mode = WAL; CREATE TABLE secret(x); INSERT INTO secret VALUES (1)",
+    );
+    fs::rename(&other, &a).unwrap();
+    assert!(matches!(first.sync(), Err(Error::NotTheSameFile { .. })));
+    assert_eq!(history(&world), before, "a foreign database is not pushed");
+}
+
+#[test]
+fn a_replica_copied_with_its_sidecar_is_a_second_one_only_if_told_so() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let copy = world.path("copy.db");
+    for suffix in ["", "-anabranch", "-anabranch-wal"] {
+        let from = PathBuf::from(format!("{}{suffix}", a.display()));
+        if from.exists() {
+            fs::copy(&from, format!("{}{suffix}", copy.display())).unwrap();
+        }
+    }
+    let second = Replica::open(&copy, options()).unwrap();
+    assert!(matches!(second.sync(), Err(Error::NotTheSameFile { .. })));
+    Replica::repair(&copy, Repair::Adopt, options()).unwrap();
+    stock(&copy, "INSERT INTO t(v) VALUES ('from the copy')");
+    assert!(second.sync().unwrap().pushed.is_some());
+    assert!(first.sync().unwrap().pulled.is_some());
+    assert_same(&a, &copy);
+    let writers: Vec<_> =
+        [&first, &second].iter().map(|r| r.status(false, false).unwrap().replica).collect();
+    assert_ne!(writers[0], writers[1], "each has an identity of its own");
+}
+
+#[test]
+fn a_renamed_replica_goes_on_under_its_new_name() {
+    let world = World::new();
+    let (a, _) = world.published("a.db", SCHEMA);
+    let moved = world.path("with a space.db");
+    for suffix in ["", "-anabranch", "-anabranch-wal", "-anabranch-shm"] {
+        let from = format!("{}{suffix}", a.display());
+        if Path::new(&from).exists() {
+            fs::rename(&from, format!("{}{suffix}", moved.display())).unwrap();
+        }
+    }
+    assert!(matches!(Replica::open(&a, options()), Err(Error::File(FileError::Missing { .. }))));
+    let replica = Replica::open(&moved, options()).unwrap();
+    stock(&moved, "INSERT INTO t(v) VALUES ('c')");
+    assert!(replica.sync().unwrap().pushed.is_some());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_symbolic_link_means_the_file_it_leads_to() {
+    let world = World::new();
+    let (a, _) = world.published("a.db", SCHEMA);
+    let link = world.path("link.db");
+    std::os::unix::fs::symlink(&a, &link).unwrap();
+    let replica = Replica::open(&link, options()).unwrap();
+    stock(&link, "INSERT INTO t(v) VALUES ('c')");
+    assert!(replica.sync().unwrap().pushed.is_some());
+    assert!(!world.path("link.db-anabranch").exists(), "one file has one sidecar");
+}
+
+#[cfg(unix)]
+#[test]
+fn names_of_databases_need_not_be_unicode() {
+    use std::os::unix::ffi::OsStrExt;
+    let world = World::new();
+    let folder = world.path("x").with_file_name(std::ffi::OsStr::from_bytes(b"caf\xe9 \xff"));
+    fs::create_dir(&folder).unwrap();
+    let (db, copy) = (folder.join("a.db"), folder.join("b.db"));
+    stock(&world.path("plain.db"), SCHEMA);
+    fs::rename(world.path("plain.db"), &db).unwrap();
+    let refused = Replica::init(&db, folder.join("remote").as_os_str(), options());
+    assert!(matches!(refused, Err(Error::Usage(_))), "a remote's path does: {refused:?}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing was made");
+    Replica::init(&db, &world.remote(), options()).unwrap();
+    Replica::clone_from(&world.remote(), &copy, options()).unwrap();
+    let replica = Replica::open(&copy, options()).unwrap();
+    assert!(replica.sync().unwrap().offline.is_none());
+}
+
+#[test]
+fn a_damaged_sidecar_is_an_error_wherever_the_damage_is() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    first.sync().unwrap();
+    let sidecar = world.path("a.db-anabranch");
+    // Everything into one file, so that every byte of it is in use.
+    stock(&sidecar, "PRAGMA wal_checkpoint(TRUNCATE)");
+    for extra in ["-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{extra}", sidecar.display()));
+    }
+    let good = fs::read(&sidecar).unwrap();
+    let before = (history(&world), stock(&a, ".dump"));
+    stock(&a, "UPDATE t SET v = 'changed' WHERE id = 1");
+    let changed = stock(&a, ".dump");
+    for at in (0..good.len()).step_by(97) {
+        for extra in ["-wal", "-shm"] {
+            let _ = fs::remove_file(format!("{}{extra}", sidecar.display()));
+        }
+        let mut bad = good.clone();
+        bad[at] ^= 0x5a;
+        overwrite(&sidecar, &bad);
+        // Much of the file is free space, where a flipped bit means nothing; but no lie is pushed.
+        let status = Replica::open(&a, options()).and_then(|r| r.status(false, false));
+        if let Ok(status) = status {
+            assert_eq!(status.local_pages, 1, "byte {at}");
+        }
+    }
+    overwrite(&sidecar, &good[..good.len() / 2]);
+    assert!(Replica::open(&a, options()).and_then(|r| r.sync()).is_err());
+    assert_eq!(history(&world), before.0);
+    assert_eq!(stock(&a, ".dump"), changed);
+}
+
+#[test]
+fn a_lost_sidecar_is_made_anew_from_the_log() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let (_, second) = world.cloned("b.db");
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    first.sync().unwrap();
+    for extra in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}-anabranch{extra}", a.display()));
+    }
+    assert!(matches!(first.sync(), Err(Error::NotAReplica { .. })));
+    second.sync().unwrap();
+    stock(&world.path("b.db"), "INSERT INTO t(v) VALUES ('d')");
+    second.sync().unwrap();
+    let relink = Repair::Relink { remote: world.remote() };
+    Replica::repair(&a, relink.clone(), options()).unwrap();
+    assert!(first.sync().unwrap().pulled.is_some());
+    assert_same(&a, &world.path("b.db"));
+    let stranger = world.path("stranger.db");
+    stock(&stranger, "CREATE TABLE s(x)");
+    let refused = Replica::repair(&stranger, relink, options());
+    assert!(matches!(refused, Err(Error::UnknownState { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_damaged_object_is_named_and_changes_nothing() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let (b, second) = world.cloned("b.db");
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    first.sync().unwrap();
+    let segment = segments(&world).pop().unwrap();
+    let good = fs::read(&segment).unwrap();
+    let dump = stock(&b, ".dump");
+    for at in 0..good.len() {
+        let mut file = fs::OpenOptions::new().write(true).open(&segment).unwrap();
+        file.seek(SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(&[good[at] ^ 0x10]).unwrap();
+        match second.pull() {
+            Err(e) => {
+                let text = format!("{e:?}");
+                assert!(!text.contains("Panicked"), "byte {at}: {text}");
+            }
+            // A flipped bit in a field that nobody relies on, such as a clock, is no damage.
+            Ok(_) => {
+                Replica::repair(&b, Repair::TakeRemote, options()).ok();
+                assert_same(&a, &b);
+                return;
+            }
+        }
+        assert_eq!(stock(&b, ".dump"), dump, "byte {at}");
+        file.seek(SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(&[good[at]]).unwrap();
+    }
+    for len in [0, 1, 7, 8, 100, good.len() - 1] {
+        overwrite(&segment, &good[..len]);
+        let error = second.pull().unwrap_err();
+        assert!(format!("{error}").contains(".wal.zst"), "names the object: {error}");
+    }
+    overwrite(&segment, &good);
+    second.pull().unwrap();
+    assert_same(&a, &b);
+}
+
+#[test]
+fn the_remote_of_another_database_is_refused() {
+    let world = World::new();
+    let (_, first) = world.published("a.db", SCHEMA);
+    let (other, elsewhere) = (world.path("o.db"), world.path("elsewhere"));
+    stock(&other, SCHEMA);
+    Replica::init(&other, elsewhere.as_os_str(), options()).unwrap();
+    let refused = Replica::init(&world.path("x.db"), &world.remote(), options());
+    assert!(matches!(refused, Err(Error::File(FileError::Missing { .. }))));
+    let third = world.path("third.db");
+    stock(&third, SCHEMA);
+    let refused = Replica::init(&third, &world.remote(), options());
+    assert!(matches!(refused, Err(Error::RemoteNotEmpty { .. })), "{refused:?}");
+    assert!(!world.path("third.db-anabranch").exists(), "the file is as it was");
+    let mut first = first;
+    let refused = first.set_remote(elsewhere.as_os_str(), true);
+    assert!(matches!(refused, Err(Error::OtherDatabase { .. })), "{refused:?}");
+    fs::remove_dir_all(world.path("remote")).unwrap();
+    fs::rename(&elsewhere, world.path("remote")).unwrap();
+    assert!(matches!(first.sync(), Err(Error::OtherDatabase { .. })));
+}
+
+#[test]
+fn an_older_copy_of_the_remote_is_refused() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    first.sync().unwrap();
+    let newest = segments(&world).pop().unwrap();
+    fs::remove_file(newest).unwrap();
+    stock(&a, "INSERT INTO t(v) VALUES ('d')");
+    let refused = first.sync();
+    assert!(refused.is_err(), "a push would leave a gap that nobody can cross: {refused:?}");
+}
+
+#[test]
+fn a_changed_page_size_is_refused() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    stock(&a, "PRAGMA journal_mode = DELETE; PRAGMA page_size = 8192; VACUUM");
+    assert!(matches!(first.sync(), Err(Error::PageSizeChanged { .. })));
+}
+
+#[test]
+fn a_database_taken_out_of_wal_mode_is_put_back_with_a_word() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    stock(&a, "PRAGMA journal_mode = DELETE; INSERT INTO t(v) VALUES ('c')");
+    let report = first.sync().unwrap();
+    assert!(report.pushed.is_some() && !report.notes.is_empty());
+    assert_eq!(value(&a, "PRAGMA journal_mode"), "wal");
+}
+
+#[test]
+fn nonsense_is_refused_before_anything_is_made() {
+    let world = World::new();
+    let text = world.path("text");
+    fs::write(&text, "not a database, but long enough to be one ".repeat(200)).unwrap();
+    for (file, name) in [(text, "text"), (world.path(""), "a folder"), (world.path("no"), "no")] {
+        let refused = Replica::init(&file, &world.remote(), options());
+        assert!(refused.is_err(), "{name}");
+        assert!(!world.path("remote").exists(), "{name} left a remote behind");
+    }
+    let clone = |remote: &str, file: &str| {
+        Replica::clone_from(os(remote), &world.path(file), options()).map(|_| ())
+    };
+    assert!(clone("ftp://host/path", "x.db").is_err());
+    assert!(clone("/does/not/exist", "x.db").is_err());
+    assert!(!world.path("x.db").exists());
+    let (_, _) = world.published("a.db", SCHEMA);
+    let remote = world.remote();
+    let remote = remote.to_str().unwrap();
+    assert!(matches!(clone(remote, "a.db"), Err(Error::TargetExists { .. })));
+    assert!(clone(remote, "no/such/folder.db").is_err());
+    let again = Replica::init(&world.path("a.db"), &world.remote(), options());
+    assert!(matches!(again, Err(Error::AlreadyAReplica { .. })));
+}
+
+#[test]
+fn nothing_is_restored_over_an_existing_file() {
+    let world = World::new();
+    let (a, _) = world.published("a.db", SCHEMA);
+    let log = RemoteLog::open(&world.remote(), options()).unwrap();
+    let dump = stock(&a, ".dump");
+    assert!(matches!(log.restore(&a, anabranch::At::Head), Err(Error::TargetExists { .. })));
+    assert_eq!(stock(&a, ".dump"), dump);
+    log.restore(&world.path("r.db"), anabranch::At::Head).unwrap();
+    assert_same(&a, &world.path("r.db"));
+}
