@@ -7,6 +7,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
+use anabranch_format::Metadata;
 use common::*;
 
 /// The first shell block of the page.
@@ -27,7 +28,7 @@ fn put(remote: &Path, key: &str, bytes: &[u8]) {
 struct Remote {
     /// Leave out the pushes up to the snapshot, as retention does.
     forget: bool,
-    /// Keep the bodies of pushes apart, as in a bucket.
+    /// Keep every object apart, named by a small one, as large ones are in a bucket.
     bodies: bool,
     snapshot_of: Option<usize>,
 }
@@ -42,25 +43,31 @@ impl Remote {
         let mut before = Image::empty(states[0].0.page_size);
         for (index, (after, _)) in states.iter().enumerate() {
             let first = at + 1;
-            let (mut metadata, mut body) = segment(&before, after, at);
+            let (metadata, body) = segment(&before, after, at);
             at = metadata.lsn.1.get();
-            if self.bodies {
-                let name = format!("body/{first:016x}-ab.zst");
-                put(remote, &format!("db/{id}/{name}"), &body);
-                metadata.body = Some(name);
-                body.clear();
-            }
             if !self.forget || self.snapshot_of.is_some_and(|n| index > n) {
-                let key = format!("db/{id}/log/{:011x}/{first:016x}.wal.zst", first >> 20);
-                put(remote, &key, &object(&metadata, &body));
+                let key = format!("log/{:011x}/{first:016x}.wal.zst", first >> 20);
+                self.put(remote, id, &key, metadata, &body);
             }
             if self.snapshot_of == Some(index) {
-                let (_, object) = snapshot(after, at, 1 << 18);
-                put(remote, &format!("db/{id}/snapshot/{at:016x}.db.zst"), &object);
+                let (metadata, object) = snapshot(after, at, 1 << 18);
+                let body = &object[metadata.encode().unwrap().len()..];
+                self.put(remote, id, &format!("snapshot/{at:016x}.db.zst"), metadata, body);
             }
             before = after.clone();
         }
         at
+    }
+
+    fn put(&self, remote: &Path, id: &str, key: &str, mut metadata: Metadata, body: &[u8]) {
+        let whole = object(&metadata, body);
+        if !self.bodies {
+            return put(remote, &format!("db/{id}/{key}"), &whole);
+        }
+        let name = format!("body/{}-ab.zst", key.replace('/', "-"));
+        put(remote, &format!("db/{id}/{name}"), &whole);
+        metadata.body = Some(name);
+        put(remote, &format!("db/{id}/{key}"), &object(&metadata, &[]));
     }
 }
 
@@ -107,4 +114,5 @@ fn the_newest_state_is_recovered_from_a_snapshot_alone() {
 #[test]
 fn bodies_apart_are_found_by_their_names() {
     recovers(&Remote { forget: false, bodies: true, snapshot_of: None }, 4096);
+    recovers(&Remote { forget: true, bodies: true, snapshot_of: Some(2) }, 4096);
 }
