@@ -1,12 +1,12 @@
 #!/bin/sh
-# Runs every fuzz target for SECONDS each (default 10) on the stable toolchain: fuzz/run.sh [TARGET...]
+# Runs every fuzz target for FUZZ_SECONDS each (default 10) on the stable toolchain: fuzz/run.sh [TARGET...]
 #
 # With cargo-fuzz and a nightly toolchain, which adds the address sanitizer:
 #   cargo +nightly fuzz run delta
 # Findings stand in fuzz/artifacts/TARGET, the corpus in fuzz/corpus/TARGET.
 set -eu
 cd "$(dirname "$0")"
-seconds=${SECONDS:-10}
+seconds=${FUZZ_SECONDS:-10}
 [ "$seconds" -gt 0 ] 2>/dev/null || seconds=10
 target_dir=${CARGO_TARGET_DIR:-$PWD/target}
 host=$(rustc -vV | sed -n 's/^host: //p')

@@ -3,12 +3,15 @@
 //! Owns the one line at the foot of the terminal. Shown only if standard error is a terminal and
 //! neither `--quiet` nor `--json` was given; always gone before anything else is printed.
 
+use std::fmt;
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anabranch::{Progress, ProgressEvent, Step};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use crate::human;
 
 /// What is done sooner needs no bar.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -93,21 +96,58 @@ impl Line {
 
 fn template(total: Option<u64>) -> &'static str {
     match total {
-        Some(_) => {
-            "{msg} [{wide_bar}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, \
-             {eta} left"
-        }
-        None => "{msg} {decimal_bytes}, {decimal_bytes_per_sec} {spinner}",
+        Some(_) => "{msg} [{wide_bar}] {moved}, {rate}, {left} left",
+        None => "{msg} {moved}, {rate} {spinner}",
     }
 }
 
-fn new_bar(step: Step, total: Option<u64>, elapsed: Duration) -> ProgressBar {
-    let style = ProgressStyle::with_template(template(total))
+/// Bytes per second on average over the step. The bar's own estimate starts when the bar appears,
+/// and would count all that was done before as done at once.
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn rate(done: u64, elapsed: Duration) -> u64 {
+    (done as f64 / elapsed.as_secs_f64().max(0.001)) as u64
+}
+
+fn moved(state: &ProgressState) -> String {
+    match state.len() {
+        Some(total) => format!("{} of {}", human::bytes(state.pos()), human::bytes(total)),
+        None => human::bytes(state.pos()),
+    }
+}
+
+fn left(state: &ProgressState) -> String {
+    let rest = state.len().unwrap_or(0).saturating_sub(state.pos());
+    match rate(state.pos(), state.elapsed()) {
+        0 => "?".to_owned(),
+        rate => match rest.div_ceil(rate) {
+            seconds @ 0..60 => format!("{seconds} s"),
+            seconds => human::duration(Duration::from_secs(seconds)),
+        },
+    }
+}
+
+fn style(total: Option<u64>) -> ProgressStyle {
+    let write = |text: fn(&ProgressState) -> String| {
+        move |state: &ProgressState, out: &mut dyn fmt::Write| {
+            // A line of progress that cannot be written is not missed.
+            let _ = out.write_str(&text(state));
+        }
+    };
+    ProgressStyle::with_template(template(total))
         .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("=> ");
+        .progress_chars("=> ")
+        .with_key("moved", write(moved))
+        .with_key("left", write(left))
+        .with_key(
+            "rate",
+            write(|state| format!("{}/s", human::bytes(rate(state.pos(), state.elapsed())))),
+        )
+}
+
+fn new_bar(step: Step, total: Option<u64>, elapsed: Duration) -> ProgressBar {
     let target = ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND);
     ProgressBar::with_draw_target(total, target)
-        .with_style(style)
+        .with_style(style(total))
         .with_message(step.name())
         .with_elapsed(elapsed)
 }
@@ -121,6 +161,12 @@ mod tests {
         for total in [None, Some(10)] {
             assert!(ProgressStyle::with_template(template(total)).is_ok());
         }
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_whole_step() {
+        assert_eq!(rate(3_000_000, Duration::from_secs(2)), 1_500_000);
+        assert!(rate(10, Duration::ZERO) > 0, "no division by zero");
     }
 
     #[test]

@@ -40,9 +40,9 @@ const GENERATION_FRAMES_MAX: u64 = 1 << 31;
 const GENERATION_STEP: u32 = 2;
 
 /// How often the same bytes are put again where "exists already" was answered and nothing exists.
-const PUTS_MAX: u32 = 10;
+const PUTS_MAX: u32 = 7;
 const PUT_BACKOFF_MS: u64 = 20;
-const PUT_BACKOFF_MS_MAX: u64 = 2_000;
+const PUT_BACKOFF_MS_MAX: u64 = 1_000;
 
 /// What is to be appended: one transaction, pages ascending.
 #[derive(Debug)]

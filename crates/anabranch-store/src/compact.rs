@@ -22,7 +22,6 @@ use crate::head::{Anchor, Head};
 use crate::history::Position;
 use crate::keys::{Keys, Target};
 use crate::log::Log;
-use crate::objects::is_already_exists;
 use crate::plan::Plan;
 use crate::progress::{Counter, Progress, Step};
 use crate::runs::{Ordered, Summed};
@@ -199,20 +198,17 @@ impl Log {
                 self.discard(prepared, true).await;
                 Ok(true)
             }
-            Err(e) if is_already_exists(&e) => {
-                // It may have been our own first try: its body must stay.
-                let ours = match (prepared, self.objects.metadata(&key).await?) {
-                    (Prepared::Body { body, .. }, Some(seen)) => {
-                        let named = seen.metadata.body.and_then(|b| self.keys.resolve_body(&b));
-                        named.as_deref() == Some(body.as_str())
-                    }
-                    // Nothing there: a conflict; whose body it is will be known later.
-                    (_, found) => found.is_none(),
+            Err(e) => {
+                // "Exists already", or our stage was cleaned up because it does. It may also have
+                // been our own first try: then its body must stay.
+                let Some(seen) = self.objects.metadata(&key).await? else {
+                    return Err(self.objects.failed(&key, e));
                 };
+                let named = seen.metadata.body.and_then(|name| self.keys.resolve_body(&name));
+                let ours = matches!(prepared, Prepared::Body { body, .. } if Some(body) == named.as_ref());
                 self.discard(prepared, ours).await;
                 Ok(false)
             }
-            Err(e) => Err(self.objects.failed(&key, e)),
         }
     }
 

@@ -129,8 +129,9 @@ impl Objects {
 
     /// Deletes many objects, a few at a time, in the order given.
     pub(crate) async fn delete_all(&self, keys: &[String]) -> Result<(), StoreError> {
-        futures::stream::iter(keys)
-            .map(|key| self.delete(key))
+        // Owned, so that the future may move between threads.
+        futures::stream::iter(keys.to_vec())
+            .map(|key| async move { self.delete(&key).await })
             .buffered(DELETES_AT_ONCE)
             .try_for_each(|()| async { Ok(()) })
             .await

@@ -225,7 +225,7 @@ mod tests {
     fn a_position_inside_a_segment_is_served_by_the_whole_database() {
         let plan = catalog().plan(lsn(4), lsn(9), lsn(0)).unwrap();
         assert_eq!(plan.from, None);
-        assert_eq!(catalog().plan(lsn(2), lsn(4), lsn(0)), Err(Broken::At(lsn(0))));
+        assert_eq!(catalog().plan(lsn(2), lsn(4), lsn(0)), Err(Broken::Inside));
     }
 
     #[test]

@@ -317,6 +317,26 @@ mod tests {
         answer(json!("ok")).is("ok").unwrap();
     }
 
+    #[tokio::test]
+    async fn a_command_that_ends_otherwise_than_it_must_is_an_error() {
+        let ctx = Context {
+            global: crate::args::Global { quiet: true, ..Default::default() },
+            style: output::Style { quiet: true, ..Default::default() },
+            bars: crate::progress::Bars::default(),
+        };
+        let mut stage = Stage::new(&ctx);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("no replica.db");
+        let file = file.to_str().unwrap();
+        let wrong = stage.anabranch(&["sync", file]).await.unwrap_err().to_string();
+        assert!(wrong.contains("`anabranch sync '"), "{wrong}");
+        let script = ["completions", "bash"];
+        let wrong = stage.anabranch_ending(&script, Exit::Offline).await.unwrap_err().to_string();
+        assert!(wrong.contains("exit code 0 instead of 4"), "{wrong}");
+        stage.anabranch(&script).await.unwrap().has("script").unwrap();
+        assert_eq!(stage.into_steps().len(), 1, "only what went right is a step");
+    }
+
     #[test]
     fn sql_answers_as_sqlite3_does() {
         let dir = tempfile::tempdir().unwrap();

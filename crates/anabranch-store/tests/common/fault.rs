@@ -1,0 +1,132 @@
+//! A store that fails as real ones do.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+/// What happens to the next create of a log object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is done, but the answer is lost.
+    LostAnswer,
+    /// It is not done, and nobody says so.
+    LostRequest,
+    /// "Conflict": it is not done, and nothing is there.
+    ConflictWithNothing,
+    /// It is done twice; the client sees the second answer.
+    Repeated,
+    /// It is done.
+    None,
+}
+
+/// Wraps a store.
+#[derive(Debug)]
+pub struct Faulty {
+    pub inner: Arc<dyn ObjectStore>,
+    pub faults: Arc<Mutex<VecDeque<Fault>>>,
+    /// Whether the condition of a conditional write is ignored.
+    pub unconditional: bool,
+    /// Keys that contain this cannot be read, as if the store did not answer.
+    pub unreadable: Arc<Mutex<Option<String>>>,
+}
+
+impl Faulty {
+    pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        Faulty {
+            inner,
+            faults: Arc::default(),
+            unconditional: false,
+            unreadable: Arc::default(),
+        }
+    }
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a faulty store")
+    }
+}
+
+fn no_answer() -> Error {
+    let source = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer");
+    Error::Generic { store: "faulty", source: Box::new(source) }
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        mut opts: PutOptions,
+    ) -> Result<PutResult> {
+        if self.unconditional {
+            opts.mode = PutMode::Overwrite;
+        }
+        let is_log = location.as_ref().contains("/log/");
+        let fault = if is_log { self.faults.lock().unwrap().pop_front() } else { None };
+        let put = || self.inner.put_opts(location, payload.clone(), opts.clone());
+        match fault.unwrap_or(Fault::None) {
+            Fault::None => put().await,
+            Fault::LostAnswer => put().await.and(Err(no_answer())),
+            Fault::LostRequest => Err(no_answer()),
+            Fault::ConflictWithNothing => {
+                let source = "conflicting conditional request".into();
+                Err(Error::AlreadyExists { path: location.to_string(), source })
+            }
+            Fault::Repeated => {
+                put().await?;
+                put().await
+            }
+        }
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let unreadable = self.unreadable.lock().unwrap().clone();
+        if unreadable.is_some_and(|part| location.as_ref().contains(&part)) {
+            return Err(no_answer());
+        }
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
