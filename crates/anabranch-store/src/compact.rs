@@ -205,7 +205,8 @@ impl Log {
                     return Err(self.objects.failed(&key, e));
                 };
                 let named = seen.metadata.body.and_then(|name| self.keys.resolve_body(&name));
-                let ours = matches!(prepared, Prepared::Body { body, .. } if Some(body) == named.as_ref());
+                let ours =
+                    matches!(prepared, Prepared::Body { body, .. } if Some(body) == named.as_ref());
                 self.discard(prepared, ours).await;
                 Ok(false)
             }

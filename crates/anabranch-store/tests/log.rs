@@ -161,7 +161,10 @@ async fn a_long_log_becomes_deltas_and_is_read_in_bounded_pieces() {
     assert_eq!(b.db, a.db, "merged in many groups");
     let mut middle = Replica::new(&log, "m");
     let position = log.position_at(At::Lsn(Lsn::new(a.at().get() - 40))).await.unwrap();
-    middle.db.apply(log.fetch_position(Lsn::ZERO, &position, &Progress::none()).await.unwrap()).unwrap();
+    middle
+        .db
+        .apply(log.fetch_position(Lsn::ZERO, &position, &Progress::none()).await.unwrap())
+        .unwrap();
     let report =
         log.compact(Micros(0), Duration::from_secs(3600), &Progress::none()).await.unwrap();
     assert_eq!((report.deltas, report.snapshot), (1, Some(a.at())));
@@ -334,7 +337,8 @@ async fn times_never_fall_and_a_clock_far_ahead_does_not_drag_others_along() {
         let after = a.db.edited(times.len() as u64, 3);
         let push = a.next_push();
         let segment = a.db.segment(&after, "a", &push, clock);
-        let Appended::Won(m) = log.append(&a.head, segment, &Progress::none()).await.unwrap() else {
+        let Appended::Won(m) = log.append(&a.head, segment, &Progress::none()).await.unwrap()
+        else {
             panic!("lost")
         };
         assert_eq!(m.clock, (m.time.0 != clock).then_some(Micros(clock)));
@@ -381,9 +385,8 @@ async fn readers_go_on_while_retention_deletes_under_them() {
 async fn an_interrupted_retention_is_finished_by_the_next() {
     let fixture = Fixture::memory();
     let log = fixture.log().await;
-    let compact = async || {
-        log.compact(Micros(i64::MAX), Duration::ZERO, &Progress::none()).await.unwrap()
-    };
+    let compact =
+        async || log.compact(Micros(i64::MAX), Duration::ZERO, &Progress::none()).await.unwrap();
     let mut a = Replica::new(&log, "a");
     a.pushed(5).await;
     compact().await;
@@ -412,7 +415,8 @@ async fn roots_of_several_databases_keep_them_apart() {
     let root: &Root = &fixture.root;
     root.name(&one, &id_1).await.unwrap();
     root.name(&two, &id_2).await.unwrap();
-    let (mut a, mut b) = (Replica::new(&root.log(&one, &id_1), "a"), Replica::new(&root.log(&two, &id_2), "b"));
+    let (mut a, mut b) =
+        (Replica::new(&root.log(&one, &id_1), "a"), Replica::new(&root.log(&two, &id_2), "b"));
     a.pushed(3).await;
     b.pushed(5).await;
     assert_eq!(cloned(&root.log(&one, &id_1), "c").await.unwrap().db, a.db);

@@ -26,7 +26,10 @@ enum Phase {
     /// Created the key after its position, and has not looked at the floor since.
     Created,
     /// Saw what stands at the next key, and whether the log went on at that moment.
-    Probed { found: Option<u8>, log_went_on: bool },
+    Probed {
+        found: Option<u8>,
+        log_went_on: bool,
+    },
 }
 
 /// A replica: it reads, and it writes.
@@ -57,13 +60,7 @@ fn extended(content: u32, segment: u8) -> u32 {
 impl State {
     fn start() -> Self {
         let agent = Agent { position: 0, content: 0, phase: Phase::Idle, put: 0 };
-        State {
-            keys: [None; KEYS + 1],
-            floor: 0,
-            truth: vec![0],
-            agents: [agent; AGENTS],
-            puts: 0,
-        }
+        State { keys: [None; KEYS + 1], floor: 0, truth: vec![0], agents: [agent; AGENTS], puts: 0 }
     }
 
     fn head(&self) -> u8 {
@@ -117,7 +114,10 @@ impl State {
         }
         let content = extended(agent.content, agent.put);
         if self.truth.get(key) != Some(&content) {
-            return Err(format!("acknowledged, but not in the log: segment {} at {key}", agent.put));
+            return Err(format!(
+                "acknowledged, but not in the log: segment {} at {key}",
+                agent.put
+            ));
         }
         let position = agent.position + 1;
         state.agents[index] = Agent { position, content, phase: Phase::Idle, put: 0 };
@@ -151,7 +151,9 @@ impl State {
         };
         let (position, content) = (agent.position + 1, extended(agent.content, segment));
         if self.truth.get(usize::from(position)) != Some(&content) {
-            return Err(format!("follows segment {segment} at {position}, which is not in the log"));
+            return Err(format!(
+                "follows segment {segment} at {position}, which is not in the log"
+            ));
         }
         state.agents[index] = Agent { position, content, phase: Phase::Idle, put: 0 };
         Ok(state)

@@ -145,8 +145,13 @@ async fn i1_busy_services_lost_answers_and_conflicts_lose_and_double_nothing() {
     let log = fixture.log().await;
     let mut a = Replica::new(&log, "a");
     use Trouble::{Busy, Conflict, DoneButBusy, LostAnswer};
-    let troubles =
-        [vec![Busy], vec![LostAnswer], vec![DoneButBusy], vec![Conflict, Conflict], vec![Busy, LostAnswer]];
+    let troubles = [
+        vec![Busy],
+        vec![LostAnswer],
+        vec![DoneButBusy],
+        vec![Conflict, Conflict],
+        vec![Busy, LostAnswer],
+    ];
     for trouble in troubles {
         server.trouble.lock().unwrap().extend(trouble);
         let (db, pushes) = (a.db.clone(), a.pushes);
@@ -158,7 +163,9 @@ async fn i1_busy_services_lost_answers_and_conflicts_lose_and_double_nothing() {
             match log.append(&a.head, segment, &Progress::none()).await {
                 Ok(Appended::Won(metadata)) => break metadata,
                 Ok(lost) => panic!("{lost:?}"),
-                Err(e) => assert!(matches!(e, anabranch_store::AppendError::Unknown { .. }), "{e:?}"),
+                Err(e) => {
+                    assert!(matches!(e, anabranch_store::AppendError::Unknown { .. }), "{e:?}")
+                }
             }
         };
         (a.head, a.db) = (a.head.after(won), after);

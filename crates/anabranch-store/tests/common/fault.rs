@@ -42,12 +42,7 @@ pub struct Faulty {
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Faulty {
-            inner,
-            faults: Arc::default(),
-            unconditional: false,
-            unreadable: Arc::default(),
-        }
+        Faulty { inner, faults: Arc::default(), unconditional: false, unreadable: Arc::default() }
     }
 }
 

@@ -248,7 +248,8 @@ impl Replica {
     }
 
     pub async fn pull(&mut self) -> Result<(), StoreError> {
-        let anchor = if self.at() == Lsn::ZERO { Anchor::start() } else { self.head.anchor.clone() };
+        let anchor =
+            if self.at() == Lsn::ZERO { Anchor::start() } else { self.head.anchor.clone() };
         let head = self.log.head(&anchor).await?;
         if head.lsn() != self.at() {
             let fetched = self.log.fetch(self.at(), &head, &Progress::none()).await?;

@@ -60,21 +60,23 @@ pub async fn i1_what_is_pushed_is_pulled_by_everyone_once(fixture: &Fixture) {
     assert_eq!(log.next(&head.anchor).await.unwrap(), None);
     let fetched = log.fetch(Lsn::ZERO, &head, &Progress::none()).await.unwrap();
     let pushes: Vec<String> = fetched.pushes.iter().map(|p| p.push.to_string()).collect();
-    let expected: Vec<String> = (1..=5).flat_map(|n| [format!("a-{n}"), format!("b-{n}")]).collect();
+    let expected: Vec<String> =
+        (1..=5).flat_map(|n| [format!("a-{n}"), format!("b-{n}")]).collect();
     assert_eq!(pushes, expected);
 }
 
 pub async fn i1_of_sixteen_writers_racing_for_one_key_one_wins(fixture: &Fixture) {
     let log = fixture.log().await;
-    let mut writers: Vec<Replica> =
-        (0..16).map(|n| Replica::new(&log, &format!("w{n}"))).collect();
+    let mut writers: Vec<Replica> = (0..16).map(|n| Replica::new(&log, &format!("w{n}"))).collect();
     let mut accepted = Vec::new();
     for _round in 0..4 {
         let racing = writers.iter_mut().map(|writer| async move {
             let appended = writer.push(4).await.unwrap();
-            matches!(appended, Appended::Won(_)).then(|| format!("{}-{}", writer.writer, writer.pushes))
+            matches!(appended, Appended::Won(_))
+                .then(|| format!("{}-{}", writer.writer, writer.pushes))
         });
-        let won: Vec<String> = futures::future::join_all(racing).await.into_iter().flatten().collect();
+        let won: Vec<String> =
+            futures::future::join_all(racing).await.into_iter().flatten().collect();
         assert_eq!(won.len(), 1, "{won:?}");
         accepted.extend(won);
         for writer in &mut writers {
@@ -180,7 +182,10 @@ pub async fn a_snapshot_replaces_the_log_for_newcomers(fixture: &Fixture) {
     }
     let hour = Duration::from_secs(3600);
     let report = log.compact(NOW, hour, &Progress::none()).await.unwrap();
-    assert_eq!((report.snapshot, report.floor, report.objects_deleted), (Some(a.at()), Lsn::ZERO, 0));
+    assert_eq!(
+        (report.snapshot, report.floor, report.objects_deleted),
+        (Some(a.at()), Lsn::ZERO, 0)
+    );
     assert_eq!(log.compact(NOW, hour, &Progress::none()).await.unwrap().snapshot, None);
     let fetch = async || {
         let head = log.head(&Anchor::start()).await.unwrap();
@@ -218,7 +223,8 @@ pub async fn retention_keeps_what_replicas_need_and_tells_those_it_left_behind(f
     let next = log.next(&old.head.anchor).await.unwrap_err();
     assert!(matches!(next, StoreError::BelowFloor { .. }), "{next}");
     assert!(matches!(log.at_key_after(old.at()).await, Err(StoreError::BelowFloor { .. })));
-    let mut late = Replica { head: old.head.clone(), db: old.db.clone(), ..Replica::new(&log, "old") };
+    let mut late =
+        Replica { head: old.head.clone(), db: old.db.clone(), ..Replica::new(&log, "old") };
     let refused = late.push(6).await.unwrap_err();
     assert!(matches!(refused, anabranch_store::AppendError::BelowFloor { .. }), "{refused}");
     let head = log.head(&old.head.anchor).await.unwrap();
@@ -237,14 +243,15 @@ pub async fn two_compactors_do_not_disturb_each_other(fixture: &Fixture) {
     let mut a = Replica::new(&log, "a");
     for size in [10, 12, 11, 14] {
         a.pushed(size).await;
-        let compact = || async {
-            log.compact(NOW, Duration::ZERO, &Progress::none()).await
-        };
+        let compact = || async { log.compact(NOW, Duration::ZERO, &Progress::none()).await };
         let (one, two, clone) = futures::join!(compact(), compact(), cloned(&log, "r"));
         // One may find that what it wanted to read was deleted by the other: that is said.
         for report in [one, two] {
             if let Err(e) = report {
-                assert!(matches!(e, StoreError::Missing { .. } | StoreError::Unsettled { .. }), "{e}");
+                assert!(
+                    matches!(e, StoreError::Missing { .. } | StoreError::Unsettled { .. }),
+                    "{e}"
+                );
             }
         }
         assert_eq!(clone.unwrap().db, a.db);
@@ -336,7 +343,8 @@ pub async fn history_and_positions_are_found(fixture: &Fixture) {
             let expected = states.iter().rev().find(|s| s.0 <= wanted).unwrap();
             assert_eq!(position.lsn, expected.0);
             let mut restored = Db::empty();
-            let fetched = log.fetch_position(Lsn::ZERO, &position, &Progress::none()).await.unwrap();
+            let fetched =
+                log.fetch_position(Lsn::ZERO, &position, &Progress::none()).await.unwrap();
             restored.apply(fetched).unwrap();
             assert_eq!(&restored.pages, if inside == 0 { &db.pages } else { &expected.1.pages });
         }
