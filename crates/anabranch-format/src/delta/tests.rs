@@ -338,7 +338,8 @@ fn a_flipped_bit_is_an_error_or_changes_nothing() {
             harmless += 1;
         }
     }
-    assert!(harmless <= 64, "{harmless} flips were not seen");
+    // Bits of the frame header that no decoder looks at, or a window larger than needed.
+    assert!(harmless <= 3 * 8, "{harmless} flips were not seen");
 }
 
 #[test]
