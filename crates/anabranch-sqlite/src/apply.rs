@@ -122,6 +122,8 @@ pub struct Applied {
 /// What writing the pages found out.
 struct Written {
     set: PageSet,
+    /// XOR of the pages' keyed checksums.
+    keyed: u64,
     pages: u64,
     log_cookie: Option<u32>,
     cookie_after: Option<u32>,
@@ -168,7 +170,8 @@ impl View<'_> {
             .execute_batch("COMMIT")
             .map_err(|e| ApplyError::Commit(self.live.error("writing", e)))?;
         crash_point!("apply::after-commit");
-        let committed = Committed { intent: told.intent, set: written.set, data_version };
+        let committed =
+            Committed { intent: told.intent, set: written.set, keyed: written.keyed, data_version };
         let seen = committed.verify(self, base)?;
         Ok(Applied {
             mark: seen.mark,
@@ -233,6 +236,7 @@ impl View<'_> {
         let mut staging = base.stage(intent);
         let mut written = Written {
             set: PageSet::new(size_after),
+            keyed: 0,
             pages: 0,
             log_cookie: None,
             cookie_after: None,
@@ -241,7 +245,9 @@ impl View<'_> {
         let mut page = vec![0; page_size.bytes()];
         while let Some(pgno) = pages.next_page(&mut page)? {
             order.next(pgno)?;
-            staging.push(pgno, base.entry(pgno, &page))?;
+            let entry = base.entry(pgno, &page);
+            staging.push(pgno, entry)?;
+            written.keyed ^= entry.keyed.0;
             written.set.insert(pgno);
             if pgno == Pgno::ONE {
                 self.adjust_page_one(&mut page, size_after, schema_cookie, &mut written)?;

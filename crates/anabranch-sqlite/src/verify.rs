@@ -6,8 +6,13 @@
 //! comparison; if somebody restarted the WAL meanwhile, nothing can be said, and the next capture
 //! will compare every page anyway.
 //!
-//! The comparison is with what SQLite shows to a connection that took no part in the writing: an
-//! automatic vacuum, a lost truncation or a damaged write would all be seen here.
+//! The size is that which SQLite shows to a connection that took no part in the writing. The pages
+//! are read from our frames in one sweep of the WAL: each page of the change once and no other, their
+//! checksums together as they should be. Frames up to a reader's snapshot are what it is shown of
+//! those pages, so this is the comparison with what SQLite reads, at a fraction of its cost. Where
+//! the frames do not allow it (SQLite wrote a page twice, or they are gone), every page is read
+//! through the new connection. An automatic vacuum, a lost truncation or a damaged write would all be
+//! seen here.
 
 use anabranch_format::Pgno;
 
@@ -26,6 +31,8 @@ pub(crate) struct Committed {
     pub(crate) intent: ApplyIntent,
     /// The pages of the change.
     pub(crate) set: PageSet,
+    /// XOR of their keyed checksums.
+    pub(crate) keyed: u64,
     /// The writing connection's data version before COMMIT.
     pub(crate) data_version: i64,
 }
@@ -101,7 +108,7 @@ impl Committed {
         let mark = ours.map(|s| s.mark);
         let unknown = Seen { mark, change_counter, verified: false };
         let (Some(ours), Some(now)) = (ours, &look.snapshot) else { return Ok(unknown) };
-        self.check_frames(look.live, &ours)?;
+        let whole = self.check_frames(look.live, &ours, base)?;
         let mut theirs = PageSet::new(look.db_size());
         let changed_since = wal::frames_between(
             look.live.wal_path(),
@@ -119,6 +126,9 @@ impl Committed {
                 expected: self.intent.size_after,
             }));
         }
+        if whole {
+            return Ok(Seen { mark, change_counter, verified: true });
+        }
         for staged in base.staged(self.intent.id) {
             let (pgno, entry) = staged?;
             if theirs.contains(pgno) || pgno.get() > look.db_size() {
@@ -134,35 +144,65 @@ impl Committed {
         Ok(Seen { mark, change_counter, verified: true })
     }
 
-    /// Our frames contain pages of the change only (and page 1, which SQLite may add to a commit),
-    /// and state the size that was meant. If the frames are gone, there is nothing to check.
-    fn check_frames<E>(&self, live: &LiveFile, ours: &Snapshot) -> Result<(), ApplyError<E>> {
+    /// Checks our frames: pages of the change only (and page 1, which SQLite may add to a commit),
+    /// the size that was meant. Answers whether they also prove that every page of the change is what
+    /// was meant; if they do not, it says nothing.
+    fn check_frames<E>(
+        &self,
+        live: &LiveFile,
+        ours: &Snapshot,
+        base: &BaseMap<'_>,
+    ) -> Result<bool, ApplyError<E>> {
         if ours.db_size != self.intent.size_after {
             return Err(ApplyError::Verify(Mismatch::Size {
                 found: ours.db_size,
                 expected: self.intent.size_after,
             }));
         }
-        let first = match &self.intent.mark_before {
-            Some(before) if before.same_run(&ours.mark) => before.frame + 1,
-            _ => 1,
-        };
-        let mut foreign = None;
-        let read = || -> Result<(), crate::capture::ScanReason> {
-            let wal = WalFile::open(live.wal_path(), live.page_size, &ours.mark)?;
-            for frame in first..=ours.mark.frame {
-                let pgno = wal.frame_header(frame)?.pgno;
-                if pgno != Pgno::ONE && !self.set.contains(pgno) {
-                    foreign = Some(pgno);
-                }
-            }
-            wal.check_mark(&ours.mark)?;
-            wal.check_unchanged()
-        };
-        let mut read = read;
-        match (read(), foreign) {
-            (Ok(()), Some(pgno)) => Err(ApplyError::Verify(Mismatch::Foreign(pgno))),
-            _ => Ok(()),
+        let Ok(swept) = self.sweep(live, &ours.mark, base) else { return Ok(false) };
+        match swept.foreign {
+            Some(pgno) => Err(ApplyError::Verify(Mismatch::Foreign(pgno))),
+            None => Ok(swept.once && swept.pages == self.intent.pages && swept.keyed == self.keyed),
         }
     }
+
+    fn sweep(
+        &self,
+        live: &LiveFile,
+        end: &Mark,
+        base: &BaseMap<'_>,
+    ) -> Result<Swept, crate::capture::ScanReason> {
+        let first = match &self.intent.mark_before {
+            Some(before) if before.same_run(end) => before.frame + 1,
+            _ => 1,
+        };
+        let mut seen = PageSet::new(self.intent.size_after);
+        let mut swept = Swept { foreign: None, once: true, pages: 0, keyed: 0 };
+        let wal = WalFile::open(live.wal_path(), live.page_size, end)?;
+        wal.frames(first, end.frame, &mut |header, page| {
+            let pgno = header.pgno;
+            if self.set.contains(pgno) {
+                swept.once &= seen.insert(pgno);
+                swept.pages += 1;
+                swept.keyed ^= base.keyed(pgno, page).0;
+            } else if pgno != Pgno::ONE {
+                swept.foreign = Some(pgno);
+            }
+        })?;
+        wal.check_mark(end)?;
+        wal.check_unchanged()?;
+        Ok(swept)
+    }
+}
+
+/// What the frames of our commit hold.
+struct Swept {
+    /// A page that is not of the change.
+    foreign: Option<Pgno>,
+    /// No page came twice.
+    once: bool,
+    /// Frames with pages of the change.
+    pages: u64,
+    /// XOR of their keyed checksums.
+    keyed: u64,
 }

@@ -18,6 +18,9 @@ use anabranch_format::{
 use crate::capture::ScanReason;
 use crate::mark::{Mark, Snapshot};
 
+/// How much of the file is read at once where whole frames are wanted.
+const READ_BYTES: usize = 256 * 1024;
+
 /// An open `-wal`.
 pub(crate) struct WalFile {
     file: File,
@@ -49,6 +52,33 @@ impl WalFile {
     pub(crate) fn page(&self, frame: u32, page: &mut [u8]) -> Result<(), ScanReason> {
         read_at(&self.file, page, self.offset(frame) + FRAME_HEADER_BYTES as u64)
             .map_err(|_| ScanReason::Unreadable)
+    }
+
+    /// Calls `each` for every frame from `first` to `last` with its page, in large reads.
+    pub(crate) fn frames(
+        &self,
+        first: u32,
+        last: u32,
+        each: &mut dyn FnMut(&FrameHeader, &[u8]),
+    ) -> Result<(), ScanReason> {
+        let frame_bytes = FRAME_HEADER_BYTES + self.header.page_size.bytes();
+        let at_once = u32::try_from((READ_BYTES / frame_bytes).max(1)).unwrap_or(1);
+        let mut buf = vec![0; frame_bytes * at_once as usize];
+        let mut next = first;
+        while next <= last {
+            let count = at_once.min(last - next + 1);
+            let bytes = &mut buf[..frame_bytes * count as usize];
+            read_at(&self.file, bytes, self.offset(next)).map_err(|_| ScanReason::Unreadable)?;
+            for (frame, bytes) in (next..).zip(bytes.chunks_exact(frame_bytes)) {
+                let (header, page) = bytes.split_first_chunk().expect("a frame has a header");
+                match FrameHeader::decode(header) {
+                    Some(header) if header.salts == self.header.salts => each(&header, page),
+                    _ => return Err(ScanReason::Broken { frame }),
+                }
+            }
+            next += count;
+        }
+        Ok(())
     }
 
     /// Whether the frame at `mark` is still the one that was marked.
