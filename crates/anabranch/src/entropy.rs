@@ -10,19 +10,21 @@ fn hex(digits: usize) -> String {
     text.split_off(text.len() - digits.min(text.len()))
 }
 
-/// 15 random hex digits: compared only with the pushes at one place of one log.
+/// 12 random hex digits, 48 bits: compared only with who stands at one place of one log. The
+/// smallest pushes are hardly larger than their metadata, so ids are no longer than they need be.
 pub(crate) fn push_id() -> PushId {
-    hex(15).parse().expect("hex digits are an id")
+    hex(12).parse().expect("hex digits are an id")
 }
 
-/// 15 random hex digits.
+/// 15 random hex digits, 60 bits: tells the replicas of one database apart.
 pub(crate) fn writer_id() -> WriterId {
     hex(15).parse().expect("hex digits are an id")
 }
 
-/// A version 4 UUID without dashes.
+/// 20 hex digits of a version 4 UUID, more than 72 bits of them random: tells databases apart
+/// everywhere.
 pub(crate) fn database_id() -> DatabaseId {
-    uuid::Uuid::new_v4().simple().to_string().parse().expect("hex digits are an id")
+    hex(20).parse().expect("hex digits are an id")
 }
 
 /// A random seed for keyed checksums.

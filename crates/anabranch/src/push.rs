@@ -233,6 +233,8 @@ async fn append(
     match answer {
         Ok(Appended::Won(metadata)) => {
             let won = metadata.clone();
+            // The object is the body behind its metadata.
+            let bytes = bytes + won.encode().map_or(0, |head| head.len() as u64);
             let settled = blocking(move || {
                 let mut session = session;
                 settle(&mut session, intent_id, &intent, &metadata)?;
