@@ -42,6 +42,7 @@ mod ffi;
 mod identity;
 mod live;
 mod mark;
+mod mount;
 mod pages;
 mod recover;
 mod verify;

@@ -195,6 +195,14 @@ impl LiveFile {
         })
     }
 
+    /// The type of the file system, if it is one that other machines may write too (NFS, SMB, folders
+    /// of a virtual machine's host): a reason to warn, as WAL mode does not work across machines.
+    /// Known on Linux only.
+    #[must_use]
+    pub fn shared_filesystem(&self) -> Option<String> {
+        crate::mount::shared_filesystem(&self.path)
+    }
+
     /// Begins a read transaction: the committed state of this moment, until the view is dropped.
     pub fn begin(&mut self) -> Result<View<'_>, FileError> {
         self.renew_if_spent()?;

@@ -119,3 +119,59 @@ impl Snapshot {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use anabranch_format::WalReader;
+    use rusqlite::Connection;
+
+    use super::*;
+
+    /// A database with three commits in its WAL, and the snapshot of a transaction that sees them.
+    fn known(page_size: u32) -> (tempfile::TempDir, Connection, [u8; SNAPSHOT_BYTES]) {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = Connection::open(dir.path().join("k.db")).unwrap();
+        conn.execute_batch(&format!(
+            "PRAGMA page_size = {page_size}; PRAGMA journal_mode = WAL; CREATE TABLE t(a);
+             INSERT INTO t VALUES (1); INSERT INTO t VALUES (zeroblob(9000)); BEGIN;"
+        ))
+        .unwrap();
+        conn.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+        let bytes = crate::ffi::snapshot(&conn).unwrap().unwrap();
+        (dir, conn, bytes)
+    }
+
+    #[test]
+    fn a_snapshot_says_what_the_wal_file_says() {
+        for bytes in [512, 4096, 65536] {
+            let (dir, _conn, snapshot) = known(bytes);
+            let page_size = PageSize::new(bytes).unwrap();
+            let found = Snapshot::decode(&snapshot, page_size).unwrap();
+            let mut wal = WalReader::new(File::open(dir.path().join("k.db-wal")).unwrap()).unwrap();
+            let mut page = vec![0; page_size.bytes()];
+            let mut last = None;
+            while let Some(frame) = wal.next_frame(&mut page).unwrap() {
+                last = Some(frame);
+            }
+            let last = last.unwrap();
+            assert_eq!(found.mark.salts, wal.header().salts);
+            assert_eq!(u64::from(found.mark.frame), wal.frames());
+            assert_eq!(found.mark.checksum, last.checksum);
+            assert_eq!(found.db_size, last.commit_size);
+        }
+    }
+
+    #[test]
+    fn bytes_laid_out_otherwise_are_no_snapshot() {
+        let (_dir, _conn, bytes) = known(4096);
+        assert!(Snapshot::decode(&bytes, PageSize::DEFAULT).is_some());
+        assert!(Snapshot::decode(&bytes, PageSize::MIN).is_none());
+        for bit in 0..SNAPSHOT_BYTES * 8 {
+            let mut other = bytes;
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert!(Snapshot::decode(&other, PageSize::DEFAULT).is_none(), "bit {bit}");
+        }
+    }
+}
