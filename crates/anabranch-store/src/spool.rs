@@ -188,7 +188,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for len in [0usize, 10, 9 * 1024 * 1024] {
             let mut spool = Spool::new(directory.path());
-            let data: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            let data: Vec<u8> = (0..=250).cycle().take(len).collect();
             for part in data.chunks(1_000_003) {
                 spool.write_all(part).unwrap();
             }

@@ -5,12 +5,14 @@
 //! and the search finds a push that was acknowledged and is in no log, or a replica that takes a
 //! state for the log's that is not. Each segment here has one frame.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{HashSet, VecDeque};
 
 /// The log is followed up to this many segments.
-const KEYS: usize = 4;
+const KEYS: usize = 5;
 /// Segments that are ever put.
-const PUTS: u8 = 5;
+const PUTS: u8 = 6;
 const AGENTS: usize = 2;
 
 /// Which looks at the floor are made.

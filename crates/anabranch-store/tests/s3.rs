@@ -1,6 +1,6 @@
 //! The log on an S3 service that the tests start themselves: s3s-fs, whose own check and write are
 //! not one step, behind a lock for each key, which makes its conditional writes exact.
-#![allow(unreachable_pub)]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod common;
 
