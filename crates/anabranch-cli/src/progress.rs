@@ -1,7 +1,8 @@
 //! Progress bars for whatever takes more than a second.
 //!
 //! Owns the one line at the foot of the terminal. Shown only if standard error is a terminal and
-//! neither `--quiet` nor `--json` was given; always gone before anything else is printed.
+//! neither `--quiet` nor `--json` was given; always gone before anything else is printed. Where a
+//! step does not count its bytes, the line at least says that work goes on, and for how long.
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -16,6 +17,9 @@ use crate::human;
 /// What is done sooner needs no bar.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether something takes long.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// At most this many redraws a second.
 const DRAWS_PER_SECOND: u8 = 10;
 
@@ -25,18 +29,33 @@ pub(crate) struct Bars {
     line: Option<Arc<Mutex<Line>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Line {
+    /// The step that was heard of last, and since when.
     step: Option<Step>,
-    since: Option<Instant>,
+    since: Instant,
     bar: Option<ProgressBar>,
+    /// Whether the bar belongs to no step.
+    waiting: bool,
+    /// Nothing is shown any more.
+    ended: bool,
 }
 
 impl Bars {
     /// Bars, if anybody can see them.
     pub(crate) fn new(wanted: bool) -> Self {
         let seen = wanted && std::io::stderr().is_terminal();
-        Bars { line: seen.then(Arc::default) }
+        let line = seen.then(|| Arc::new(Mutex::new(Line::new(Instant::now()))));
+        if let Some(line) = &line {
+            let line = Arc::clone(line);
+            // Without this thread there is less to see, and nothing else is lost.
+            let _ = std::thread::Builder::new().name("progress".into()).spawn(move || {
+                while lock(&line).look(Instant::now()) {
+                    std::thread::sleep(LOOK_EVERY);
+                }
+            });
+        }
+        Bars { line }
     }
 
     /// What the library tells its progress to.
@@ -53,7 +72,14 @@ impl Bars {
     /// Takes the bar away.
     pub(crate) fn clear(&self) {
         if let Some(line) = &self.line {
-            lock(line).clear();
+            lock(line).clear(Instant::now());
+        }
+    }
+
+    /// Takes the bar away for good.
+    pub(crate) fn end(&self) {
+        if let Some(line) = &self.line {
+            lock(line).end();
         }
     }
 }
@@ -64,17 +90,24 @@ fn lock(line: &Mutex<Line>) -> std::sync::MutexGuard<'_, Line> {
 }
 
 impl Line {
+    fn new(now: Instant) -> Self {
+        Line { step: None, since: now, bar: None, waiting: false, ended: false }
+    }
+
     fn show(&mut self, event: ProgressEvent, now: Instant) {
+        if self.ended {
+            return;
+        }
         if self.step != Some(event.step) {
-            self.clear();
+            self.clear(now);
             self.step = Some(event.step);
         }
-        let since = *self.since.get_or_insert(now);
-        if self.bar.is_none() {
-            let elapsed = now.duration_since(since);
+        let elapsed = now.duration_since(self.since);
+        if self.waiting || self.bar.is_none() {
             if elapsed < PATIENCE {
                 return;
             }
+            self.take();
             self.bar = Some(new_bar(event.step, event.total, elapsed));
         }
         if let Some(bar) = &self.bar {
@@ -85,13 +118,43 @@ impl Line {
         }
     }
 
-    fn clear(&mut self) {
+    /// Shows that work goes on, if nothing else does; answers whether to look again.
+    fn look(&mut self, now: Instant) -> bool {
+        let elapsed = now.duration_since(self.since);
+        if self.bar.is_none() && elapsed >= PATIENCE && !self.ended {
+            self.bar = Some(waiting_bar(elapsed));
+            self.waiting = true;
+        }
+        if let Some(bar) = &self.bar {
+            bar.tick();
+        }
+        !self.ended
+    }
+
+    fn take(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        self.since = None;
+        self.waiting = false;
+    }
+
+    fn clear(&mut self, now: Instant) {
+        self.take();
+        self.since = now;
         self.step = None;
     }
+
+    fn end(&mut self) {
+        self.take();
+        self.ended = true;
+    }
+}
+
+fn waiting_bar(elapsed: Duration) -> ProgressBar {
+    let style = ProgressStyle::with_template("working, {elapsed} {spinner}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let target = ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND);
+    ProgressBar::with_draw_target(None, target).with_style(style).with_elapsed(elapsed)
 }
 
 fn template(total: Option<u64>) -> &'static str {
@@ -169,20 +232,50 @@ mod tests {
         assert!(rate(10, Duration::ZERO) > 0, "no division by zero");
     }
 
+    /// A line, and the moment it began at.
+    struct Watched(Line, Instant);
+
+    impl Watched {
+        fn new() -> Self {
+            let start = Instant::now();
+            Watched(Line::new(start), start)
+        }
+
+        /// Tells of a step after so many milliseconds; answers whether its bar is there.
+        fn tell(&mut self, step: Step, ms: u64) -> bool {
+            let event = ProgressEvent { step, done: 1, total: Some(10) };
+            self.0.show(event, self.1 + Duration::from_millis(ms));
+            self.0.bar.is_some() && !self.0.waiting
+        }
+
+        /// Looks after so many milliseconds; answers whether it says that work goes on.
+        fn look(&mut self, ms: u64) -> bool {
+            self.0.look(self.1 + Duration::from_millis(ms));
+            self.0.waiting
+        }
+    }
+
     #[test]
     fn a_bar_appears_after_a_second_of_the_same_step_only() {
-        let start = Instant::now();
-        let mut line = Line::default();
-        let at = |line: &mut Line, step, ms| {
-            let event = ProgressEvent { step, done: 1, total: Some(10) };
-            line.show(event, start + Duration::from_millis(ms));
-            line.bar.is_some()
-        };
-        assert!(!at(&mut line, Step::Scanning, 0));
-        assert!(!at(&mut line, Step::Scanning, 900));
-        assert!(!at(&mut line, Step::Uploading, 1100), "another step");
-        assert!(at(&mut line, Step::Uploading, 2200));
-        line.clear();
-        assert!(line.bar.is_none());
+        let mut line = Watched::new();
+        assert!(!line.tell(Step::Scanning, 0));
+        assert!(!line.tell(Step::Scanning, 900));
+        assert!(!line.tell(Step::Uploading, 1100), "another step");
+        assert!(line.tell(Step::Uploading, 2200));
+        line.0.end();
+        assert!(!line.tell(Step::Uploading, 9000), "after the end");
+    }
+
+    #[test]
+    fn what_counts_no_bytes_shows_that_work_goes_on() {
+        let mut line = Watched::new();
+        assert!(!line.look(900));
+        assert!(line.look(1100));
+        assert!(!line.tell(Step::Applying, 1200));
+        assert!(!line.look(2100), "the step has its own second");
+        assert!(line.tell(Step::Applying, 2300));
+        assert!(!line.look(2400), "a bar with bytes stays");
+        line.0.end();
+        assert!(!line.look(9000));
     }
 }

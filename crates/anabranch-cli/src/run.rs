@@ -33,7 +33,7 @@ enum Ended {
 pub(crate) fn run(command: Command, ctx: &Context) -> Exit {
     let advice = advice(&command);
     let ended = execute(command, ctx.clone());
-    ctx.bars.clear();
+    ctx.bars.end();
     match ended {
         Ended::Interrupted(exit) => {
             tell_interrupted(advice, ctx.style.json);

@@ -163,11 +163,8 @@ fn explain_sidecar(conn: &Connection, findings: &mut Findings) -> rusqlite::Resu
     if anabranch_format::content_hash(json.as_bytes()).cast_signed() != hash {
         findings.damage("the checksum of its state is wrong");
     }
-    if let Ok(mut state) = serde_json::from_str::<Value>(&json) {
-        // Its keyed checksums are only worth something as long as nobody knows the key.
-        if let Some(fields) = state.as_object_mut() {
-            fields.remove("seed");
-        }
+    // Only these: the seed of its keyed checksums is worth something as long as nobody knows it.
+    if let Ok(state) = serde_json::from_str::<Value>(&json) {
         let text = |name: &str| state[name].as_str().unwrap_or("?").to_owned();
         findings.fact("replica", text("replica"));
         findings.fact("of_database", text("database"));
