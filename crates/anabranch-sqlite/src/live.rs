@@ -2,7 +2,9 @@
 //!
 //! Owns the connection and how it is set up; does not own a transaction beyond a [`View`]. The
 //! connection serves reading and writing of raw pages only, and is replaced after every apply: the
-//! one that wrote pages keeps its old schema and answers wrongly.
+//! one that wrote pages keeps its old schema and answers wrongly. The first of those is kept open
+//! unused and closed last: it has synced the directory of the `-wal` already, which each further
+//! connection would do again before its first sync, at the latest when it is the last to close.
 //!
 //! Set-up of each connection, and why:
 //! - `synchronous = FULL`: what was applied must survive a power failure, as the sidecar says so;
@@ -31,6 +33,9 @@ pub struct LiveFile {
     wal_path: PathBuf,
     pub(crate) page_size: PageSize,
     pub(crate) busy: Duration,
+    /// The first connection that wrote pages; never used again. Declared after `conn`, so that it is
+    /// the last to close.
+    retired: Option<Connection>,
     /// The connection wrote pages; it must not be used for anything more.
     pub(crate) spent: bool,
 }
@@ -95,7 +100,15 @@ impl LiveFile {
             return Err(FileError::NotADatabase { path: path.into() });
         };
         let page_size = read_page_size(&conn, &resolved, busy)?;
-        Ok(LiveFile { conn, path: resolved, wal_path, page_size, busy, spent: false })
+        Ok(LiveFile {
+            conn,
+            path: resolved,
+            wal_path,
+            page_size,
+            busy,
+            retired: None,
+            spent: false,
+        })
     }
 
     /// Puts the database into the form that can be kept in step: WAL mode, and a file header that
@@ -225,7 +238,8 @@ impl LiveFile {
     /// Goes on with `conn`, which must have looked at the database already: otherwise the old one,
     /// being the last, would delete the `-wal` when it closes.
     pub(crate) fn replace_connection(&mut self, conn: Connection) {
-        self.conn = conn;
+        let spent = std::mem::replace(&mut self.conn, conn);
+        self.retired.get_or_insert(spent);
         self.spent = false;
     }
 
