@@ -87,7 +87,7 @@ fn step(app: &mut App, rng: &mut Rng, fts: &mut bool, n: u64) {
     }
 }
 
-/// `Replica::look` compares each capture with the true difference of two committed states.
+/// I4b. `Replica::look` compares each capture with the true difference of two committed states.
 fn looks_find_exactly_what_changed(page_size: u32, looks: u64) {
     let mut replica = Replica::new(page_size, TABLES);
     let mut rng = Rng::new(u64::from(page_size));
@@ -131,6 +131,7 @@ fn capture_is_exact_with_the_largest_pages() {
     looks_find_exactly_what_changed(65536, 25);
 }
 
+/// I7: the cost grows with the changed pages, not with the database.
 #[test]
 fn one_changed_row_costs_a_page_or_two_when_the_chain_is_intact() {
     let mut replica = Replica::new(4096, TABLES);

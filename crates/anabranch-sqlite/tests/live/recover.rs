@@ -143,7 +143,7 @@ fn an_intent_and_its_mark_survive_their_text() {
     assert!(mark.is_some());
 }
 
-/// An apply in a process of its own, which meets its end there.
+/// I5. An apply in a process of its own, which meets its end there.
 mod child {
     use std::collections::BTreeMap;
     use std::path::{Path, PathBuf};

@@ -22,6 +22,7 @@ impl Drop for Stop<'_> {
     }
 }
 
+/// I3: readers see whole transactions of one consistent state, always.
 #[test]
 fn readers_elsewhere_see_only_whole_transactions_during_many_applies() {
     let mut replica = Replica::new(1024, ACCOUNTS);
@@ -78,6 +79,7 @@ fn readers_elsewhere_see_only_whole_transactions_during_many_applies() {
     assert_intact(&replica.db);
 }
 
+/// I2: a local commit is never lost. I4b: none that came before a look is missing from it.
 #[test]
 fn commits_of_others_come_before_an_apply_or_after_it_and_none_is_lost() {
     let mut replica = Replica::new(4096, ACCOUNTS);
