@@ -32,6 +32,8 @@ fn names_that_are_not_utf_8_work_too() {
     let path = |name: &'static [u8]| Path::new(OsStr::from_bytes(name));
     let yard = Yard::new();
     yard.make_notes(path(b"caf\xe9.db"), 5);
+    let said = yard.fails(2, words(&[b"init", file, b"--remote", b"fl\xfc\xdf"]));
+    assert!(said.contains("not valid UTF-8"), "remotes are named in objects and URLs: {said}");
     yard.ok(words(&[b"init", file, b"--remote", b"river"]));
     yard.ok(words(&[b"clone", b"river", copy]));
     yard.sql(path(b"k\xf6pie.db"), "DELETE FROM note WHERE id = 1");
