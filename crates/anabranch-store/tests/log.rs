@@ -22,14 +22,16 @@ struct FaultyFixture {
     fixture: Fixture,
     faults: Arc<Mutex<VecDeque<Fault>>>,
     unreadable: Arc<Mutex<Option<String>>>,
+    overtaken: Arc<Mutex<Option<(String, String)>>>,
 }
 
 fn faulty(unconditional: bool) -> FaultyFixture {
     let mut store = Faulty::new(Arc::new(InMemory::new()));
     store.unconditional = unconditional;
     let (faults, unreadable) = (store.faults.clone(), store.unreadable.clone());
+    let overtaken = store.overtaken.clone();
     let fixture = Fixture::on(Arc::new(store), StoreKind::Memory);
-    FaultyFixture { fixture, faults, unreadable }
+    FaultyFixture { fixture, faults, unreadable, overtaken }
 }
 
 #[tokio::test]
@@ -73,6 +75,43 @@ async fn an_append_that_nobody_answers_is_unknown_until_an_object_stands_there()
     let found = log.at_key_after(a.at()).await.unwrap().unwrap();
     let won = log.append(&a.head, segment(), &Progress::none()).await.unwrap();
     assert_eq!(won, Appended::Won(found));
+}
+
+#[tokio::test]
+async fn i1_a_push_that_retention_overtook_is_not_acknowledged_and_leaves_nothing() {
+    let f = faulty(false);
+    let log = f.fixture.log().await;
+    let mut a = Replica::new(&log, "a");
+    a.pushed(3).await;
+    let late = Replica { head: a.head.clone(), db: a.db.clone(), ..Replica::new(&log, "late") };
+    a.pushed(4).await;
+    // Between the look at the floor and the put the key is deleted and the floor rises.
+    let key = f.fixture.keys("log").await.pop().unwrap();
+    f.fixture.delete(&key).await;
+    let floor = format!("db/0123456789abcdef/floor/{}", a.at());
+    *f.overtaken.lock().unwrap() = Some((key.clone(), floor));
+    let segment = late.db.segment(&late.db.edited(1, 3), "late", "late-1", 1);
+    let e = log.append(&late.head, segment, &Progress::none()).await.unwrap_err();
+    assert!(matches!(e, AppendError::BelowFloor { .. }), "{e:?}");
+    assert!(!f.fixture.keys("log").await.contains(&key), "the orphan is deleted");
+}
+
+#[tokio::test]
+async fn a_reader_that_retention_overtook_does_not_take_its_place_for_the_head() {
+    let f = faulty(false);
+    let log = f.fixture.log().await;
+    let mut a = Replica::new(&log, "a");
+    a.pushed(3).await;
+    let late = a.head.anchor.clone();
+    a.pushed(4).await;
+    let next = f.fixture.keys("log").await.pop().unwrap();
+    let floor = format!("db/0123456789abcdef/floor/{}", a.at());
+    a.pushed(5).await;
+    f.fixture.delete(&next).await;
+    *f.overtaken.lock().unwrap() = Some((next, floor));
+    let head = log.head(&late).await.unwrap();
+    assert_eq!(head.lsn(), a.at());
+    assert!(head.floor > late.last);
 }
 
 #[tokio::test]
@@ -301,7 +340,11 @@ async fn contradictions_and_bombs_are_refused_and_named() {
     }
     let bomb = bomb.finish().unwrap();
     replaced(&fixture, |_| (), Some(bomb.clone())).await;
-    replaced(&fixture, |m| m.pages.1 = u32::MAX - 1, Some(bomb)).await;
+    let many = |m: &mut Metadata| {
+        m.pages.1 = 1_000_000;
+        m.lsn.1 = m.from().checked_add(1_000_000).unwrap();
+    };
+    replaced(&fixture, many, Some(bomb)).await;
 }
 
 #[tokio::test]

@@ -38,11 +38,29 @@ pub struct Faulty {
     pub unconditional: bool,
     /// Keys that contain this cannot be read, as if the store did not answer.
     pub unreadable: Arc<Mutex<Option<String>>>,
+    /// When a key that contains the first is next put or read, the object at the second is created
+    /// before that: retention is quicker.
+    pub overtaken: Arc<Mutex<Option<(String, String)>>>,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Faulty { inner, faults: Arc::default(), unconditional: false, unreadable: Arc::default() }
+        Faulty {
+            inner,
+            faults: Arc::default(),
+            unconditional: false,
+            unreadable: Arc::default(),
+            overtaken: Arc::default(),
+        }
+    }
+
+    async fn overtake(&self, location: &Path) -> Result<()> {
+        let is_due = |(at, _): &mut (String, String)| location.as_ref().contains(at.as_str());
+        let due = self.overtaken.lock().unwrap().take_if(is_due);
+        if let Some((_, floor)) = due {
+            self.inner.put_opts(&Path::from(floor), "x".into(), PutOptions::default()).await?;
+        }
+        Ok(())
     }
 }
 
@@ -68,6 +86,7 @@ impl ObjectStore for Faulty {
         if self.unconditional {
             opts.mode = PutMode::Overwrite;
         }
+        self.overtake(location).await?;
         let is_log = location.as_ref().contains("/log/");
         let fault = if is_log { self.faults.lock().unwrap().pop_front() } else { None };
         let put = || self.inner.put_opts(location, payload.clone(), opts.clone());
@@ -95,6 +114,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.overtake(location).await?;
         let unreadable = self.unreadable.lock().unwrap().clone();
         if unreadable.is_some_and(|part| location.as_ref().contains(&part)) {
             return Err(no_answer());
