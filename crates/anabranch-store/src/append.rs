@@ -221,6 +221,7 @@ impl Log {
     }
 
     /// Errors of a local file system that come before the object can have been linked, and refusals.
+    /// "Not found" is none of them: the folder may have been moved right after the link.
     fn did_not_happen(&self, e: &object_store::Error) -> bool {
         use std::io::ErrorKind as Io;
         if matches!(
@@ -233,13 +234,11 @@ impl Log {
             return true;
         }
         let before_the_link = [
-            Io::NotFound,
             Io::PermissionDenied,
             Io::ReadOnlyFilesystem,
             Io::StorageFull,
             Io::QuotaExceeded,
             Io::FileTooLarge,
-            Io::NotADirectory,
             Io::Unsupported,
         ];
         matches!(self.objects.kind(), StoreKind::Folder(_))

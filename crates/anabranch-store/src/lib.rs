@@ -47,6 +47,6 @@ pub use history::{At, CLOCK_TOLERANCE, ClockGap, Entry, Position};
 pub use location::{Location, LocationError};
 pub use log::Log;
 pub use name::{DatabaseName, InvalidName};
-pub use progress::{Progress, ProgressEvent, Step};
+pub use progress::{Counter, Progress, ProgressEvent, Step};
 pub use root::{Named, Root, StoreKind, StoreOptions};
 pub use spool::{Spool, SpoolReader};
