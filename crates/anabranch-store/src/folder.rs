@@ -89,6 +89,44 @@ pub(crate) fn settle(root: &FsPath, key: &str) -> io::Result<()> {
     directories.iter().rev().try_for_each(|directory| sync_directory(directory))
 }
 
+/// Deletes what writers that were killed left beside the keys below `prefix`: the store writes each
+/// object under its name with `#` and a number first. One whose key is taken, or for whose key
+/// `is_dead` answers yes, can never be linked any more; all others may still be written by somebody.
+pub(crate) fn sweep(
+    root: &FsPath,
+    prefix: &str,
+    is_dead: &dyn Fn(&str) -> bool,
+) -> io::Result<u64> {
+    let mut swept = 0;
+    let mut directories = vec![prefix.split('/').fold(root.to_path_buf(), |path, p| path.join(p))];
+    while let Some(directory) = directories.pop() {
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                directories.push(entry.path());
+            } else if let Some(name) = entry.file_name().to_str()
+                && let Some(key) = staged_for(name)
+                && (directory.join(key).exists() || is_dead(key))
+            {
+                std::fs::remove_file(entry.path())?;
+                swept += 1;
+            }
+        }
+    }
+    Ok(swept)
+}
+
+/// The file name that a staging file of the store is meant for.
+fn staged_for(name: &str) -> Option<&str> {
+    let (key, number) = name.rsplit_once('#')?;
+    (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(key)
+}
+
 async fn blocking<T: Send + 'static>(
     path: &FsPath,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -196,6 +234,22 @@ mod tests {
             assert!(matches!(error, object_store::Error::NotFound { .. }), "{error}");
         }
         assert!(!root.exists());
+    }
+
+    #[test]
+    fn what_killed_writers_left_is_swept_and_what_may_be_in_use_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let shard = root.path().join("db/x/log/0");
+        std::fs::create_dir_all(&shard).unwrap();
+        for name in ["a", "a#1", "a#2", "b#1", "c#1", "d#x", "#", "e"] {
+            std::fs::write(shard.join(name), "x").unwrap();
+        }
+        assert_eq!(sweep(root.path(), "db/x/log", &|key| key == "c").unwrap(), 3);
+        let left = std::fs::read_dir(&shard).unwrap().map(|e| e.unwrap().file_name());
+        let mut left: Vec<String> = left.map(|n| n.into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["#", "a", "b#1", "d#x", "e"]);
+        assert_eq!(sweep(root.path(), "db/none", &|_| true).unwrap(), 0);
     }
 
     #[cfg(unix)]

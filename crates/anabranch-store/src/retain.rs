@@ -18,10 +18,12 @@ use bytes::Bytes;
 use crate::compact::CompactReport;
 use crate::error::StoreError;
 use crate::fault::crash_point;
+use crate::folder;
 use crate::keys::{Keys, Target};
 use crate::log::Log;
 use crate::objects::Listed;
 use crate::progress::{Counter, Progress, Step};
+use crate::root::StoreKind;
 
 impl Log {
     /// Raises the floor as far as `retain` allows and deletes what lies below it.
@@ -43,8 +45,22 @@ impl Log {
         let total = garbage.iter().map(|o| o.bytes).sum();
         let counter = progress.step(Step::Deleting, Some(total));
         self.delete_garbage(&garbage, &counter).await?;
+        self.sweep(kept).await;
         let objects_deleted = garbage.len() as u64;
         Ok(CompactReport { floor, objects_deleted, bytes_deleted: total, ..Default::default() })
+    }
+
+    /// On a folder: what killed writers left beside the log's keys. Best effort.
+    async fn sweep(&self, kept: Lsn) {
+        let StoreKind::Folder(root) = self.objects.kind() else { return };
+        let (root, log) = (root.clone(), self.keys.log());
+        let is_dead = move |key: &str| Keys::parse_segment(key).is_some_and(|first| first < kept);
+        let swept = tokio::task::spawn_blocking(move || folder::sweep(&root, &log, &is_dead)).await;
+        match swept {
+            Ok(Ok(0)) | Err(_) => {}
+            Ok(Ok(files)) => tracing::debug!(files, "swept what killed writers left"),
+            Ok(Err(e)) => tracing::debug!(error = %e, "sweeping stopped; the next one goes on"),
+        }
     }
 
     async fn choose_floor(
