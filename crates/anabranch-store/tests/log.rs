@@ -467,3 +467,28 @@ async fn roots_of_several_databases_keep_them_apart() {
     assert_eq!(cloned(&root.log(&one, &id_1), "c").await.unwrap().db, a.db);
     assert_eq!(cloned(&root.log(&two, &id_2), "c").await.unwrap().db, b.db);
 }
+
+#[tokio::test]
+async fn every_operation_can_be_given_to_another_thread() {
+    fn is_send<T: Send>(_: T) {}
+    let fixture = Fixture::memory();
+    let log = fixture.log().await;
+    let a = Replica::new(&log, "a");
+    let (head, quiet) = (a.head.clone(), Progress::none());
+    let segment = a.db.segment(&a.db.edited(1, 3), "a", "a-1", 1);
+    is_send(log.append(&head, segment, &quiet));
+    is_send(log.head(&head.anchor));
+    is_send(log.next(&head.anchor));
+    is_send(log.at_key_after(Lsn::ZERO));
+    let writer = "a".parse().unwrap();
+    is_send(log.last_push(&writer));
+    is_send(log.fetch(Lsn::ZERO, &head, &quiet));
+    is_send(log.compact(Micros(0), Duration::ZERO, &quiet));
+    is_send(log.history(1));
+    is_send(log.position_at(At::Head));
+    let name = "default".parse().unwrap();
+    is_send(fixture.root.find(&name));
+    is_send(fixture.root.verify_conditional_put());
+    let scratch = fixture.options.clone();
+    is_send(Root::open(&anabranch_store::Location::folder("x"), &scratch));
+}
