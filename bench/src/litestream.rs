@@ -1,7 +1,7 @@
 //! What Litestream ships for the same workload, if its program is named with `--litestream`.
 //!
-//! It runs beside the application and syncs once a second, as it does by default; its one-shot
-//! mode, after the workload, is the closest to one push of ours and is shown beside it.
+//! It runs beside the application and syncs once a second, as it does by default. Only what it puts
+//! on its level 0, the changes themselves, is counted: not its snapshots, nor what it compacts.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ use crate::Result;
 use crate::app::App;
 use crate::report::{Row, ratio, size};
 use crate::ship::Workload;
-use crate::stage::{Scene, Stage, new_objects, objects, zstd_3};
+use crate::stage::{Stage, new_objects, objects, zstd_3};
 
 /// Longest wait for a program that runs by its own clock.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,61 +23,38 @@ pub(crate) fn bytes_row(
     pages: &[Vec<u8>],
 ) -> Result<Option<Row>> {
     let Some(program) = &stage.litestream else { return Ok(None) };
-    let beside = shipped(stage, workload, |db, replica, work| {
-        let mut child = Beside::start(program, db, replica)?;
-        // The first copy of the whole database is not what is compared.
-        child.wait_until_quiet(replica, &objects(replica)?)?;
-        let before = objects(replica)?;
-        work()?;
-        child.wait_until_quiet(replica, &before)?;
-        child.stop()?;
-        Ok(new_objects(&before, &objects(replica)?).iter().map(|(_, bytes)| bytes).sum())
-    })?;
-    let once = shipped(stage, workload, |db, replica, work| {
-        sync_once(program, db, replica)?;
-        let before = objects(replica)?;
-        work()?;
-        sync_once(program, db, replica)?;
-        Ok(new_objects(&before, &objects(replica)?).iter().map(|(_, bytes)| bytes).sum())
-    })?;
+    let bytes = shipped(stage, workload, program)?;
     let floor = zstd_3(pages)?;
     Ok(Some(Row {
         workload: workload.name,
-        figure: "for comparison: Litestream, this run".to_owned(),
+        figure: "for comparison: shipped by Litestream in this run, syncing once a second"
+            .to_owned(),
         target: String::new(),
-        measured: format!("{} beside the application, {} with `-once`", size(beside), size(once)),
+        measured: size(bytes),
         peer: format!("`zstd -3`: {}", size(floor)),
-        ratio: Some(ratio(beside, floor)),
+        ratio: Some(ratio(bytes, floor)),
         met: None,
     }))
 }
 
-type Work<'a> = &'a mut dyn FnMut() -> Result<()>;
-
-fn shipped(
-    stage: &Stage,
-    workload: &Workload,
-    measure: impl FnOnce(&Path, &Path, Work<'_>) -> Result<u64>,
-) -> Result<u64> {
-    let scene: Scene = stage.scene(&format!("{}-litestream", workload.name))?;
+fn shipped(stage: &Stage, workload: &Workload, program: &Path) -> Result<u64> {
+    let scene = stage.scene(&format!("{}-litestream", workload.name))?;
     let (db, script) = workload.lay_out(stage, &scene, "a.db")?;
+    let replica = scene.path("replica");
     let mut app = App::open(&db)?;
-    let bytes = measure(&db, &scene.path("replica"), &mut || app.script(&script).map(|_| ()))?;
+    let mut beside = Beside::start(program, &db, &replica)?;
+    // The first copy of the whole database is not what is compared.
+    beside.wait_until_quiet(&replica)?;
+    let before = objects(&replica)?;
+    app.script(&script)?;
+    beside.wait_until_quiet(&replica)?;
+    beside.stop()?;
+    let new = new_objects(&before, &objects(&replica)?);
     app.close()?;
     scene.clear()?;
-    Ok(bytes)
-}
-
-fn command(program: &Path, args: &[&str], db: &Path, replica: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.arg("replicate").args(args).arg(db).arg(format!("file://{}", replica.display()));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command
-}
-
-fn sync_once(program: &Path, db: &Path, replica: &Path) -> Result<()> {
-    let status = command(program, &["-once"], db, replica).status()?;
-    if status.success() { Ok(()) } else { Err(format!("litestream ended with {status}").into()) }
+    let changes =
+        new.iter().filter(|(path, _)| path.parent().is_some_and(|p| p.ends_with("ltx/0")));
+    Ok(changes.map(|(_, bytes)| bytes).sum())
 }
 
 /// Litestream running beside the application.
@@ -85,17 +62,16 @@ struct Beside(Child);
 
 impl Beside {
     fn start(program: &Path, db: &Path, replica: &Path) -> Result<Self> {
-        Ok(Beside(command(program, &[], db, replica).spawn()?))
+        let mut command = Command::new(program);
+        command.arg("replicate").arg(db).arg(format!("file://{}", replica.display()));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Beside(command.spawn()?))
     }
 
-    /// Waits until the replica has grown beyond `before` and then not for three syncs.
-    fn wait_until_quiet(
-        &mut self,
-        replica: &Path,
-        before: &std::collections::BTreeMap<std::path::PathBuf, (u64, std::time::SystemTime)>,
-    ) -> Result<()> {
+    /// Waits until nothing was added to the replica for three syncs.
+    fn wait_until_quiet(&mut self, replica: &Path) -> Result<()> {
         let start = Instant::now();
-        let mut last = before.clone();
+        let mut last = objects(replica)?;
         while start.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_secs(3));
             if let Some(status) = self.0.try_wait()? {

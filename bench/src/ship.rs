@@ -89,10 +89,10 @@ fn one_transaction(out: &mut dyn Write, _: u64) -> io::Result<()> {
 }
 
 /// W4: 5,000 autocommit updates of the same 10 rows.
-fn same_rows(out: &mut dyn Write, rows: u64) -> io::Result<()> {
+fn same_rows(out: &mut dyn Write, _: u64) -> io::Result<()> {
     let mut words = Words::new(4);
     for n in 0..5_000 {
-        let id = rows / 2 + n % 10;
+        let id = 1 + n % 10;
         writeln!(out, "UPDATE t SET body='{}' WHERE id={id};", words.json(150))?;
     }
     Ok(())
