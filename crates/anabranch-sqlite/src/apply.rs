@@ -9,7 +9,7 @@
 //!    the next statement, and everything that it then looks at must be there;
 //! 3. cut off the pages above the new size: *after* page 1, as any write of a page cancels it;
 //! 4. let the caller write its intent, while nobody can commit in between;
-//! 5. COMMIT, durable on return;
+//! 5. COMMIT, durable on return (or at close: see [`LiveFile::begin_apply`](crate::LiveFile));
 //! 6. verify from another connection what was committed, and go on with that connection.
 //!
 //! Page 1 comes with the fields of another copy of the file. Journal mode and counters stay the live
@@ -130,7 +130,8 @@ struct Written {
 }
 
 impl View<'_> {
-    /// Replaces the state of this view by the change, durably, or changes nothing.
+    /// Replaces the state of this view by the change, or changes nothing. Durable on return; for a
+    /// view of [`LiveFile::begin_apply`](crate::LiveFile::begin_apply) once the file is closed.
     ///
     /// `under_lock` is called once, when all pages are written and nobody else can commit any more;
     /// if it fails, nothing was changed. The pages' entries are staged in the base map before that,
@@ -144,6 +145,10 @@ impl View<'_> {
     ) -> Result<Applied, ApplyError<E>> {
         self.check(&change)?;
         self.lock_for_writing()?;
+        if self.live.lazy && !self.live.has_empty_wal() {
+            // Somebody wrote to the `-wal` and took it back: the next try waits for the disk.
+            return Err(ApplyError::Moved);
+        }
         self.live.spent = true;
         let data_version = self.data_version()?;
         let (base, intent) = (change.base, change.intent);
@@ -170,6 +175,9 @@ impl View<'_> {
             .execute_batch("COMMIT")
             .map_err(|e| ApplyError::Commit(self.live.error("writing", e)))?;
         crash_point!("apply::after-commit");
+        self.live.unsynced |= self.live.lazy;
+        // Whoever closes this connection last checkpoints with it, and that must reach the disk.
+        self.live.set_lazy(false).map_err(ApplyError::AfterCommit)?;
         let committed =
             Committed { intent: told.intent, set: written.set, keyed: written.keyed, data_version };
         let seen = committed.verify(self, base)?;

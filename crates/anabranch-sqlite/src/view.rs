@@ -158,7 +158,7 @@ fn read_page<T>(live: &LiveFile, pgno: Pgno, f: impl FnOnce(&[u8]) -> T) -> Resu
 /// A new file's directory entry is durable only once its directory is synced; whoever created the
 /// `-wal` with `synchronous = NORMAL` has not done so.
 #[cfg(unix)]
-fn sync_directory_of(path: &Path) -> Result<(), FileError> {
+pub(crate) fn sync_directory_of(path: &Path) -> Result<(), FileError> {
     let Some(directory) = path.parent() else { return Ok(()) };
     std::fs::File::open(directory).and_then(|d| d.sync_all()).map_err(|source| FileError::Io {
         path: directory.to_path_buf(),
@@ -169,6 +169,6 @@ fn sync_directory_of(path: &Path) -> Result<(), FileError> {
 
 #[cfg(not(unix))]
 #[expect(clippy::unnecessary_wraps, reason = "fails on Unix")]
-fn sync_directory_of(_: &Path) -> Result<(), FileError> {
+pub(crate) fn sync_directory_of(_: &Path) -> Result<(), FileError> {
     Ok(())
 }

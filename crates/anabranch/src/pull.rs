@@ -182,7 +182,7 @@ enum Attempt {
 
 fn try_apply(session: &mut Session, checked: &mut Checked) -> Result<Attempt, Error> {
     let mut live = session.live_prepared()?;
-    let view = live.begin()?;
+    let view = live.begin_apply()?;
     let base = session.state.base.clone();
     let id = session.sidecar.next_intent_id()?;
     if checked.local == Local::Keep {
@@ -233,6 +233,8 @@ fn try_apply(session: &mut Session, checked: &mut Checked) -> Result<Attempt, Er
     });
     match outcome {
         Ok(applied) => {
+            // Only now is it certain that a power failure cannot take it back.
+            live.close()?;
             let intent = written.expect("an apply that succeeds has called back");
             Ok(Attempt::Applied { id, intent, applied })
         }
