@@ -11,7 +11,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use anabranch_format::DbChecksum;
+use anabranch_format::{DbChecksum, Lsn};
 use anabranch_sqlite::LiveFile;
 use anabranch_store::{Anchor, Head, Location, Named};
 
@@ -22,8 +22,8 @@ use crate::image::folder_of;
 use crate::lock::ReplicaLock;
 use crate::push::{self, Outcome};
 use crate::remote::{self, Remote, of_store};
-use crate::replica::{Options, blocking};
-use crate::report::{InitReport, Note};
+use crate::replica::{Options, blocking, joined};
+use crate::report::{InitReport, Note, Pushed};
 use crate::session::{Session, identity_of, resolve};
 use crate::sidecar::{self, Sidecar};
 use crate::state::{Base, Phase, RemoteText, State};
@@ -56,16 +56,7 @@ pub(crate) async fn init(
     crash_point!("init::after-sidecar");
     let remote = claim(&session, &text, folder_of(&db), options).await?;
     let session = claimed(session).await?;
-    let head = Head::empty();
-    let (outcome, session) = push::push(session, &*remote, &head, &options.progress).await?;
-    let published = match outcome {
-        Outcome::Done(pushed) | Outcome::DoneEarlier(pushed) => Some(pushed),
-        Outcome::Nothing => None,
-        Outcome::Lost { remote_lsn, local_pages } => {
-            let base = session.state.base.lsn();
-            return Err(Error::Diverged { local_pages, base, remote_lsn });
-        }
-    };
+    let (published, session) = publish(session, &*remote, options).await?;
     let report = InitReport {
         database: session.state.database.to_string(),
         published,
@@ -73,6 +64,31 @@ pub(crate) async fn init(
         notes: session.notes.clone(),
     };
     Ok((session, report))
+}
+
+/// Sends the whole database; or what is missing, if an interrupted `init` had sent it before.
+async fn publish(
+    mut session: Session,
+    remote: &dyn Remote,
+    options: &Options,
+) -> Result<(Option<Pushed>, Session), Error> {
+    let mut published = None;
+    let mut head = Head::empty();
+    loop {
+        let base = session.state.base.lsn();
+        let (outcome, next) = push::push(session, remote, &head, &options.progress).await?;
+        session = next;
+        match outcome {
+            Outcome::Nothing => return Ok((published, session)),
+            Outcome::Done(pushed) => return Ok((Some(joined(published, pushed)), session)),
+            Outcome::DoneEarlier(pushed) => published = Some(joined(published, pushed)),
+            Outcome::Lost { remote_lsn, local_pages } => {
+                return Err(Error::Diverged { local_pages, base, remote_lsn });
+            }
+        }
+        let found = remote.head(&session.state.base.anchor).await;
+        head = found.map_err(|e| of_store(&session.remote_name(), e))?;
+    }
 }
 
 /// Prepares the file and writes the sidecar; takes up one that an interrupted `init` left.
@@ -86,7 +102,9 @@ fn begin(
         let (sidecar, state) = Sidecar::open(&db)?;
         let session = Session::new(db, lock, sidecar, state, options);
         let same = session.state.remote == RemoteText::new(remote);
-        if session.state.phase == Phase::Publishing && same {
+        let unpublished = session.state.base.lsn() == Lsn::ZERO
+            && matches!(session.state.phase, Phase::Publishing | Phase::Ready);
+        if unpublished && same {
             return Ok(session);
         }
         // What an interrupted clone left beside a file that is not its own does not count.

@@ -414,7 +414,8 @@ async fn count(session: Session) -> Result<(Session, u64), Error> {
     .await
 }
 
-fn joined(earlier: Option<Pushed>, now: Pushed) -> Pushed {
+/// Two pushes, one after the other, as one.
+pub(crate) fn joined(earlier: Option<Pushed>, now: Pushed) -> Pushed {
     match earlier {
         None => now,
         Some(earlier) => Pushed {
