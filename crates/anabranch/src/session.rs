@@ -226,30 +226,31 @@ impl Session {
     }
 
     /// Whether no page of the newest settled delta is as that delta left it, and at least half of
-    /// them are as some earlier position had them: an older copy that was written since.
+    /// those that are there are as some earlier position had them: an older copy that was written
+    /// since. Pages that are not there tell nothing: deleting rows and VACUUM cut them off, too.
     fn newest_delta_is_undone(&self, view: &View<'_>) -> Result<bool, Error> {
         let map = self.base_map();
         let deltas = self.sidecar.replaced()?;
         let Some(newest) = deltas.first().filter(|d| !d.is_empty()) else { return Ok(false) };
         let mut page = vec![0; self.state.page_size.bytes()];
-        let mut as_before = 0;
+        let (mut present, mut as_before) = (0, 0);
         for replaced in newest {
             let Some(pgno) = Pgno::new(replaced.pgno) else { continue };
-            let now = if pgno.get() > view.db_size() {
-                ABSENT
-            } else {
-                view.page(pgno, &mut page)?;
-                map.entry(pgno, &page).keyed.0
-            };
+            if pgno.get() > view.db_size() {
+                continue;
+            }
+            view.page(pgno, &mut page)?;
+            let now = map.entry(pgno, &page).keyed.0;
             if map.get(pgno)?.map_or(ABSENT, |entry| entry.keyed.0) == now {
                 return Ok(false);
             }
             let earlier = |delta: &Vec<Replaced>| {
                 delta.iter().any(|r| r.pgno == replaced.pgno && r.keyed == now)
             };
+            present += 1;
             as_before += usize::from(deltas.iter().any(earlier));
         }
-        Ok(as_before * 2 >= newest.len())
+        Ok(as_before > 0 && as_before * 2 >= present)
     }
 
     fn position_before(&self, base: Lsn) -> Result<Lsn, Error> {
