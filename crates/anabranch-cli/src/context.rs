@@ -51,7 +51,7 @@ impl Context {
             None => named_or_only(None)?,
         };
         let replica = Replica::open(&file, self.options()).await?;
-        Ok(RemoteLog::open(OsStr::new(replica.remote()), self.options()).await?)
+        Ok(replica.remote_log().await?)
     }
 }
 

@@ -80,12 +80,6 @@ pub(crate) enum Failure {
         #[source]
         source: rusqlite::Error,
     },
-    /// A time or position from before the first push.
-    #[error("{remote} held nothing yet at that time; `anabranch log {remote}` shows what it has")]
-    NothingThen {
-        /// The remote.
-        remote: String,
-    },
     /// What was to be printed could not be.
     #[error("writing the output failed")]
     Output(#[source] io::Error),
@@ -134,7 +128,6 @@ impl Failure {
             Failure::Damaged(_) => "damaged",
             Failure::File { .. } => "file",
             Failure::Sqlite { .. } => "sqlite",
-            Failure::NothingThen { .. } => "nothing-then",
             Failure::Output(_) => "output",
             Failure::Setup { .. } => "setup",
             Failure::Panicked(_) => "internal",
@@ -231,6 +224,7 @@ fn library_code(error: &Error) -> &'static str {
         Error::RemoteGone { .. } => "remote-gone",
         Error::RemoteWentBack { .. } => "remote-went-back",
         Error::NothingPublished { .. } => "nothing-published",
+        Error::BeforeHistory { .. } => "before-history",
         Error::UnknownState { .. } => "unknown-state",
         Error::OtherDatabase { .. } => "other-database",
         Error::Deleted { .. } => "deleted",

@@ -18,6 +18,8 @@ pub enum Step {
     Merging,
     /// Writing to the local file.
     Applying,
+    /// Writing a new file.
+    Writing,
     /// Building a snapshot.
     Snapshot,
     /// Reading back and comparing.
@@ -36,6 +38,7 @@ impl Step {
             Step::Downloading => "downloading",
             Step::Merging => "merging",
             Step::Applying => "applying",
+            Step::Writing => "writing",
             Step::Snapshot => "snapshot",
             Step::Verifying => "verifying",
             Step::Deleting => "deleting",

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anabranch_format::{DbChecksum, Lsn};
 use anabranch_sqlite::FileIdentity;
-use anabranch_store::{Anchor, Fetched, Location};
+use anabranch_store::{Anchor, Fetched, Location, Progress};
 
 use crate::crash::crash_point;
 use crate::entropy;
@@ -109,7 +109,7 @@ fn fill(
     // One that an interrupted clone left, its database never put into place, is replaced.
     let sidecar = Sidecar::create(&target, &state)?;
     let mut session = Session::new(target, lock, sidecar, state, options);
-    match write(&mut session, origin.anchor, fetched) {
+    match write(&mut session, origin.anchor, fetched, &options.progress) {
         Ok(pages) => {
             let report = CloneReport {
                 database: session.state.database.to_string(),
@@ -129,13 +129,18 @@ fn fill(
     }
 }
 
-fn write(session: &mut Session, anchor: Anchor, fetched: Fetched) -> Result<u64, Error> {
+fn write(
+    session: &mut Session,
+    anchor: Anchor,
+    fetched: Fetched,
+    progress: &Progress,
+) -> Result<u64, Error> {
     session.sidecar.begin()?;
     let image = {
         let map = session.base_map();
         let intent = session.sidecar.next_intent_id()?;
         let mut staging = map.stage(intent);
-        let image = Image::write(fetched, &session.db, &mut |pgno, page| {
+        let image = Image::write(fetched, &session.db, progress, &mut |pgno, page| {
             staging.push(pgno, map.entry(pgno, page)).map_err(Error::from)
         })?;
         staging.finish()?;

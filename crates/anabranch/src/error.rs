@@ -184,6 +184,12 @@ pub enum Error {
         /// The remote.
         remote: String,
     },
+    /// Nothing is as old as what was asked for.
+    #[error("{remote} holds nothing that old: `anabranch log {remote}` shows what there is")]
+    BeforeHistory {
+        /// The remote.
+        remote: String,
+    },
     /// Writing what was pulled failed.
     #[error("applying what was fetched to {path} failed", path = path.display())]
     Apply {

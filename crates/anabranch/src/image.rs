@@ -11,10 +11,11 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anabranch_format::{DbChecksum, PageChecksum, PageSize, Pgno};
-use anabranch_store::Fetched;
+use anabranch_store::{Fetched, Progress, Step};
 use tempfile::NamedTempFile;
 
 use crate::error::Error;
+use crate::page_count::Pages;
 
 /// How much is gathered before it is written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -96,6 +97,7 @@ impl Image {
     pub(crate) fn write(
         fetched: Fetched,
         target: &Path,
+        progress: &Progress,
         each_page: &mut EachPage<'_>,
     ) -> Result<Self, Error> {
         refuse_existing(target)?;
@@ -110,7 +112,7 @@ impl Image {
             pages,
             sum: DbChecksum::EMPTY,
         };
-        image.fill(fetched, each_page)?;
+        image.fill(fetched, progress, each_page)?;
         if image.sum != expected {
             let (found, expected) = (image.sum.to_string(), expected.to_string());
             return Err(Error::Mismatch { lsn, found, expected });
@@ -119,12 +121,19 @@ impl Image {
         Ok(image)
     }
 
-    fn fill(&mut self, fetched: Fetched, each_page: &mut EachPage<'_>) -> Result<(), Error> {
+    fn fill(
+        &mut self,
+        fetched: Fetched,
+        progress: &Progress,
+        each_page: &mut EachPage<'_>,
+    ) -> Result<(), Error> {
         let path = self.file.path().to_owned();
         let failed = || io_error("writing", &path);
         let mut source = fetched.into_pages().map_err(Error::Store)?;
         let mut page = vec![0; self.page_size.bytes()];
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, self.file.as_file());
+        let total = u64::from(self.pages) * u64::from(self.page_size.get());
+        let mut counted = Pages::of(progress, Step::Writing, total, self.page_size);
         let mut next = 1;
         while let Some(pgno) = source.next_page(&mut page).map_err(Error::from_pages)? {
             if pgno.get() != next {
@@ -139,12 +148,12 @@ impl Image {
             self.sum.toggle(PageChecksum::of(pgno, &page));
             out.write_all(&page).map_err(failed())?;
             each_page(pgno, &page)?;
+            counted.one();
             next = pgno.get() + 1;
         }
         out.flush().map_err(failed())?;
         drop(out);
-        let bytes = u64::from(self.pages) * u64::from(self.page_size.get());
-        self.file.as_file().set_len(bytes).map_err(failed())
+        self.file.as_file().set_len(total).map_err(failed())
     }
 
     /// The file as it stands now, under its temporary name.

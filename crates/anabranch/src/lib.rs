@@ -31,6 +31,7 @@ mod image;
 mod init;
 mod local;
 mod lock;
+mod page_count;
 mod page_spool;
 mod pull;
 mod push;

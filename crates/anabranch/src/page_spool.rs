@@ -5,6 +5,9 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anabranch_format::{DeltaError, PageSize, PageSource, Pgno};
+use anabranch_store::{Progress, Step};
+
+use crate::page_count::Pages;
 
 /// Up to this much is kept in memory; beyond, in an anonymous temporary file.
 const MEMORY_BYTES_MAX: usize = 40 << 20;
@@ -55,8 +58,13 @@ impl PageSpool {
         }
     }
 
-    /// Reads the pages from the first on.
-    pub(crate) fn source(&mut self) -> io::Result<impl PageSource + '_> {
+    /// Reads the pages from the first on, telling `progress` of each that is applied.
+    pub(crate) fn source(
+        &mut self,
+        progress: Option<&Progress>,
+    ) -> io::Result<impl PageSource + '_> {
+        let total = self.pages * u64::from(self.page_size.get());
+        let counted = progress.map(|p| Pages::of(p, Step::Applying, total, self.page_size));
         let reader: Box<dyn Read> = match &mut self.file {
             Some(file) => {
                 file.flush()?;
@@ -66,14 +74,14 @@ impl PageSpool {
             }
             None => Box::new(&self.memory[..]),
         };
-        Ok(SpoolSource { reader, left: self.pages, page_bytes: self.page_size.bytes() })
+        Ok(SpoolSource { reader, left: self.pages, counted })
     }
 }
 
 struct SpoolSource<'a> {
     reader: Box<dyn Read + 'a>,
     left: u64,
-    page_bytes: usize,
+    counted: Option<Pages>,
 }
 
 impl PageSource for SpoolSource<'_> {
@@ -81,11 +89,13 @@ impl PageSource for SpoolSource<'_> {
         if self.left == 0 {
             return Ok(None);
         }
-        debug_assert_eq!(page.len(), self.page_bytes, "the buffer takes one page");
         let mut number = [0; 4];
         self.reader.read_exact(&mut number)?;
         self.reader.read_exact(page)?;
         self.left -= 1;
+        if let Some(counted) = &mut self.counted {
+            counted.one();
+        }
         let pgno = Pgno::new(u32::from_le_bytes(number));
         pgno.map(Some).ok_or_else(|| io::Error::other("a page number of 0 in the spool").into())
     }
@@ -106,7 +116,7 @@ mod tests {
             }
             assert_eq!(spool.file.is_some(), count == 800);
             for _twice in 0..2 {
-                let mut source = spool.source().unwrap();
+                let mut source = spool.source(None).unwrap();
                 let mut page = vec![0; 65536];
                 for n in 1..=count {
                     assert_eq!(source.next_page(&mut page).unwrap().unwrap().get(), n * 2);

@@ -45,10 +45,10 @@ pub(crate) async fn pull(
     let from = session.state.base.lsn();
     let fetched = remote.fetch(from, head, progress).await.map_err(|e| of_store(&location, e))?;
     crash_point!("pull::after-fetch");
-    let anchor = head.anchor.clone();
+    let (anchor, progress) = (head.anchor.clone(), progress.clone());
     blocking(move || {
         let mut session = session;
-        let pulled = take(&mut session, fetched, anchor, Local::Keep)?;
+        let pulled = take(&mut session, fetched, anchor, Local::Keep, &progress)?;
         Ok((pulled, session))
     })
     .await
@@ -69,11 +69,12 @@ pub(crate) fn take(
     fetched: Fetched,
     anchor: Anchor,
     local: Local,
+    progress: &Progress,
 ) -> Result<Pulled, Error> {
     let (from, bytes) = (session.state.base.lsn(), fetched.bytes);
     let checked = Checked::new(session, fetched, anchor, local)?;
     let (pages, to) = (checked.spool.pages(), checked.anchor.last);
-    apply(session, checked)?;
+    apply(session, checked, progress)?;
     Ok(Pulled { from, to, pages, bytes })
 }
 
@@ -147,9 +148,9 @@ fn mismatch(lsn: Lsn, found: DbChecksum, expected: DbChecksum) -> Error {
     Error::Mismatch { lsn, found: found.to_string(), expected: expected.to_string() }
 }
 
-fn apply(session: &mut Session, mut checked: Checked) -> Result<(), Error> {
+fn apply(session: &mut Session, mut checked: Checked, progress: &Progress) -> Result<(), Error> {
     for _ in 0..ROUNDS_MAX {
-        let (id, intent, mark, change_counter) = match try_apply(session, &mut checked)? {
+        let (id, intent, mark, change_counter) = match try_apply(session, &mut checked, progress)? {
             Attempt::Moved => continue,
             Attempt::Equal { id, intent, changes } => {
                 (id, intent, changes.mark, changes.change_counter)
@@ -180,7 +181,11 @@ enum Attempt {
     },
 }
 
-fn try_apply(session: &mut Session, checked: &mut Checked) -> Result<Attempt, Error> {
+fn try_apply(
+    session: &mut Session,
+    checked: &mut Checked,
+    progress: &Progress,
+) -> Result<Attempt, Error> {
     let mut live = session.live_prepared()?;
     let view = live.begin_apply()?;
     let base = session.state.base.clone();
@@ -206,7 +211,7 @@ fn try_apply(session: &mut Session, checked: &mut Checked) -> Result<Attempt, Er
         CookieRule::ByLog { log_cookie: base.log_cookie, random }
     };
     let map = session.base_map();
-    let mut pages = checked.spool.source().map_err(|e| spooling(session, e))?;
+    let mut pages = checked.spool.source(Some(progress)).map_err(|e| spooling(session, e))?;
     let delta = ApplyDelta {
         page_size: session.state.page_size,
         size_after: checked.size_after,
@@ -278,7 +283,7 @@ fn equal(
     view: &View<'_>,
 ) -> Result<PullIntent, Error> {
     let map = session.base_map();
-    let mut pages = checked.spool.source().map_err(|e| spooling(session, e))?;
+    let mut pages = checked.spool.source(None).map_err(|e| spooling(session, e))?;
     let mut page = vec![0; session.state.page_size.bytes()];
     session.sidecar.begin()?;
     let mut staging = map.stage(id);

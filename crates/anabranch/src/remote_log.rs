@@ -1,15 +1,15 @@
 //! A remote without a replica: its history, restoring from it, compacting it.
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::time::Duration;
 
-use anabranch_format::Lsn;
-use anabranch_store::{At, ClockGap, CompactReport, Log};
+use anabranch_format::{Lsn, Micros};
+use anabranch_store::{At, ClockGap, CompactReport, Location, Log};
 
 use crate::entropy;
 use crate::error::Error;
-use crate::image::{Image, refuse_existing};
+use crate::image::{Image, folder_of, refuse_existing};
 use crate::remote::{self, of_store};
 use crate::replica::{Options, blocking};
 use crate::report::{HistoryEntry, Note, RestoreReport};
@@ -18,15 +18,21 @@ use crate::report::{HistoryEntry, Note, RestoreReport};
 #[derive(Debug, Clone)]
 pub struct RemoteLog {
     log: Log,
+    remote: OsString,
     location: String,
     options: Options,
 }
 
 impl RemoteLog {
-    /// Opens the log at `remote`. Temporary files, if any are needed, go into the current folder's
-    /// place for them, or beside the file that is written.
+    /// Opens the log at `remote`.
     pub async fn open(remote: &OsStr, options: Options) -> Result<Self, Error> {
-        Self::open_at(remote, &std::env::temp_dir(), options).await
+        // Only compacting and restoring need room for temporary files. A folder has it; what is
+        // restored opens the log again, with room beside the new file.
+        let scratch = match Location::parse(remote)?.is_folder() {
+            Some(folder) => folder.to_owned(),
+            None => std::env::temp_dir(),
+        };
+        Self::open_at(remote, &scratch, options).await
     }
 
     async fn open_at(remote: &OsStr, scratch: &Path, options: Options) -> Result<Self, Error> {
@@ -34,7 +40,8 @@ impl RemoteLog {
         let location = place.location.to_string();
         let found = place.root.find(&place.name).await.map_err(|e| of_store(&location, e))?;
         let database = found.ok_or_else(|| Error::RemoteEmpty { remote: location.clone() })?;
-        Ok(RemoteLog { log: place.root.log(&place.name, &database), location, options })
+        let log = place.root.log(&place.name, &database);
+        Ok(RemoteLog { log, remote: remote.to_owned(), location, options })
     }
 
     /// Where the remote is, credentials left out.
@@ -68,22 +75,22 @@ impl RemoteLog {
     /// Writes the database as it was at `at` into `file`, where nothing may be yet.
     pub async fn restore(&self, file: &Path, at: At) -> Result<RestoreReport, Error> {
         refuse_existing(file)?;
-        let position = self.log.position_at(at).await.map_err(self.failed())?;
-        let mut notes = Vec::new();
-        if let Some(gap) = &position.clock_gap {
-            notes.push(Note::Other { text: describe(gap) });
-        }
+        let here = Self::open_at(&self.remote, folder_of(file), self.options.clone()).await?;
+        let progress = &self.options.progress;
+        let position = here.log.position_at(at).await.map_err(self.failed())?;
         if position.lsn == Lsn::ZERO {
-            return Err(Error::NothingPublished { remote: self.location.clone() });
+            let remote = self.location.clone();
+            return Err(match at {
+                At::Head => Error::NothingPublished { remote },
+                _ => Error::BeforeHistory { remote },
+            });
         }
-        let fetched = self
-            .log
-            .fetch_position(Lsn::ZERO, &position, &self.options.progress)
-            .await
-            .map_err(self.failed())?;
-        let (target, bytes): (PathBuf, u64) = (file.to_owned(), fetched.bytes);
+        let notes = position.clock_gap.iter().map(clocks_disagree).collect();
+        let fetched =
+            here.log.fetch_position(Lsn::ZERO, &position, progress).await.map_err(self.failed())?;
+        let (target, bytes, written) = (file.to_owned(), fetched.bytes, progress.clone());
         let pages = blocking(move || {
-            let image = Image::write(fetched, &target, &mut |_, _| Ok(()))?;
+            let image = Image::write(fetched, &target, &written, &mut |_, _| Ok(()))?;
             let pages = image.pages;
             image.place()?;
             Ok(pages)
@@ -106,6 +113,16 @@ impl RemoteLog {
     }
 }
 
-fn describe(gap: &ClockGap) -> String {
-    format!("{gap:?}")
+fn clocks_disagree(gap: &ClockGap) -> Note {
+    let time = |t: Micros| {
+        jiff::Timestamp::from_microsecond(t.0).map_or_else(|_| t.0.to_string(), |t| t.to_string())
+    };
+    Note::Other {
+        text: format!(
+            "clocks disagree: the writer's says {}, but the remote received it at {}; positions in \
+             the history are exact",
+            time(gap.logged),
+            time(gap.received)
+        ),
+    }
 }

@@ -65,11 +65,12 @@ async fn take_remote(file: &Path, options: &Options) -> Result<RepairReport, Err
     let anchor = Anchor::of(metadata);
     let fetched = remote.fetch_whole(&position, &options.progress).await.map_err(failed)?;
     let session = init::claimed(session).await?;
+    let progress = options.progress.clone();
     blocking(move || {
         let mut session = session;
         let kept = keep_copy(&session.db)?;
         fresh_identity(&mut session)?;
-        pull::take(&mut session, fetched, anchor, Local::Overwrite)?;
+        pull::take(&mut session, fetched, anchor, Local::Overwrite, &progress)?;
         Ok(RepairReport {
             position: session.state.base.lsn(),
             local_pages: 0,

@@ -14,6 +14,7 @@ use crate::local::{self, StatusParts};
 use crate::pull;
 use crate::push::{self, Outcome};
 use crate::remote::{self, Remote, of_store};
+use crate::remote_log::RemoteLog;
 use crate::repair;
 use crate::report::{
     CloneReport, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed, RemoteStatus,
@@ -159,6 +160,13 @@ impl Replica {
     #[must_use]
     pub fn database(&self) -> &str {
         &self.database
+    }
+
+    /// The log at the remote: history, restoring, compacting.
+    pub async fn remote_log(&self) -> Result<RemoteLog, Error> {
+        let (file, options) = (self.file.clone(), self.options.clone());
+        let session = blocking(move || Session::glance(&file, &options)).await?;
+        RemoteLog::open(&session.state.remote.to_os_string(), self.options.clone()).await
     }
 
     /// Names another place for the remote: the folder was moved, the bucket renamed. With `check`,

@@ -2,10 +2,11 @@
 
 use anabranch_format::{DbChecksum, PageChecksum};
 use anabranch_sqlite::How;
-use anabranch_store::{At, Fetched};
+use anabranch_store::{At, Fetched, Progress, Step};
 
 use crate::error::Error;
 use crate::image::Image;
+use crate::page_count::Pages;
 use crate::remote::{Remote, of_store};
 use crate::replica::{Options, blocking};
 use crate::report::VerifyReport;
@@ -35,10 +36,15 @@ pub(crate) async fn verify(
     options: &Options,
 ) -> Result<VerifyReport, Error> {
     let fetched = fetch_base(&session, remote, options).await?;
-    blocking(move || compare(&session, fetched)).await
+    let progress = options.progress.clone();
+    blocking(move || compare(&session, fetched, &progress)).await
 }
 
-fn compare(session: &Session, fetched: Option<Fetched>) -> Result<VerifyReport, Error> {
+fn compare(
+    session: &Session,
+    fetched: Option<Fetched>,
+    progress: &Progress,
+) -> Result<VerifyReport, Error> {
     let base = &session.state.base;
     let mut live = session.live()?;
     let view = live.begin()?;
@@ -63,8 +69,12 @@ fn compare(session: &Session, fetched: Option<Fetched>) -> Result<VerifyReport, 
         expected = fetched.sum.1;
         let mut source = fetched.into_pages().map_err(Error::Store)?;
         let map = session.base_map();
+        let page_size = session.state.page_size;
+        let total = u64::from(base.size) * u64::from(page_size.get());
+        let mut counted = Pages::of(progress, Step::Verifying, total, page_size);
         while let Some(pgno) = source.next_page(&mut there).map_err(Error::from_pages)? {
             report.pages += 1;
+            counted.one();
             let remote = PageChecksum::of(pgno, &there);
             sum.toggle(remote);
             if map.get(pgno)?.is_none_or(|entry| entry.shared != remote) {
@@ -104,11 +114,14 @@ pub(crate) async fn table_changes(
         return Ok((Vec::new(), Vec::new()));
     };
     let (db, busy) = (session.db.clone(), options.busy_timeout);
+    let progress = options.progress.clone();
     blocking(move || {
         let mut target = db.as_os_str().to_owned();
         target.push("-anabranch-base");
         let image =
-            Image::write(fetched, std::path::Path::new(&target), &mut |_, _: &[u8]| Ok(()))?;
+            Image::write(fetched, std::path::Path::new(&target), &progress, &mut |_, _: &[u8]| {
+                Ok(())
+            })?;
         rows::count(&db, image.path(), busy)
             .map_err(|source| Error::Comparing { path: db.clone(), source })
     })

@@ -85,12 +85,7 @@ pub(super) async fn restore(args: Restore, ctx: &Context) -> Result<Outcome, Fai
     let (place, file) = args.places();
     let log = ctx.remote_log(place).await?;
     let at = args.at.map_or(At::Head, At::from);
-    let report = match log.restore(&file, at).await {
-        Err(Error::NothingPublished { remote }) if args.at.is_some() => {
-            return Err(Failure::NothingThen { remote });
-        }
-        other => other?,
-    };
+    let report = log.restore(&file, at).await?;
     Ok(Outcome::done(Restored {
         file: file.display().to_string(),
         asked: match args.at {
