@@ -14,9 +14,7 @@ use crate::app::{App, write_script};
 use crate::child;
 use crate::litestream;
 use crate::report::{Report, Row, Series, ms, ratio, say, size, time_ratio};
-use crate::stage::{
-    Scene, Stage, changed_pages, new_objects, objects, settle_disk, with_suffix, zstd_3,
-};
+use crate::stage::{Scene, Stage, changed_pages, new_objects, objects, settle_disk, zstd_3};
 use crate::words::Words;
 
 /// What a push may be in terms of its pages through `zstd -3`.
@@ -137,17 +135,34 @@ impl Workload {
     }
 }
 
+/// The replicas that pull.
+struct Replicas {
+    /// An application has each of them open, and each has been pulled into before: what changed in
+    /// it can be told from its WAL.
+    connected: Vec<(PathBuf, App)>,
+    /// Nobody has them open, so there is no WAL: every page must be compared before a pull.
+    idle: Vec<PathBuf>,
+}
+
 /// Measures one of them.
 pub(crate) fn measure(stage: &Stage, name: &str, report: &mut Report) -> Result<()> {
     let workload = workload(name)?;
     let scene = stage.scene(workload.name)?;
     let (db, script) = workload.lay_out(stage, &scene, "a.db")?;
     let (replica, remote) = scene.publish(&db, "remote")?;
-    let library = scene.clones(&remote, "library", stage.rounds)?;
-    let program = scene.clones(&remote, "program", stage.rounds)?;
-    let counted = scene.clones(&remote, "counted", 1)?;
-    let before = scene.image(&db, "before.img")?;
     let mut app = App::open(&db)?;
+    let connected = scene.clones(&remote, "connected", stage.rounds * 2)?;
+    let connected = connected
+        .into_iter()
+        .map(|file| App::open(&file).map(|app| (file, app)))
+        .collect::<Result<Vec<_>>>()?;
+    app.run("INSERT INTO t(body) VALUES('the first change');")?;
+    replica.push()?;
+    for (file, _) in &connected {
+        pull_in_library(file)?;
+    }
+    let idle = scene.clones(&remote, "idle", stage.rounds * 2 + 1)?;
+    let before = scene.image(&db, "before.img")?;
     app.script(&script)?;
 
     let old = objects(&remote)?;
@@ -171,7 +186,7 @@ pub(crate) fn measure(stage: &Stage, name: &str, report: &mut Report) -> Result<
     if let Some(row) = litestream::bytes_row(stage, workload, &pages)? {
         report.row(row)?;
     }
-    pulls(stage, workload, &scene, &pages, [library, program, counted].concat(), report)?;
+    pulls(stage, workload, &scene, &pages, Replicas { connected, idle }, report)?;
     scene.clear()
 }
 
@@ -195,39 +210,46 @@ fn bytes_row(workload: &Workload, shipped: &[(PathBuf, u64)], pages: &[Vec<u8>])
     })
 }
 
-/// The pulls of `replicas`: half in the library, half by the program, and the last under `strace`.
+/// The pulls of `replicas`: half in the library, half by the program, and the last one counted.
 fn pulls(
     stage: &Stage,
     workload: &Workload,
     scene: &Scene,
     pages: &[Vec<u8>],
-    replicas: Vec<PathBuf>,
+    replicas: Replicas,
     report: &mut Report,
 ) -> Result<()> {
-    settle_disk()?;
-    let copy = written(scene, stage.rounds, pages)?;
-    let library = Series::of(stage.rounds, |n| pull_in_library(&replicas[n]))?;
-    let program = Series::of(stage.rounds, |n| {
-        let file = &replicas[stage.rounds + n];
-        child::timed(&stage.program, &[OsStr::new("pull"), file.as_os_str()])
-    })?;
-    for (what, series) in [("library", &library), ("program", &program)] {
-        let time = series.median();
-        report.row(Row {
-            workload: workload.name,
-            figure: format!("pull ({what})"),
-            target: workload.pull_max.map_or(String::new(), |max| format!("≤ {}", ms(max))),
-            measured: series.show(),
-            peer: format!("the pages written to a file and synced: {}", copy.show()),
-            ratio: Some(time_ratio(time, copy.median())),
-            met: workload.pull_max.map(|max| time <= max),
+    let Replicas { connected, idle } = replicas;
+    let (files, apps): (Vec<_>, Vec<_>) = connected.into_iter().unzip();
+    for (files, who) in [(&files, "application connected"), (&idle, "nobody connected: a scan")] {
+        settle_disk()?;
+        let copy = written(scene, stage.rounds, pages)?;
+        let library = Series::of(stage.rounds, |n| pull_in_library(&files[n]))?;
+        let program = Series::of(stage.rounds, |n| {
+            let file = &files[stage.rounds + n];
+            child::timed(&stage.program, &[OsStr::new("pull"), file.as_os_str()])
         })?;
+        for (what, series) in [("library", &library), ("program", &program)] {
+            let time = series.median();
+            report.row(Row {
+                workload: workload.name,
+                figure: format!("pull ({what}), {who}"),
+                target: workload.pull_max.map_or(String::new(), |max| format!("≤ {}", ms(max))),
+                measured: series.show(),
+                peer: format!("the pages written to a file and synced: {}", copy.show()),
+                ratio: Some(time_ratio(time, copy.median())),
+                met: workload.pull_max.map(|max| time <= max),
+            })?;
+        }
     }
-    let last = replicas.last().ok_or("no replica to count with")?;
+    let last = idle.last().ok_or("no replica to count with")?;
     if let Some(row) = syncs_row(stage, workload, scene, last)? {
         report.row(row)?;
     }
-    for file in &replicas {
+    for app in apps {
+        app.close()?;
+    }
+    for file in files.iter().chain(&idle) {
         verify(file)?;
     }
     Ok(())
@@ -281,7 +303,6 @@ fn syncs_row(
 fn verify(file: &Path) -> Result<()> {
     let found = Replica::open(file, Options::default())?.verify()?;
     if found.damaged.is_empty() && found.local.is_empty() && found.remote_consistent {
-        debug_assert!(with_suffix(file, "-anabranch").exists());
         return Ok(());
     }
     Err(format!("{} is not what the remote has: {found:?}", file.display()).into())
