@@ -10,12 +10,13 @@ use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anabranch_format::{DbChecksum, PageChecksum, PageSize, Pgno};
+use anabranch_format::{DbChecksum, PageChecksum, PageSize, PageSource, Pgno};
 use anabranch_store::{Fetched, Progress, Step};
 use tempfile::NamedTempFile;
 
 use crate::error::Error;
 use crate::page_count::Pages;
+use crate::read_ahead::ReadAhead;
 
 /// How much is gathered before it is written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -129,7 +130,7 @@ impl Image {
     ) -> Result<(), Error> {
         let path = self.file.path().to_owned();
         let failed = || io_error("writing", &path);
-        let mut source = fetched.into_pages().map_err(Error::Store)?;
+        let mut source = ReadAhead::start(fetched)?;
         let mut page = vec![0; self.page_size.bytes()];
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, self.file.as_file());
         let total = u64::from(self.pages) * u64::from(self.page_size.get());

@@ -35,6 +35,7 @@ mod page_count;
 mod page_spool;
 mod pull;
 mod push;
+mod read_ahead;
 mod remote;
 mod remote_log;
 mod repair;

@@ -10,15 +10,17 @@ use anabranch_store::{Progress, Step};
 use crate::page_count::Pages;
 
 /// Up to this much is kept in memory; beyond, in an anonymous temporary file.
-const MEMORY_BYTES_MAX: usize = 40 << 20;
+const MEMORY_BYTES_MAX: u64 = 40 << 20;
 const BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes of a block in memory.
+const BLOCK_BYTES: usize = 1 << 20;
 
 /// Pages in ascending order, written once and read any number of times.
 pub(crate) struct PageSpool {
     page_size: PageSize,
     folder: PathBuf,
-    /// Each page with its number before it.
-    memory: Vec<u8>,
+    /// Each page with its number before it, in blocks, so that growing copies nothing.
+    memory: Vec<Vec<u8>>,
     file: Option<BufWriter<File>>,
     pages: u64,
 }
@@ -38,11 +40,13 @@ impl PageSpool {
     /// Adds a page.
     pub(crate) fn push(&mut self, pgno: Pgno, page: &[u8]) -> io::Result<()> {
         self.pages += 1;
-        if self.file.is_none() && self.memory.len() + page.len() + 4 > MEMORY_BYTES_MAX {
+        let entry_bytes = page.len() + 4;
+        if self.file.is_none() && self.pages * entry_bytes as u64 > MEMORY_BYTES_MAX {
             let mut file =
                 BufWriter::with_capacity(BUFFER_BYTES, tempfile::tempfile_in(&self.folder)?);
-            file.write_all(&self.memory)?;
-            self.memory = Vec::new();
+            for block in std::mem::take(&mut self.memory) {
+                file.write_all(&block)?;
+            }
             self.file = Some(file);
         }
         match &mut self.file {
@@ -51,8 +55,14 @@ impl PageSpool {
                 file.write_all(page)
             }
             None => {
-                self.memory.extend_from_slice(&pgno.get().to_le_bytes());
-                self.memory.extend_from_slice(page);
+                let full = |block: &Vec<u8>| block.len() + entry_bytes > block.capacity();
+                if self.memory.last().is_none_or(full) {
+                    self.memory.push(Vec::with_capacity(BLOCK_BYTES));
+                }
+                if let Some(block) = self.memory.last_mut() {
+                    block.extend_from_slice(&pgno.get().to_le_bytes());
+                    block.extend_from_slice(page);
+                }
                 Ok(())
             }
         }
@@ -72,9 +82,27 @@ impl PageSpool {
                 file.seek(SeekFrom::Start(0))?;
                 Box::new(BufReader::with_capacity(BUFFER_BYTES, file))
             }
-            None => Box::new(&self.memory[..]),
+            None => Box::new(Blocks { blocks: self.memory.iter(), at: &[] }),
         };
         Ok(SpoolSource { reader, left: self.pages, counted })
+    }
+}
+
+/// Blocks of memory, read one after the other.
+struct Blocks<'a> {
+    blocks: std::slice::Iter<'a, Vec<u8>>,
+    at: &'a [u8],
+}
+
+impl Read for Blocks<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.at.is_empty() {
+            match self.blocks.next() {
+                Some(block) => self.at = block,
+                None => return Ok(0),
+            }
+        }
+        self.at.read(buf)
     }
 }
 

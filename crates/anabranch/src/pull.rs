@@ -25,6 +25,7 @@ use crate::entropy;
 use crate::error::Error;
 use crate::image::{cookie_of, folder_of};
 use crate::page_spool::PageSpool;
+use crate::read_ahead::ReadAhead;
 use crate::remote::{Remote, of_store};
 use crate::replica::blocking;
 use crate::report::Pulled;
@@ -113,7 +114,7 @@ impl Checked {
         let mut spool = PageSpool::new(session.state.page_size, folder_of(&session.db));
         let mut sum = if replace { DbChecksum::EMPTY } else { base.sum };
         let mut page = vec![0; session.state.page_size.bytes()];
-        let mut source = fetched.into_pages().map_err(Error::Store)?;
+        let mut source = ReadAhead::start(fetched)?;
         while let Some(pgno) = source.next_page(&mut page).map_err(Error::from_pages)? {
             let new = map.entry(pgno, &page);
             let old = map.get(pgno)?.filter(|_| pgno.get() <= base.size);

@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use anabranch_format::{DbChecksum, Lsn, PageChecksum, Pgno};
+use anabranch_format::{DbChecksum, Lsn, PageChecksum, PageSource, Pgno};
 use anabranch_sqlite::{BaseMap, FileIdentity, LiveFile, View};
 use anabranch_store::{Anchor, At, Location};
 use rusqlite::{Connection, OpenFlags};
@@ -17,6 +17,7 @@ use crate::image::{EachPage, cookie_of, folder_of, refuse_existing};
 use crate::init;
 use crate::lock::ReplicaLock;
 use crate::pull::{self, Local};
+use crate::read_ahead::ReadAhead;
 use crate::remote::{self, Remote, of_store};
 use crate::replica::{Options, Repair, blocking};
 use crate::report::RepairReport;
@@ -195,7 +196,7 @@ async fn find_base(
     let fetched = remote.fetch_whole(&position, &options.progress).await.map_err(failed)?;
     let log_cookie = blocking(move || {
         let mut page = vec![0; page_size.bytes()];
-        let mut source = fetched.into_pages().map_err(Error::Store)?;
+        let mut source = ReadAhead::start(fetched)?;
         source.next_page(&mut page).map_err(Error::from_pages)?;
         Ok(cookie_of(&page))
     })

@@ -1,12 +1,13 @@
 //! Verify: the file against the remote, page by page; and the rows that changed since the base.
 
-use anabranch_format::{DbChecksum, PageChecksum};
+use anabranch_format::{DbChecksum, PageChecksum, PageSource};
 use anabranch_sqlite::How;
 use anabranch_store::{At, Fetched, Progress, Step};
 
 use crate::error::Error;
 use crate::image::Image;
 use crate::page_count::Pages;
+use crate::read_ahead::ReadAhead;
 use crate::remote::{Remote, of_store};
 use crate::replica::{Options, blocking};
 use crate::report::VerifyReport;
@@ -67,7 +68,7 @@ fn compare(
     let mut expected = DbChecksum::EMPTY;
     if let Some(fetched) = fetched {
         expected = fetched.sum.1;
-        let mut source = fetched.into_pages().map_err(Error::Store)?;
+        let mut source = ReadAhead::start(fetched)?;
         let map = session.base_map();
         let page_size = session.state.page_size;
         let total = u64::from(base.size) * u64::from(page_size.get());

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use anabranch::{At, CloneReport, Error, Replica, RestoreReport};
+use anabranch::{At, CloneReport, Replica, RestoreReport};
 use serde::Serialize;
 
 use super::write_notes;
