@@ -23,7 +23,8 @@ pub(crate) fn describe(stage: &Stage) -> Result<()> {
     let model = model.trim_start_matches([':', '\t', ' ']);
     say(&format!("- machine: {cores} × {model}, {} of memory", memory.trim()))?;
     let dir = stage.dir.to_string_lossy();
-    let system = output("stat", &["-f", "-c", "%T", &dir]);
+    let system = output("df", &["--output=fstype", &dir]);
+    let system = system.lines().last().unwrap_or("unknown");
     say(&format!("- kernel: {}; file system: {system}", output("uname", &["-sr"])))?;
     let version = output("sqlite3", &["--version"]);
     let version = version.split(' ').next().unwrap_or_default();

@@ -46,8 +46,10 @@ impl Stage {
         let cache = self.dir.join("prepared");
         fs::create_dir_all(&cache)?;
         let path = cache.join(format!("{bytes}-{row}.db"));
-        // A row takes about 6 bytes more than its text: header, row id, cell pointer.
-        let rows = bytes / (row as u64 + 8);
+        // A row takes about 9 bytes more than its text: header, row id, cell pointer. A page has
+        // room for whole rows only.
+        let per_page = (PAGE_BYTES - 8) / (row + 9);
+        let rows = bytes / PAGE_BYTES as u64 * per_page as u64;
         if path.exists() {
             return Ok((path, rows));
         }
