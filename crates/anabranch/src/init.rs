@@ -131,6 +131,7 @@ fn create(
     let prepared = live.prepare()?;
     let page_size = live.page_size();
     let page_one = *live.begin()?.page_one();
+    let shared = live.shared_filesystem();
     drop(live);
     let state = State {
         phase: Phase::Publishing,
@@ -157,6 +158,12 @@ fn create(
     if prepared.switched_to_wal {
         session.notes.push(Note::SwitchedToWal);
     }
+    session.notes.extend(shared.map(|kind| Note::Other {
+        text: format!(
+            "the database lies on a {kind} file system, which other machines may write too: WAL mode \
+             does not work across machines, so only programs on this one may open it"
+        ),
+    }));
     Ok(session)
 }
 

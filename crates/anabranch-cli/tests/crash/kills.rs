@@ -13,7 +13,7 @@ use crate::oracle::{Ledger, assert_in_step, assert_rows, cloned_rows, published}
 use crate::world::{App, Ended, Rng, World, rounds, seed};
 
 /// Kills of each kind in one phase.
-const KILLS: u64 = 12;
+const KILLS: u64 = 40;
 
 /// What the application does between two rows: it must not fill the memory.
 const PAUSE: Duration = Duration::from_millis(3);
@@ -77,7 +77,7 @@ fn nothing_is_lost_or_doubled_whenever_sync_is_killed() {
     let (world, mut ledger) = published("");
     let mut rng = Rng::new(seed(), "kills");
     let mut killed = 0;
-    for round in 0..rounds(2) {
+    for round in 0..rounds(4) {
         println!("CRASH_SEED={} round {round}", seed());
         let (writer, reader) = if round % 2 == 0 { ("a.db", "b.db") } else { ("b.db", "a.db") };
         let writing = Writing::start(&world, writer, ledger);
