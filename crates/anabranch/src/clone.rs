@@ -8,8 +8,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use anabranch_format::{DbChecksum, Lsn};
-use anabranch_sqlite::FileIdentity;
+use anabranch_format::Lsn;
 use anabranch_store::{Anchor, Fetched, Location, Progress};
 
 use crate::crash::crash_point;
@@ -85,27 +84,13 @@ fn fill(
     options: &Options,
 ) -> Result<(Session, CloneReport), Error> {
     let bytes = fetched.bytes;
-    let state = State {
-        phase: Phase::Cloning,
-        remote: origin.remote,
-        name: options.name.clone(),
-        database: origin.database,
-        replica: entropy::writer_id(),
-        seed: entropy::seed(),
-        page_size: fetched.page_size,
-        base: Base {
-            anchor: Anchor::start(),
-            size: 0,
-            sum: DbChecksum::EMPTY,
-            log_cookie: 0,
-            file_cookie: 0,
-        },
-        // Not known before the file is there; settled below.
-        identity: FileIdentity::default(),
-        change_counter: 0,
-        mark: None,
-        settled_at: None,
-    };
+    let state = State::fresh(
+        Phase::Cloning,
+        origin.remote,
+        &options.name,
+        origin.database,
+        fetched.page_size,
+    );
     // One that an interrupted clone left, its database never put into place, is replaced.
     let sidecar = Sidecar::create(&target, &state)?;
     let mut session = Session::new(target, lock, sidecar, state, options);

@@ -11,9 +11,9 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use anabranch_format::{DbChecksum, Lsn};
+use anabranch_format::Lsn;
 use anabranch_sqlite::LiveFile;
-use anabranch_store::{Anchor, Head, Location, Named};
+use anabranch_store::{Head, Location, Named};
 
 use crate::crash::crash_point;
 use crate::entropy;
@@ -26,7 +26,7 @@ use crate::replica::{Options, blocking, joined};
 use crate::report::{InitReport, Note, Pushed};
 use crate::session::{Session, identity_of, resolve};
 use crate::sidecar::{self, Sidecar};
-use crate::state::{Base, Phase, RemoteText, State};
+use crate::state::{Phase, RemoteText, State};
 
 /// Publishes the database at `file`; see the module.
 pub(crate) async fn init(
@@ -133,26 +133,15 @@ fn create(
     let page_one = *live.begin()?.page_one();
     let shared = live.shared_filesystem();
     drop(live);
-    let state = State {
-        phase: Phase::Publishing,
-        remote: RemoteText::new(remote),
-        name: options.name.clone(),
-        database: entropy::database_id(),
-        replica: entropy::writer_id(),
-        seed: entropy::seed(),
+    let mut state = State::fresh(
+        Phase::Publishing,
+        RemoteText::new(remote),
+        &options.name,
+        entropy::database_id(),
         page_size,
-        base: Base {
-            anchor: Anchor::start(),
-            size: 0,
-            sum: DbChecksum::EMPTY,
-            log_cookie: 0,
-            file_cookie: page_one.schema_cookie,
-        },
-        identity: identity_of(&db)?,
-        change_counter: 0,
-        mark: None,
-        settled_at: None,
-    };
+    );
+    state.base.file_cookie = page_one.schema_cookie;
+    state.identity = identity_of(&db)?;
     let sidecar = Sidecar::create(&db, &state)?;
     let mut session = Session::new(db, lock, sidecar, state, options);
     if prepared.switched_to_wal {

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anabranch_format::{DbChecksum, Lsn, PageChecksum, PageSource, Pgno};
-use anabranch_sqlite::{BaseMap, FileIdentity, LiveFile, View};
+use anabranch_sqlite::{BaseMap, LiveFile, View};
 use anabranch_store::{Anchor, At, Location};
 use rusqlite::{Connection, OpenFlags};
 
@@ -305,29 +305,12 @@ async fn relink(file: &Path, remote: &OsStr, options: &Options) -> Result<Repair
     let found = find_base(&*log, &name, lsn, options).await?;
     let settings = options.clone();
     blocking(move || {
-        let state = State {
-            phase: Phase::Cloning,
-            remote: RemoteText::new(&text),
-            name: settings.name.clone(),
-            database,
-            replica: entropy::writer_id(),
-            seed: entropy::seed(),
-            page_size,
-            base: Base {
-                anchor: Anchor::start(),
-                size: 0,
-                sum: DbChecksum::EMPTY,
-                log_cookie: 0,
-                file_cookie: 0,
-            },
-            identity: FileIdentity::default(),
-            change_counter: 0,
-            mark: None,
-            settled_at: Some(entropy::now()),
-        };
+        let remote = RemoteText::new(&text);
+        let mut state = State::fresh(Phase::Cloning, remote, &settings.name, database, page_size);
+        state.identity = identity_of(&db)?;
+        state.settled_at = Some(entropy::now());
         let sidecar = Sidecar::create(&db, &state)?;
-        let mut session = Session::new(db, lock, sidecar, state, &settings);
-        session.state.identity = session.identity()?;
+        let session = Session::new(db, lock, sidecar, state, &settings);
         let path = session.sidecar.path().to_owned();
         rebase_sidecar(session, found).inspect_err(|_| {
             // Without a base it is of no use.

@@ -10,6 +10,8 @@ use anabranch_sqlite::{ApplyIntent, FileIdentity, Mark};
 use anabranch_store::Anchor;
 use serde::{Deserialize, Serialize};
 
+use crate::entropy;
+
 /// How far the making of a replica has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,6 +94,38 @@ pub(crate) struct State {
     pub(crate) mark: Option<Mark>,
     /// When the base was settled.
     pub(crate) settled_at: Option<Micros>,
+}
+
+impl State {
+    /// A replica that has nothing in common with its remote yet; which file it is comes later.
+    pub(crate) fn fresh(
+        phase: Phase,
+        remote: RemoteText,
+        name: &str,
+        database: DatabaseId,
+        page_size: PageSize,
+    ) -> Self {
+        State {
+            phase,
+            remote,
+            name: name.to_owned(),
+            database,
+            replica: entropy::writer_id(),
+            seed: entropy::seed(),
+            page_size,
+            base: Base {
+                anchor: Anchor::start(),
+                size: 0,
+                sum: DbChecksum::EMPTY,
+                log_cookie: 0,
+                file_cookie: 0,
+            },
+            identity: FileIdentity::default(),
+            change_counter: 0,
+            mark: None,
+            settled_at: None,
+        }
+    }
 }
 
 /// A push whose outcome only the log can tell.
