@@ -22,7 +22,7 @@ use crate::image::folder_of;
 use crate::lock::ReplicaLock;
 use crate::push::{self, Outcome};
 use crate::remote::{self, Remote, of_store};
-use crate::replica::{Options, blocking, joined};
+use crate::replica::{Options, ROUNDS_MAX, blocking, joined};
 use crate::report::{InitReport, Note, Pushed};
 use crate::session::{Session, identity_of, resolve};
 use crate::sidecar::{self, Sidecar};
@@ -74,7 +74,9 @@ async fn publish(
 ) -> Result<(Option<Pushed>, Session), Error> {
     let mut published = None;
     let mut head = Head::empty();
+    let mut rounds = 0..ROUNDS_MAX;
     loop {
+        rounds.next().ok_or_else(|| Error::KeepsMoving { path: session.db.clone() })?;
         let base = session.state.base.lsn();
         let (outcome, next) = push::push(session, remote, &head, &options.progress).await?;
         session = next;

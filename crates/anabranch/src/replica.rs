@@ -65,6 +65,10 @@ pub enum Repair {
     },
 }
 
+/// How often one call goes on after an earlier attempt turned out to have arrived: there are no more
+/// of those than undecided pushes.
+pub(crate) const ROUNDS_MAX: usize = 12;
+
 /// A SQLite file that is kept in step with a remote.
 ///
 /// The file belongs to its applications: any SQLite driver may read and write it at any time, also
@@ -226,7 +230,9 @@ impl Replica {
     pub async fn push(&self) -> Result<PushReport, Error> {
         let (mut session, remote) = self.ready().await?;
         let mut all: Option<Pushed> = None;
+        let mut rounds = 0..ROUNDS_MAX;
         loop {
+            rounds.next().ok_or_else(|| Error::KeepsMoving { path: session.db.clone() })?;
             let base = session.state.base.lsn();
             let head = head(&session, &*remote).await?;
             if head.anchor.last > base {
@@ -321,7 +327,9 @@ impl Replica {
         let mut session = session;
         let mut pulled;
         let mut pushed = None;
+        let mut rounds = 0..ROUNDS_MAX;
         loop {
+            rounds.next().ok_or_else(|| Error::KeepsMoving { path: session.db.clone() })?;
             let base = session.state.base.lsn();
             let head = head(&session, remote).await?;
             (pulled, session) = self.follow(session, remote, &head).await?;

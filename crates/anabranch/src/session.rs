@@ -4,6 +4,7 @@
 //! All of it is blocking and moves between blocking threads as one value. The database is opened
 //! only through SQLite, by [`Session::live`], each time for one purpose.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -232,6 +233,7 @@ impl Session {
         let map = self.base_map();
         let deltas = self.sidecar.replaced()?;
         let Some(newest) = deltas.first().filter(|d| !d.is_empty()) else { return Ok(false) };
+        let earlier: HashSet<_> = deltas.iter().flatten().map(|r| (r.pgno, r.keyed)).collect();
         let mut page = vec![0; self.state.page_size.bytes()];
         let (mut present, mut as_before) = (0, 0);
         for replaced in newest {
@@ -244,11 +246,8 @@ impl Session {
             if map.get(pgno)?.map_or(ABSENT, |entry| entry.keyed.0) == now {
                 return Ok(false);
             }
-            let earlier = |delta: &Vec<Replaced>| {
-                delta.iter().any(|r| r.pgno == replaced.pgno && r.keyed == now)
-            };
             present += 1;
-            as_before += usize::from(deltas.iter().any(earlier));
+            as_before += usize::from(earlier.contains(&(replaced.pgno, now)));
         }
         Ok(as_before > 0 && as_before * 2 >= present)
     }

@@ -15,6 +15,7 @@
 //! the seed and the scenario. The default seed is fixed, so that a run in CI can be repeated.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stdout, reason = "shown if the test fails: how to run it again")]
 
 mod kills;
 mod live;

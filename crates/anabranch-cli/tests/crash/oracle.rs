@@ -90,7 +90,8 @@ pub(crate) fn rows(db: &Path) -> BTreeSet<u64> {
     assert_eq!(verdict, "ok", "I3: {}", db.display());
     conn.execute_batch("BEGIN").unwrap();
     let mut statement = conn.prepare("SELECT id, body FROM entry").unwrap();
-    let rows = statement.query_map([], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?))).unwrap();
+    let rows =
+        statement.query_map([], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?))).unwrap();
     let mut found = BTreeSet::new();
     for row in rows {
         let (id, text) = row.unwrap();
@@ -99,7 +100,12 @@ pub(crate) fn rows(db: &Path) -> BTreeSet<u64> {
         found.insert(id);
     }
     let entries: i64 = conn.query_row("SELECT entries FROM tally", [], |r| r.get(0)).unwrap();
-    assert_eq!(usize::try_from(entries), Ok(found.len()), "I3: half a transaction in {}", db.display());
+    assert_eq!(
+        usize::try_from(entries),
+        Ok(found.len()),
+        "I3: half a transaction in {}",
+        db.display()
+    );
     found
 }
 

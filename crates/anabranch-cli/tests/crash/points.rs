@@ -27,12 +27,8 @@ const PUSH: &[&str] = &[
     "settle::after-commit",
 ];
 /// From here on the push is in the log.
-const PUSHED: &[&str] = &[
-    "append::after-put",
-    "push::after-append",
-    "settle::before-commit",
-    "settle::after-commit",
-];
+const PUSHED: &[&str] =
+    &["append::after-put", "push::after-append", "settle::before-commit", "settle::after-commit"];
 const PULL: &[&str] = &[
     "pull::after-fetch",
     "apply::under-lock",
@@ -225,11 +221,8 @@ fn a_sync_that_died_while_pulling_is_completed_by_the_next() {
 fn unpublished(rng: &mut Rng) -> (World, Ledger) {
     let (world, mut ledger) = (World::new(), Ledger::default());
     let mode = rng.pick(&["delete", "wal"]);
-    let sql = format!(
-        "{} PRAGMA journal_mode={mode}; {SCHEMA} {}",
-        pragmas(rng),
-        ledger.adding(40)
-    );
+    let sql =
+        format!("{} PRAGMA journal_mode={mode}; {SCHEMA} {}", pragmas(rng), ledger.adding(40));
     world.stock("a.db", &sql);
     (world, ledger)
 }

@@ -97,7 +97,8 @@ fn operations_at_once_on_one_replica_do_the_work_once() {
         let writer = if round % 2 == 0 { "a.db" } else { "b.db" };
         world.stock(writer, &ledger.adding(30));
         for replica in ["a.db", "b.db"] {
-            let lines = [["sync", replica], ["push", replica], ["pull", replica], ["sync", replica]];
+            let lines =
+                [["sync", replica], ["push", replica], ["pull", replica], ["sync", replica]];
             // The writer first: the other has nothing to push, and then something to pull.
             let replica_is_writer = replica == writer;
             if !replica_is_writer {
