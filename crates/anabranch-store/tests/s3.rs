@@ -1,5 +1,5 @@
 //! The log on an S3 service that the tests start themselves: see `common/s3_server.rs`.
-#![allow(unreachable_pub)]
+#![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod common;
 #[path = "common/s3_server.rs"]

@@ -1,6 +1,6 @@
 //! An S3 service for tests: s3s-fs, whose own check and write are not one step, behind a lock for
 //! each key, which makes its conditional writes exact. It can be told to make trouble.
-#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used, dead_code, unreachable_pub)]
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
