@@ -28,81 +28,82 @@ pub const WINDOW_LOG_MAX: u32 = 23;
 const SMALL_BODY_BYTES: usize = 32 * 1024;
 const SMALL_BODY_LEVEL: i32 = 12;
 
-/// Bodies up to this length are kept until their end, so that the window and tables fit them: a
-/// decoder then needs no more memory than the body is long.
-const BUFFERED_BODY_BYTES: usize = 512 * 1024;
-const BUFFERED_BODY_LEVEL: i32 = 3;
+/// Bodies up to this length are compressed a little harder than longer ones.
+const MEDIUM_BODY_BYTES: usize = 512 * 1024;
+const MEDIUM_BODY_LEVEL: i32 = 3;
 
 /// Longer ones are bound by the speed of one core: level 3 takes a third longer for three hundredths.
-const STREAM_LEVEL: i32 = 2;
+const CHUNK_LEVEL: i32 = 2;
 
-/// Compresses a stream of unknown length; small ones harder.
-pub(crate) enum Compressor<W: Write> {
-    Waiting {
-        sink: W,
-        buffer: Vec<u8>,
-    },
-    Streaming(Encoder<'static, W>),
-    /// Only while one of the others is being built.
-    Moved,
+/// A longer body is a row of zstd frames of this much content each, which can be unpacked side by
+/// side. It costs less than a hundredth more bytes than one frame, at frames of 1 MiB twice that.
+const CHUNK_BYTES: usize = 2 * 1024 * 1024;
+
+/// The most content that a frame may have for [`FrameSplitter`] to hand it out: what its receiver
+/// will allocate.
+pub const FRAME_CONTENT_MAX: usize = 4 * 1024 * 1024;
+
+/// Compresses a stream of unknown length in frames that state their content's length; small bodies
+/// harder. Holds one chunk in memory.
+pub(crate) struct Compressor<W: Write> {
+    sink: W,
+    chunk: Vec<u8>,
+    /// For the chunks of long bodies, once there is one.
+    long: Option<zstd::bulk::Compressor<'static>>,
 }
 
 impl<W: Write> Compressor<W> {
     pub(crate) fn new(sink: W) -> Self {
-        Compressor::Waiting { sink, buffer: Vec::new() }
+        Compressor { sink, chunk: Vec::new(), long: None }
     }
 
-    fn start(&mut self) -> io::Result<()> {
-        if let Compressor::Waiting { sink, buffer } = std::mem::replace(self, Compressor::Moved) {
-            let mut encoder = Encoder::new(sink, STREAM_LEVEL)?;
+    /// Ends the compression and gives back the sink.
+    pub(crate) fn finish(mut self) -> io::Result<W> {
+        if self.long.is_none() && self.chunk.len() <= MEDIUM_BODY_BYTES {
+            let level = match self.chunk.len() {
+                0..=SMALL_BODY_BYTES => SMALL_BODY_LEVEL,
+                _ => MEDIUM_BODY_LEVEL,
+            };
+            let mut encoder = Encoder::new(self.sink, level)?;
             encoder.include_checksum(true)?;
-            encoder.write_all(&buffer)?;
-            *self = Compressor::Streaming(encoder);
+            encoder.set_pledged_src_size(Some(self.chunk.len() as u64))?;
+            encoder.write_all(&self.chunk)?;
+            return encoder.finish();
         }
-        Ok(())
+        if !self.chunk.is_empty() {
+            self.end_chunk()?;
+        }
+        Ok(self.sink)
     }
 
-    /// Ends the zstd frame and gives back the sink.
-    pub(crate) fn finish(self) -> io::Result<W> {
-        match self {
-            Compressor::Streaming(encoder) => encoder.finish(),
-            Compressor::Waiting { sink, buffer } => {
-                let level = if buffer.len() <= SMALL_BODY_BYTES {
-                    SMALL_BODY_LEVEL
-                } else {
-                    BUFFERED_BODY_LEVEL
-                };
-                let mut encoder = Encoder::new(sink, level)?;
-                encoder.include_checksum(true)?;
-                encoder.set_pledged_src_size(Some(buffer.len() as u64))?;
-                encoder.write_all(&buffer)?;
-                encoder.finish()
+    fn end_chunk(&mut self) -> io::Result<()> {
+        let compressor = match &mut self.long {
+            Some(compressor) => compressor,
+            none => {
+                let mut compressor = zstd::bulk::Compressor::new(CHUNK_LEVEL)?;
+                compressor.include_checksum(true)?;
+                none.insert(compressor)
             }
-            Compressor::Moved => Err(io::Error::other("an earlier write failed")),
-        }
+        };
+        let packed = compressor.compress(&self.chunk)?;
+        self.chunk.clear();
+        self.sink.write_all(&packed)
     }
 }
 
 impl<W: Write> Write for Compressor<W> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        if let Compressor::Waiting { buffer, .. } = self {
-            if buffer.len() + data.len() <= BUFFERED_BODY_BYTES {
-                buffer.extend_from_slice(data);
-                return Ok(data.len());
-            }
-            self.start()?;
+        if self.chunk.len() == CHUNK_BYTES {
+            self.end_chunk()?;
         }
-        match self {
-            Compressor::Streaming(encoder) => encoder.write(data),
-            _ => Err(io::Error::other("an earlier write failed")),
-        }
+        let take = data.len().min(CHUNK_BYTES - self.chunk.len());
+        self.chunk.extend_from_slice(&data[..take]);
+        Ok(take)
     }
 
+    /// Does nothing: a chunk that is cut short would compress worse.
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Compressor::Streaming(encoder) => encoder.flush(),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -139,8 +140,14 @@ impl<R: BufRead> BufRead for Watched<R> {
 /// What is wrong with the bytes is told by the kinds `InvalidData` and `UnexpectedEof`; an error of
 /// the source keeps its own kind.
 pub(crate) struct Unpacker<R: BufRead> {
-    decoder: Decoder<'static, Watched<R>>,
+    source: Packed<R>,
     left: u64,
+}
+
+enum Packed<R: BufRead> {
+    Zstd(Box<Decoder<'static, Watched<R>>>),
+    /// Somebody else has unpacked it.
+    Plain(R),
 }
 
 impl<R: BufRead> Unpacker<R> {
@@ -148,7 +155,12 @@ impl<R: BufRead> Unpacker<R> {
     pub(crate) fn new(source: R, limit: u64) -> io::Result<Self> {
         let mut decoder = Decoder::with_buffer(Watched { source, failed: false })?;
         decoder.window_log_max(WINDOW_LOG_MAX)?;
-        Ok(Unpacker { decoder, left: limit })
+        Ok(Unpacker { source: Packed::Zstd(Box::new(decoder)), left: limit })
+    }
+
+    /// Passes on what is unpacked already, at most `limit` bytes.
+    pub(crate) fn plain(source: R, limit: u64) -> Self {
+        Unpacker { source: Packed::Plain(source), left: limit }
     }
 }
 
@@ -160,13 +172,18 @@ impl<R: BufRead> Read for Unpacker<R> {
         // One byte more than is left tells "exactly used up" from "too long".
         let most = usize::try_from(self.left.saturating_add(1)).unwrap_or(usize::MAX);
         let take = buf.len().min(most);
-        self.decoder.get_mut().failed = false;
-        let read = self.decoder.read(&mut buf[..take]);
-        let n = read.map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => e,
-            _ if self.decoder.get_ref().failed => e,
-            _ => io::Error::new(io::ErrorKind::InvalidData, e),
-        })?;
+        let n = match &mut self.source {
+            Packed::Plain(source) => source.read(&mut buf[..take])?,
+            Packed::Zstd(decoder) => {
+                decoder.get_mut().failed = false;
+                let read = decoder.read(&mut buf[..take]);
+                read.map_err(|e| match e.kind() {
+                    io::ErrorKind::UnexpectedEof => e,
+                    _ if decoder.get_ref().failed => e,
+                    _ => io::Error::new(io::ErrorKind::InvalidData, e),
+                })?
+            }
+        };
         self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, "unpacks to more than its metadata states")
         })?;

@@ -313,19 +313,18 @@ impl<R: BufRead> SegmentReader<R> {
     /// Reads the body of the segment or delta that `metadata` describes; `body` stands at its first
     /// byte. Unpacks no more than the metadata states, in constant memory.
     pub fn new(body: R, metadata: &Metadata) -> Result<Self, DeltaError> {
-        let frames = metadata.frame_count();
-        let left = frames
-            .checked_mul(frame_bytes(metadata.page_size))
-            .and_then(|n| n.checked_add(WAL_HEADER_BYTES as u64))
-            .ok_or(DeltaError::FrameCount { found: 0, stated: frames })?;
-        let wal = WalReader::new(Unpacker::new(body, left)?)?;
+        let body = Unpacker::new(body, wal_bytes(metadata)?)?;
+        Self::with(WalReader::new(body)?, metadata)
+    }
+
+    fn with(wal: WalReader<Unpacker<R>>, metadata: &Metadata) -> Result<Self, DeltaError> {
         let found = wal.header().page_size;
         if found != metadata.page_size {
             return Err(DeltaError::PageSize { found, stated: metadata.page_size });
         }
         Ok(SegmentReader {
             wal,
-            frames,
+            frames: metadata.frame_count(),
             transactions: metadata.transactions.unwrap_or(1),
             size_after: metadata.pages.1,
             transactions_read: 0,
@@ -366,6 +365,15 @@ impl<R: BufRead> SegmentReader<R> {
     }
 }
 
+/// Length of the WAL that `metadata` describes.
+fn wal_bytes(metadata: &Metadata) -> Result<u64, DeltaError> {
+    let frames = metadata.frame_count();
+    frames
+        .checked_mul(frame_bytes(metadata.page_size))
+        .and_then(|n| n.checked_add(WAL_HEADER_BYTES as u64))
+        .ok_or(DeltaError::FrameCount { found: 0, stated: frames })
+}
+
 /// Reads a delta: the pages of one transaction, ascending and complete (see the module).
 pub struct DeltaReader<R: BufRead> {
     segment: SegmentReader<R>,
@@ -376,11 +384,29 @@ impl<R: BufRead> DeltaReader<R> {
     /// Reads the body of the delta, or of the segment of one ordered transaction, that `metadata`
     /// describes.
     pub fn new(body: R, metadata: &Metadata) -> Result<Self, DeltaError> {
+        let body = Unpacker::new(body, wal_bytes(metadata)?)?;
+        Self::with(WalReader::new(body)?, metadata)
+    }
+
+    /// Reads a body without a look at the WAL's own checksums, for a caller that checks the pages
+    /// against the database checksum before it believes any of them.
+    pub fn unchained(body: R, metadata: &Metadata) -> Result<Self, DeltaError> {
+        let body = Unpacker::new(body, wal_bytes(metadata)?)?;
+        Self::with(WalReader::new(body)?.unchained(), metadata)
+    }
+
+    /// As [`DeltaReader::unchained`], of a body that somebody else unpacks.
+    pub fn unpacked(wal: R, metadata: &Metadata) -> Result<Self, DeltaError> {
+        let wal = Unpacker::plain(wal, wal_bytes(metadata)?);
+        Self::with(WalReader::new(wal)?.unchained(), metadata)
+    }
+
+    fn with(wal: WalReader<Unpacker<R>>, metadata: &Metadata) -> Result<Self, DeltaError> {
         if let Some(stated) = metadata.transactions {
             return Err(DeltaError::TransactionCount { found: 1, stated });
         }
         Ok(DeltaReader {
-            segment: SegmentReader::new(body, metadata)?,
+            segment: SegmentReader::with(wal, metadata)?,
             order: PageOrder::new(metadata.page_size, metadata.pages.0, metadata.pages.1),
         })
     }

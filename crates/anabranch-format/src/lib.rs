@@ -17,6 +17,7 @@
 mod checksum;
 mod compress;
 mod delta;
+mod frames;
 mod lsn;
 mod metadata;
 mod page;
@@ -24,11 +25,12 @@ mod snapshot;
 mod wal;
 
 pub use checksum::{DbChecksum, KeyedChecksum, PageChecksum, ParseChecksumError, content_hash};
-pub use compress::WINDOW_LOG_MAX;
+pub use compress::{FRAME_CONTENT_MAX, WINDOW_LOG_MAX};
 pub use delta::{
     DeltaEncoder, DeltaError, DeltaReader, EncodedDelta, Merge, PageOrder, PageSource,
     SegmentReader,
 };
+pub use frames::{FrameInfo, FrameSplitter, PackedFrame};
 pub use lsn::{Lsn, ParseLsnError};
 pub use metadata::{
     DatabaseId, FORMAT_VERSION, Kind, METADATA_BYTES_MAX, Metadata, MetadataError, Micros,

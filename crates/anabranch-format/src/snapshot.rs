@@ -350,6 +350,13 @@ impl<R: BufRead> SnapshotReader<R> {
         let pages = Unpacker::new(body, layout.total_bytes())?;
         Ok(SnapshotReader { pages, layout, next: 1 })
     }
+
+    /// As [`SnapshotReader::new`], of a body that somebody else unpacks.
+    pub fn unpacked(database: R, metadata: &Metadata) -> Result<Self, SnapshotError> {
+        let layout = Layout::of(metadata)?;
+        let pages = Unpacker::plain(database, layout.total_bytes());
+        Ok(SnapshotReader { pages, layout, next: 1 })
+    }
 }
 
 impl<R: BufRead> PageSource for SnapshotReader<R> {

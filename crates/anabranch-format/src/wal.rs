@@ -274,6 +274,7 @@ pub struct WalReader<R> {
     header: WalHeader,
     running: WalChecksum,
     frames: u64,
+    chained: bool,
 }
 
 /// Reads until `buf` is full or the source ends; answers how much was read.
@@ -300,7 +301,15 @@ impl<R: Read> WalReader<R> {
             return Err(WalError::NotAWal { found });
         }
         let header = WalHeader::decode(&bytes)?;
-        Ok(WalReader { source, header, running: header.checksum, frames: 0 })
+        Ok(WalReader { source, header, running: header.checksum, frames: 0, chained: true })
+    }
+
+    /// Leaves out the checksums of the frames, for a caller that checks the pages by other means
+    /// before it believes any of them. They take half as long as unpacking.
+    #[must_use]
+    pub fn unchained(mut self) -> Self {
+        self.chained = false;
+        self
     }
 
     /// The header of the file.
@@ -341,12 +350,14 @@ impl<R: Read> WalReader<R> {
         if header.salts != self.header.salts {
             return Err(WalError::Salts { frame });
         }
-        let order = self.header.order;
-        let running = self.running.extended(order, &bytes[..8]).extended(order, page);
-        if running != header.checksum {
-            return Err(WalError::FrameChecksum { frame });
+        if self.chained {
+            let order = self.header.order;
+            let running = self.running.extended(order, &bytes[..8]).extended(order, page);
+            if running != header.checksum {
+                return Err(WalError::FrameChecksum { frame });
+            }
         }
-        self.running = running;
+        self.running = header.checksum;
         self.frames = frame;
         Ok(Some(header))
     }

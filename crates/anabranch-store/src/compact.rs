@@ -24,7 +24,7 @@ use crate::keys::{Keys, Target};
 use crate::log::Log;
 use crate::plan::Plan;
 use crate::progress::{Counter, Progress, Step};
-use crate::runs::{Ordered, Summed};
+use crate::runs::{Chain, Ordered, Summed};
 use crate::spool::{Spool, SpoolReader};
 use crate::upload::Prepared;
 
@@ -147,14 +147,14 @@ impl Log {
         self.ensure_writers(to).await?;
         let position =
             Position { lsn: to, metadata: Some(last.clone()), modified: None, clock_gap: None };
-        let collected = self.collect(plan, &position, progress).await?;
+        let collected = self.collect(plan, &position, Chain::Checked, progress).await?;
         let before =
             collected.first.as_ref().map_or((0, DbChecksum::EMPTY), |m| (m.pages.0, m.sum.0));
         let first = from.next().unwrap_or(Lsn::MAX);
         let spool = Spool::new(self.objects.scratch());
         let (page_size, pages_after) = (last.page_size, last.pages.1);
         let source: Box<dyn PageSource + Send> = Box::new(Ordered {
-            source: collected.runs.finish(),
+            source: collected.runs.finish()?,
             order: PageOrder::new(page_size, before.0, pages_after),
         });
         let objects = self.objects.clone();
@@ -227,7 +227,7 @@ impl Log {
         self.ensure_writers(head.lsn()).await?;
         let metadata = snapshot_metadata(newest);
         let fetched = self.fetch(Lsn::ZERO, head, progress).await?;
-        let source = fetched.into_pages()?;
+        let source = fetched.into_pages();
         let body = self.write_snapshot(source, &metadata, progress).await?;
         let counter = progress.step(Step::Uploading, Some(body.len()));
         let prepared = self.prepare(&target, &metadata, &body, true, &counter).await?;
@@ -282,7 +282,7 @@ impl Log {
             Prepared::Whole(_) => unreachable!("snapshots are staged"),
         };
         let downloaded = Progress::none().step(Step::Verifying, None);
-        let (found, body) = self.open_at(&key, &downloaded).await?;
+        let (found, body) = self.open_at(&key, 0, &downloaded).await?;
         if found != *metadata {
             return Err(self.contradiction(&key, "it reads back with other metadata".to_owned()));
         }

@@ -3,8 +3,10 @@
 //! Objects are downloaded side by side and taken in order. Before a page of them is handed out
 //! everything that can be known is checked: each object is of this database and what its name says,
 //! each begins with the state in which the one before it ends, and the last ends at the position
-//! wanted. The pages themselves are checked while they are read (zstd and WAL checksums, order,
+//! wanted. The pages themselves are checked while they are read (zstd's checksums, order,
 //! completeness; a whole database against the rolling checksum); damage names the object's key.
+//! Whoever applies a change checks the rolling checksum, which covers every byte, so that the
+//! checksums of the WAL inside, slower than all else together, are left out here.
 //!
 //! An object that is missing means that retention, or another plan, overtook this one: plan anew, a
 //! bounded number of times.
@@ -22,15 +24,18 @@ use crate::head::Head;
 use crate::history::Position;
 use crate::keys::Target;
 use crate::log::Log;
-use crate::objects::is_vanished;
+use crate::objects::{Objects, is_vanished};
 use crate::plan::Plan;
 use crate::progress::{Counter, Progress, Step};
-use crate::runs::{OpenPiece, Ordered, Runs, Summed};
+use crate::runs::{Chain, OpenPiece, Ordered, Runs, Summed};
 
 /// Objects on their way at the same time.
 const DOWNLOADS_AT_ONCE: usize = 16;
-/// Objects up to this length are held in memory; longer ones lie in a temporary file.
+/// Objects up to this length are held in memory; longer ones lie in a temporary file, or are read
+/// in place.
 const MEMORY_BYTES_MAX: u64 = 64 * 1024;
+/// If there are few objects each may take a share of this.
+const MEMORY_BYTES_ALL: u64 = 16 * 1024 * 1024;
 /// A plan that was overtaken is made anew this often.
 const PLANS_MAX: u32 = 6;
 
@@ -63,6 +68,12 @@ pub struct Fetched {
     pub objects: u64,
     /// Bytes of these objects.
     pub bytes: u64,
+    /// All bytes lie in memory: reading the pages takes no longer than unpacking them.
+    pub in_memory: bool,
+    /// No more pages than this will come.
+    pub pages_max: u64,
+    /// To check a whole database with.
+    whole: Option<(Objects, String)>,
     pages_source: Box<dyn PageSource + Send>,
 }
 
@@ -80,20 +91,35 @@ impl std::fmt::Debug for Fetched {
 
 impl Fetched {
     /// The pages, ascending: of each page that changed the newest image, and every page of a
-    /// growth. Blocking reads, in constant memory. [`StoreError::from_pages`] tells which object is
-    /// damaged if a read fails; whatever was read before a failure must not be used.
-    pub fn into_pages(self) -> Result<Box<dyn PageSource + Send>, StoreError> {
-        Ok(self.pages_source)
+    /// growth. A whole database is checked against [`Fetched::sum`] at its end; *a change from
+    /// another position is not*: whoever knows that state must, before a page is believed. Blocking
+    /// reads, in constant memory. [`StoreError::from_pages`] tells which object is damaged if a read
+    /// fails; whatever was read before a failure must not be used.
+    #[must_use]
+    pub fn into_pages(mut self) -> Box<dyn PageSource + Send> {
+        match self.whole.take() {
+            Some((objects, key)) => {
+                let (sum, expected) = (DbChecksum::EMPTY, self.sum.1);
+                Box::new(Summed { source: self.pages_source, sum, expected, objects, key })
+            }
+            None => self.pages_source,
+        }
     }
 
-    /// Reads a page source to its end, telling `page` of each page. A convenience over
-    /// [`Fetched::into_pages`] that speaks in errors of the store.
+    /// As [`Fetched::into_pages`], for a reader that adds up the checksum of a whole database too.
+    #[must_use]
+    pub fn into_unsummed_pages(self) -> Box<dyn PageSource + Send> {
+        self.pages_source
+    }
+
+    /// Reads [`Fetched::into_pages`] to its end, telling `page` of each page, and speaks in errors
+    /// of the store.
     pub fn for_each<E: From<StoreError>>(
         self,
         mut page: impl FnMut(anabranch_format::Pgno, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut buffer = vec![0; self.page_size.bytes()];
-        let mut source = self.pages_source;
+        let mut source = self.into_pages();
         loop {
             let next = source.next_page(&mut buffer).map_err(named)?;
             let Some(pgno) = next else { return Ok(()) };
@@ -117,6 +143,8 @@ pub(crate) struct Collected {
     pub(crate) last_key: String,
     pub(crate) pushes: Vec<Pushed>,
     pub(crate) bytes: u64,
+    in_memory: bool,
+    pages_max: u64,
 }
 
 impl Log {
@@ -146,12 +174,20 @@ impl Log {
         loop {
             let plan = self.plan(from, to).await;
             let fetched = match plan {
-                Ok(plan) => self.collect(&plan, to, progress).await.map(|c| (plan, c)),
+                Ok(plan) => self
+                    .collect(&plan, to, Chain::LeftToReader, progress)
+                    .await
+                    .map(|collected| (plan, collected)),
                 Err(e) => Err(e),
             };
             plans += 1;
             match fetched {
-                Ok((plan, collected)) => return self.fetched(&plan, to, collected),
+                Ok((plan, collected)) => {
+                    let (log, to) = (self.clone(), to.clone());
+                    let fetched =
+                        tokio::task::spawn_blocking(move || log.fetched(&plan, &to, collected));
+                    return fetched.await.map_err(|_| StoreError::Interrupted)?;
+                }
                 Err(e) if is_vanished(&e) && plans < PLANS_MAX => {}
                 Err(e) => return Err(e),
             }
@@ -163,23 +199,28 @@ impl Log {
         &self,
         plan: &Plan,
         to: &Position,
+        chain: Chain,
         progress: &Progress,
     ) -> Result<Collected, StoreError> {
         let page_size = to.metadata.as_ref().map_or(PageSize::DEFAULT, |m| m.page_size);
         let mut collected = Collected {
-            runs: Runs::new(&self.objects, page_size),
+            runs: Runs::new(&self.objects, page_size, chain),
             first: None,
             last: None,
             last_key: self.keys.log(),
             pushes: Vec::new(),
             bytes: 0,
+            in_memory: true,
+            pages_max: 0,
         };
+        let share = MEMORY_BYTES_ALL / (plan.pieces.len() as u64).max(1);
+        let memory = share.max(MEMORY_BYTES_MAX);
         let total = Some(plan.bytes()).filter(|bytes| *bytes > 0);
         let counter = progress.step(Step::Downloading, total);
         // Owned, so that the future does not borrow from the plan across threads.
         let targets: Vec<Target> = plan.pieces.iter().map(|(target, _)| *target).collect();
         let mut pieces = futures::stream::iter(targets)
-            .map(|target| self.open_piece(target, &counter))
+            .map(|target| self.open_piece(target, memory, &counter))
             .buffered(DOWNLOADS_AT_ONCE)
             .boxed();
         while let Some(piece) = pieces.try_next().await? {
@@ -204,6 +245,11 @@ impl Log {
             self.check_follows(&piece.key, before, &piece.metadata)?;
         }
         self.note_pushes(&mut collected, &piece.metadata).await?;
+        collected.in_memory &= piece.body.is_in_memory();
+        collected.pages_max += match piece.metadata.kind {
+            Kind::Snapshot => u64::from(piece.metadata.pages.1),
+            _ => piece.metadata.frame_count(),
+        };
         collected.first.get_or_insert_with(|| piece.metadata.clone());
         collected.last = Some(piece.metadata.clone());
         collected.last_key.clone_from(&piece.key);
@@ -262,7 +308,8 @@ impl Log {
         to: &Position,
         collected: Collected,
     ) -> Result<Fetched, StoreError> {
-        let Collected { runs, first, last, last_key, mut pushes, bytes } = collected;
+        let Collected { runs, first, last, last_key, mut pushes, bytes, in_memory, pages_max } =
+            collected;
         pushes.sort_by_key(|p| p.lsn);
         let end = last.as_ref().or(to.metadata.as_ref());
         let page_size = end.map_or(PageSize::DEFAULT, |m| m.page_size);
@@ -273,13 +320,8 @@ impl Log {
             (Some(_), None) => after,
         };
         let order = PageOrder::new(page_size, before.0, after.0);
-        let mut source: Box<dyn PageSource + Send> =
-            Box::new(Ordered { source: runs.finish(), order });
-        if plan.from.is_none() && after.0 > 0 {
-            let objects = self.objects.clone();
-            let (sum, expected) = (DbChecksum::EMPTY, after.1);
-            source = Box::new(Summed { source, sum, expected, objects, key: last_key });
-        }
+        let source = Box::new(Ordered { source: runs.finish()?, order });
+        let whole = plan.from.is_none() && after.0 > 0;
         Ok(Fetched {
             from: plan.from,
             to: to.lsn,
@@ -289,6 +331,9 @@ impl Log {
             pushes,
             objects: plan.pieces.len() as u64,
             bytes,
+            in_memory,
+            pages_max,
+            whole: whole.then(|| (self.objects.clone(), last_key)),
             pages_source: source,
         })
     }
@@ -297,17 +342,18 @@ impl Log {
     pub(crate) async fn open_piece(
         &self,
         target: Target,
+        memory_bytes_max: u64,
         counter: &Counter,
     ) -> Result<OpenPiece, StoreError> {
         let key: Arc<str> = self.keys.target_key(&target).into();
-        let (metadata, body) = self.open_at(&key, counter).await?;
+        let (metadata, body) = self.open_at(&key, memory_bytes_max, counter).await?;
         let Some(name) = metadata.body.clone() else {
             return self.checked_piece(&key, target, metadata, body);
         };
         let body_key = self.keys.resolve_body(&name).ok_or_else(|| {
             self.contradiction(&key, format!("it names a body where none can be: {name:?}"))
         })?;
-        let (inner, body) = self.open_at(&body_key, counter).await?;
+        let (inner, body) = self.open_at(&body_key, memory_bytes_max, counter).await?;
         let metadata = Metadata { body: None, ..metadata };
         if inner != metadata {
             let text = format!("its metadata differs from that of {key}, which names it");
@@ -345,9 +391,10 @@ impl Log {
     pub(crate) async fn open_at(
         &self,
         key: &str,
+        memory_bytes_max: u64,
         counter: &Counter,
     ) -> Result<(Metadata, crate::spool::SpoolReader), StoreError> {
-        let opened = self.objects.open(key, MEMORY_BYTES_MAX, counter).await?;
+        let opened = self.objects.open(key, memory_bytes_max, counter).await?;
         let (mut reader, _) = opened.ok_or_else(|| self.objects.missing(key))?;
         let decoded = tokio::task::spawn_blocking(move || {
             Metadata::decode(&mut reader).map(|metadata| (metadata, reader.rest()))

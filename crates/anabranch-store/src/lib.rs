@@ -35,6 +35,7 @@ mod retain;
 mod root;
 mod runs;
 mod spool;
+mod unpack;
 mod upload;
 mod writers;
 

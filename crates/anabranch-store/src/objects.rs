@@ -262,7 +262,8 @@ impl Objects {
     }
 
     /// Opens the whole object for blocking reads; `None` if it is absent. Lies in memory if it is
-    /// no longer than `memory_bytes_max`, else in a temporary file; a folder's is read in place.
+    /// no longer than `memory_bytes_max`, else in a temporary file; a folder's is then read in
+    /// place.
     pub(crate) async fn open(
         &self,
         key: &str,
@@ -271,10 +272,6 @@ impl Objects {
     ) -> Result<Option<(SpoolReader, Micros)>, StoreError> {
         let Some(found) = self.get(key, GetOptions::default()).await? else { return Ok(None) };
         let (size, modified) = (found.meta.size, micros(&found.meta));
-        if let GetResultPayload::File(file, _) = found.payload {
-            counter.add(size);
-            return Ok(Some((SpoolReader::from_file(file, size), modified)));
-        }
         let reader = if size <= memory_bytes_max {
             match found.bytes().await {
                 Ok(bytes) => {
@@ -284,6 +281,9 @@ impl Objects {
                 Err(object_store::Error::NotFound { .. }) => return Ok(None),
                 Err(e) => return Err(self.failed(key, e)),
             }
+        } else if let GetResultPayload::File(file, _) = found.payload {
+            counter.add(size);
+            SpoolReader::from_file(file, size)
         } else {
             self.download(key, found, counter).await?
         };

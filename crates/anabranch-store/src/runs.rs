@@ -1,13 +1,15 @@
 //! Merging any number of changes in bounded memory and with a bounded number of open files.
 //!
 //! Changes come oldest first. Up to 64 of them, or as many as fit the memory for their zstd
-//! windows, are held open; then they are merged into one *run*, a temporary file of page numbers
+//! windows, are gathered; then they are merged into one *run*, a temporary file of page numbers
 //! and pages in ascending order. Sixteen runs of one level become one of the next. What is left at
 //! the end is merged while it is being read.
 //!
-//! Memory: a page and a decoder for each open change, and 16 MiB of windows (one change with a
-//! larger window is alone in its group; 128 MiB is the limit of the format). Files: 64 changes and
-//! 16 runs a level.
+//! Of those that are merged together the longest is unpacked by threads of its own.
+//!
+//! Memory: a page and a decoder for each open change, 16 MiB of windows (one change with a larger
+//! window is alone in its group; 8 MiB is the limit of the format), and what the threads have under
+//! way. Files: 64 changes and 16 runs a level.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -21,6 +23,7 @@ use anabranch_format::{
 use crate::error::{Damage, StoreError};
 use crate::objects::Objects;
 use crate::spool::SpoolReader;
+use crate::unpack::{self, SideBySide};
 
 /// Changes that are open at once.
 const OPEN_MAX: usize = 64;
@@ -41,12 +44,23 @@ pub(crate) struct OpenPiece {
     pub(crate) body: SpoolReader,
 }
 
+/// Who sees that pages are what they should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Chain {
+    /// The checksums of the WAL inside are checked while it is read.
+    Checked,
+    /// The reader will check the pages against the database checksum.
+    LeftToReader,
+}
+
 /// Changes on their way to becoming one.
 pub(crate) struct Runs {
     objects: Objects,
     directory: PathBuf,
     page_size: PageSize,
-    open: Vec<Source>,
+    chain: Chain,
+    /// Gathered, to be opened and merged together.
+    pieces: Vec<OpenPiece>,
     window_bytes: u64,
     /// Lowest level first; within a level oldest first. A higher level is older.
     levels: Vec<Vec<Source>>,
@@ -55,62 +69,100 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    pub(crate) fn new(objects: &Objects, page_size: PageSize) -> Self {
+    pub(crate) fn new(objects: &Objects, page_size: PageSize, chain: Chain) -> Self {
         Runs {
             objects: objects.clone(),
             directory: objects.scratch().to_path_buf(),
             page_size,
-            open: Vec::new(),
+            chain,
+            pieces: Vec::new(),
             window_bytes: 0,
             levels: Vec::new(),
             size_after: 0,
         }
     }
 
-    /// Adds the next newer change. Blocking: may merge what is open into a file.
+    /// Adds the next newer change. Blocking: may merge what was gathered into a file.
     pub(crate) fn add(&mut self, piece: OpenPiece) -> Result<(), StoreError> {
-        let window = window_bytes(&piece.body).map_err(|e| self.objects.scratch_failed(e))?;
-        let full = self.open.len() >= OPEN_MAX || self.window_bytes + window > WINDOW_BYTES_MAX;
-        if full && !self.open.is_empty() {
-            self.merge_open()?;
+        let first = unpack::first_frame(&piece.body).map_err(|e| self.objects.scratch_failed(e))?;
+        let window = first.map_or(0, |info| info.window).min(1 << WINDOW_LOG_MAX);
+        let full = self.pieces.len() >= OPEN_MAX || self.window_bytes + window > WINDOW_BYTES_MAX;
+        if full && !self.pieces.is_empty() {
+            self.merge_pieces()?;
         }
         self.size_after = piece.metadata.pages.1;
-        let source = self.source(piece)?;
-        self.open.push(source);
+        self.pieces.push(piece);
         self.window_bytes += window;
         Ok(())
     }
 
     /// All changes as one. Blocking reads.
-    pub(crate) fn finish(self) -> Source {
+    pub(crate) fn finish(mut self) -> Result<Source, StoreError> {
+        let newest = self.open_pieces()?;
         let mut sources: Vec<Source> = self.levels.into_iter().rev().flatten().collect();
-        sources.extend(self.open);
-        match sources.pop() {
+        sources.extend(newest);
+        Ok(match sources.pop() {
             Some(only) if sources.is_empty() => only,
             Some(last) => {
                 sources.push(last);
                 Box::new(Merge::new(sources, self.page_size, self.size_after))
             }
             None => Box::new(Nothing),
-        }
+        })
     }
 
-    fn source(&self, piece: OpenPiece) -> Result<Source, StoreError> {
+    fn open_pieces(&mut self) -> Result<Vec<Source>, StoreError> {
+        self.window_bytes = 0;
+        let pieces = std::mem::take(&mut self.pieces);
+        let longest = pieces.iter().map(|p| p.body.len()).max();
+        let mut alone = longest;
+        pieces
+            .into_iter()
+            .map(|piece| {
+                // Only one, also where several are the longest.
+                let longest = alone.take_if(|len| piece.body.len() == *len).is_some();
+                self.source(piece, longest)
+            })
+            .collect()
+    }
+
+    fn source(&self, piece: OpenPiece, longest: bool) -> Result<Source, StoreError> {
         let OpenPiece { key, metadata, body } = piece;
-        let body = BufReader::with_capacity(BUFFER_BYTES, body);
-        let named = |source: Source| {
-            Box::new(Named { objects: self.objects.clone(), key: key.clone(), source }) as Source
+        if metadata.transactions.is_some() {
+            return self.unordered(&key, BufReader::with_capacity(BUFFER_BYTES, body), &metadata);
+        }
+        let scratch = |e| self.objects.scratch_failed(e);
+        let threads = longest
+            && (metadata.kind == Kind::Snapshot || self.chain == Chain::LeftToReader)
+            && SideBySide::suits(&body).map_err(scratch)?;
+        let opened: Result<Source, Damage> = if threads {
+            let body = SideBySide::start(body).map_err(scratch)?;
+            match metadata.kind {
+                Kind::Snapshot => SnapshotReader::unpacked(body, &metadata)
+                    .map(|reader| Box::new(reader) as Source)
+                    .map_err(Damage::Snapshot),
+                _ => DeltaReader::unpacked(body, &metadata)
+                    .map(|reader| Box::new(reader) as Source)
+                    .map_err(Damage::Pages),
+            }
+        } else {
+            let body = BufReader::with_capacity(BUFFER_BYTES, body);
+            match (metadata.kind, self.chain) {
+                (Kind::Snapshot, _) => SnapshotReader::new(body, &metadata)
+                    .map(|reader| Box::new(reader) as Source)
+                    .map_err(Damage::Snapshot),
+                (_, Chain::Checked) => DeltaReader::new(body, &metadata)
+                    .map(|reader| Box::new(reader) as Source)
+                    .map_err(Damage::Pages),
+                (_, Chain::LeftToReader) => DeltaReader::unchained(body, &metadata)
+                    .map(|reader| Box::new(reader) as Source)
+                    .map_err(Damage::Pages),
+            }
         };
-        let opened = match metadata.kind {
-            Kind::Snapshot => SnapshotReader::new(body, &metadata)
-                .map(|reader| named(Box::new(reader)))
-                .map_err(Damage::Snapshot),
-            _ if metadata.transactions.is_some() => return self.unordered(&key, body, &metadata),
-            _ => DeltaReader::new(body, &metadata)
-                .map(|reader| named(Box::new(reader)))
-                .map_err(Damage::Pages),
-        };
-        opened.map_err(|damage| self.objects.corrupt(&key, damage))
+        match opened {
+            Ok(source) => Ok(Box::new(Named { objects: self.objects.clone(), key, source })),
+            Err(damage) => Err(self.objects.corrupt(&key, damage)),
+        }
     }
 
     /// A segment of several transactions, in whatever order SQLite wrote its pages: they go to a
@@ -149,9 +201,8 @@ impl Runs {
         Ok(Box::new(Named { objects: self.objects.clone(), key: key.to_owned(), source }))
     }
 
-    fn merge_open(&mut self) -> Result<(), StoreError> {
-        let sources = std::mem::take(&mut self.open);
-        self.window_bytes = 0;
+    fn merge_pieces(&mut self) -> Result<(), StoreError> {
+        let sources = self.open_pieces()?;
         let mut run = self.merge(sources)?;
         for level in 0.. {
             if self.levels.len() == level {
@@ -197,35 +248,6 @@ impl Runs {
             Err(e) => self.objects.scratch_failed(io::Error::other(e)),
         }
     }
-}
-
-/// The window that the first zstd frame of `body` asks for; what its decoder will allocate.
-fn window_bytes(body: &SpoolReader) -> io::Result<u64> {
-    let mut start = Vec::with_capacity(14);
-    body.rewound().take(14).read_to_end(&mut start)?;
-    Ok(frame_window(&start).unwrap_or(0).min(1 << WINDOW_LOG_MAX))
-}
-
-/// Window size in a zstd frame header (RFC 8878, section 3.1.1.1); `None` if it is no such header.
-fn frame_window(start: &[u8]) -> Option<u64> {
-    let (magic, rest) = start.split_first_chunk::<4>()?;
-    if u32::from_le_bytes(*magic) != 0xFD2F_B528 {
-        return None;
-    }
-    let (&descriptor, rest) = rest.split_first()?;
-    let single_segment = descriptor & 0x20 != 0;
-    if !single_segment {
-        let &window = rest.first()?;
-        let base = 1u64 << (10 + (window >> 3));
-        return Some(base + base / 8 * u64::from(window & 7));
-    }
-    // The window is the whole content, whose size follows the dictionary id.
-    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
-    let size = rest.get(dictionary..)?;
-    let width = [1, 2, 4, 8][usize::from(descriptor >> 6)];
-    let mut number = [0u8; 8];
-    number[..width].copy_from_slice(size.get(..width)?);
-    Some(u64::from_le_bytes(number) + if width == 2 { 256 } else { 0 })
 }
 
 /// Names the object in every error.
@@ -325,30 +347,5 @@ struct Nothing;
 impl PageSource for Nothing {
     fn next_page(&mut self, _: &mut [u8]) -> Result<Option<Pgno>, DeltaError> {
         Ok(None)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_are_read_from_frame_headers() {
-        for (level, len, pledged) in [(3, 10_000usize, true), (3, 10_000, false), (19, 300, true)] {
-            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level).unwrap();
-            if pledged {
-                encoder.set_pledged_src_size(Some(len as u64)).unwrap();
-            }
-            encoder.write_all(&vec![7; len]).unwrap();
-            let frame = encoder.finish().unwrap();
-            let window = frame_window(&frame).unwrap();
-            if pledged {
-                assert_eq!(window, len as u64);
-            } else {
-                assert_eq!(window, 2 << 20);
-            }
-        }
-        assert_eq!(frame_window(b"junk that is no frame"), None);
-        assert_eq!(frame_window(&[0x28, 0xB5, 0x2F, 0xFD, 0xE0]), None);
     }
 }

@@ -137,6 +137,11 @@ impl SpoolReader {
         self.len == 0
     }
 
+    /// Whether the bytes lie in memory, so that reading them cannot take long.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(self.source, Source::Memory(_))
+    }
+
     /// The same bytes, read from their start.
     #[must_use]
     pub fn rewound(&self) -> Self {

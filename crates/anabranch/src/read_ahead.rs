@@ -34,7 +34,7 @@ impl ReadAhead {
     /// Starts to unpack `fetched`.
     pub(crate) fn start(fetched: Fetched) -> Result<Self, Error> {
         let page_size = fetched.page_size;
-        let source = fetched.into_pages().map_err(Error::Store)?;
+        let source = fetched.into_unsummed_pages();
         let (sender, batches) = sync_channel(BATCHES_AHEAD);
         let thread = std::thread::Builder::new().name("anabranch-unpack".to_owned());
         thread.spawn(move || unpack(source, page_size, &sender)).map_err(|source| Error::Io {

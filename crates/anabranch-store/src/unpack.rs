@@ -1,0 +1,216 @@
+//! Unpacks a long body on two threads, in order.
+//!
+//! Long bodies are rows of zstd frames of bounded content, which know nothing of one another. Who
+//! reads finds the frames and hands them round; the threads unpack; what they made is passed on in
+//! the order of the frames. At most [`BYTES_AHEAD`] of content, and as much packed, is under way.
+//! The threads end with the reader, or with the process.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+
+use anabranch_format::{FrameInfo, FrameSplitter, PackedFrame};
+
+use crate::spool::SpoolReader;
+
+const THREADS: usize = 2;
+/// Content that is being unpacked or waits to be read: enough that no thread waits for the other.
+const BYTES_AHEAD: usize = 8 * 1024 * 1024;
+const FRAMES_AHEAD: usize = 64;
+/// Shorter bodies are not worth two threads.
+const BODY_BYTES_MIN: u64 = 1024 * 1024;
+const BUFFER_BYTES: usize = 64 * 1024;
+
+struct Job {
+    frame: PackedFrame,
+    answer: SyncSender<io::Result<Vec<u8>>>,
+}
+
+/// The content of a body, unpacked ahead.
+pub(crate) struct SideBySide {
+    frames: FrameSplitter<BufReader<SpoolReader>>,
+    threads: Vec<Sender<Job>>,
+    turn: usize,
+    /// Answers in the order of the frames, each with the length of its content.
+    waiting: VecDeque<(usize, Receiver<io::Result<Vec<u8>>>)>,
+    bytes_ahead: usize,
+    /// No frame is left, or none can be found any more.
+    ended: bool,
+    content: Vec<u8>,
+    at: usize,
+}
+
+impl SideBySide {
+    /// Whether `body` is long, and made of frames that can be unpacked side by side.
+    pub(crate) fn suits(body: &SpoolReader) -> io::Result<bool> {
+        let first = first_frame(body)?;
+        let small = first.is_some_and(|info| info.content_if_small().is_some());
+        Ok(small && body.len() >= BODY_BYTES_MIN)
+    }
+
+    /// Starts the threads.
+    pub(crate) fn start(body: SpoolReader) -> io::Result<Self> {
+        let mut threads = Vec::new();
+        for _ in 0..THREADS {
+            let (sender, jobs) = channel::<Job>();
+            let thread = std::thread::Builder::new().name("anabranch-zstd".to_owned());
+            thread.spawn(move || {
+                for Job { frame, answer } in jobs {
+                    // Nobody waits for an answer any more if the reader is gone.
+                    let _ = answer.send(frame.unpack());
+                }
+            })?;
+            threads.push(sender);
+        }
+        let frames = FrameSplitter::new(BufReader::with_capacity(BUFFER_BYTES, body));
+        Ok(SideBySide {
+            frames,
+            threads,
+            turn: 0,
+            waiting: VecDeque::new(),
+            bytes_ahead: 0,
+            ended: false,
+            content: Vec::new(),
+            at: 0,
+        })
+    }
+
+    /// Hands out frames until enough is under way.
+    fn hand_out(&mut self) {
+        while !self.ended
+            && self.waiting.len() < FRAMES_AHEAD
+            && (self.waiting.is_empty() || self.bytes_ahead < BYTES_AHEAD)
+        {
+            let (answer, receiver) = sync_channel(1);
+            let length = match self.frames.next_frame() {
+                Ok(Some(frame)) => {
+                    let length = frame.content_len();
+                    // A thread that is gone does not answer, which its reader will see.
+                    let _ = self.threads[self.turn].send(Job { frame, answer });
+                    self.turn = (self.turn + 1) % self.threads.len();
+                    length
+                }
+                Ok(None) => {
+                    self.ended = true;
+                    return;
+                }
+                Err(e) => {
+                    self.ended = true;
+                    // There is room for one.
+                    let _ = answer.send(Err(e));
+                    0
+                }
+            };
+            self.bytes_ahead += length;
+            self.waiting.push_back((length, receiver));
+        }
+    }
+}
+
+impl BufRead for SideBySide {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.at == self.content.len() {
+            self.hand_out();
+            let Some((length, answer)) = self.waiting.pop_front() else { return Ok(&[]) };
+            self.bytes_ahead -= length;
+            let gone = |_| io::Error::other("a thread that unpacks is gone");
+            self.content = answer.recv().map_err(gone)??;
+            self.at = 0;
+        }
+        Ok(&self.content[self.at..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.at += amount;
+    }
+}
+
+impl Read for SideBySide {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let take = available.len().min(buf.len());
+        buf[..take].copy_from_slice(&available[..take]);
+        self.consume(take);
+        Ok(take)
+    }
+}
+
+/// What the header of the first zstd frame of `body` states; `None` if it is no such header.
+pub(crate) fn first_frame(body: &SpoolReader) -> io::Result<Option<FrameInfo>> {
+    let mut start = Vec::with_capacity(18);
+    body.rewound().take(18).read_to_end(&mut start)?;
+    Ok(FrameInfo::decode(&start))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 7u64;
+        std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56).to_le_bytes()[0]
+        })
+        .take(len)
+        .collect()
+    }
+
+    fn body(chunks: &[&[u8]]) -> Vec<u8> {
+        let mut packer = zstd::bulk::Compressor::new(1).unwrap();
+        packer.include_checksum(true).unwrap();
+        chunks.iter().flat_map(|chunk| packer.compress(chunk).unwrap()).collect()
+    }
+
+    fn read(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        let reader = SpoolReader::from_bytes(Bytes::from(bytes));
+        assert!(SideBySide::suits(&reader)?);
+        let mut out = Vec::new();
+        SideBySide::start(reader)?.read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn content_comes_in_the_order_of_its_frames() {
+        let data = noise(30 << 20);
+        let chunks: Vec<&[u8]> = data.chunks(1_300_007).collect();
+        assert!(read(body(&chunks)).unwrap() == data);
+        let many: Vec<&[u8]> = data[..3 << 20].chunks(1009).collect();
+        assert!(read(body(&many)).unwrap() == data[..3 << 20]);
+    }
+
+    #[test]
+    fn what_lies_before_damage_is_read_and_then_the_error_comes() {
+        let data = noise(6 << 20);
+        let chunks: Vec<&[u8]> = data.chunks(1 << 20).collect();
+        let good = body(&chunks);
+        let mut flipped = good.clone();
+        let at = good.len() - 100_000;
+        flipped[at] ^= 1;
+        for (bad, kind) in [
+            (flipped, io::ErrorKind::InvalidData),
+            (good[..at].to_vec(), io::ErrorKind::UnexpectedEof),
+            ([&good[..], b"junk"].concat(), io::ErrorKind::InvalidData),
+        ] {
+            let mut reader = SideBySide::start(SpoolReader::from_bytes(Bytes::from(bad))).unwrap();
+            let mut out = Vec::new();
+            let error = reader.read_to_end(&mut out).unwrap_err();
+            assert_eq!(error.kind(), kind);
+            assert!(out.len() >= 5 << 20 && out == data[..out.len()]);
+        }
+    }
+
+    #[test]
+    fn a_reader_that_is_dropped_early_leaves_nothing_behind() {
+        let data = noise(20 << 20);
+        let chunks: Vec<&[u8]> = data.chunks(1 << 20).collect();
+        let reader = SpoolReader::from_bytes(Bytes::from(body(&chunks)));
+        let mut side_by_side = SideBySide::start(reader).unwrap();
+        let mut first = [0; 10];
+        side_by_side.read_exact(&mut first).unwrap();
+        assert_eq!(first, data[..10]);
+        drop(side_by_side);
+    }
+}
