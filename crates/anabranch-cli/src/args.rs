@@ -229,16 +229,22 @@ pub(crate) struct Remote {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  anabranch repair notes.db\n  \
     anabranch repair notes.db --adopt\n  \
+    anabranch repair notes.db --keep\n  \
     anabranch repair notes.db --relink --remote /mnt/shared/notes")]
 pub(crate) struct Repair {
     /// The replica
     pub(crate) file: Option<PathBuf>,
     /// Make the file what the remote has; the file as it is is kept beside it
-    #[arg(long, conflicts_with_all = ["adopt", "relink"])]
+    #[arg(long, conflicts_with_all = ["adopt", "keep", "relink"])]
     pub(crate) take_remote: bool,
-    /// Take the file as it is, as a replica of its own: what differs becomes local changes
-    #[arg(long, conflicts_with = "relink")]
+    /// Take the file as it is, as a replica of its own: an old copy is at its old position again,
+    /// and follows from there; of any other file what differs becomes local changes
+    #[arg(long, conflicts_with_all = ["keep", "relink"])]
     pub(crate) adopt: bool,
+    /// The values in the file are meant, also where they are what they were earlier: what differs
+    /// from the last common state becomes local changes, and the next sync pushes it
+    #[arg(long, conflicts_with = "relink")]
+    pub(crate) keep: bool,
     /// Build a new sidecar for a file that lost its own
     #[arg(long, requires = "remote")]
     pub(crate) relink: bool,

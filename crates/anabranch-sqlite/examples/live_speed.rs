@@ -118,7 +118,7 @@ impl Bench {
         let page_size = self.live.page_size();
         let map = BaseMap::new(&self.sidecar, 42, page_size);
         self.sidecar.execute_batch("BEGIN")?;
-        let mut noise = Noise { page_size, next: 100, end: (100 + pages).min(self.size) };
+        let noise = Noise { page_size, next: 100, end: (100 + pages).min(self.size) };
         let view = self.live.begin()?;
         let began = Instant::now();
         let mut under_lock = Duration::ZERO;
@@ -126,7 +126,7 @@ impl Bench {
             ApplyDelta {
                 page_size,
                 size_after: self.size,
-                pages: &mut noise,
+                pages: &mut anabranch_sqlite::Hashed::new(noise, map.hasher(), page_size),
                 schema_cookie: CookieRule::Keep,
                 base: &map,
                 intent: self.intent,

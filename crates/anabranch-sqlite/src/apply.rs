@@ -24,8 +24,8 @@ use anabranch_format::{PageOne, PageOrder, PageSize, PageSource, Pgno};
 use rusqlite::ffi::{SQLITE_BUSY, SQLITE_BUSY_SNAPSHOT};
 use serde::{Deserialize, Serialize};
 
-use crate::base::BaseMap;
-use crate::error::{ApplyError, FileError};
+use crate::base::{BaseMap, PageEntry, PageHasher};
+use crate::error::{ApplyError, FileError, NewPagesError};
 use crate::mark::Mark;
 use crate::pages::PageSet;
 use crate::verify::Committed;
@@ -41,13 +41,54 @@ pub struct ApplyDelta<'a> {
     /// Size of the database afterwards, in pages.
     pub size_after: u32,
     /// The pages, ascending and complete (all pages of the growth are among them).
-    pub pages: &'a mut dyn PageSource,
+    pub pages: &'a mut dyn NewPages,
     /// What becomes of the schema cookie.
     pub schema_cookie: CookieRule,
     /// The base map's staging takes the pages' entries, under [`ApplyDelta::intent`].
     pub base: &'a BaseMap<'a>,
     /// Number of the intent, the caller's own; nothing may be staged under it yet.
     pub intent: i64,
+}
+
+/// A page of a change, with its entry in the base map.
+#[derive(Debug)]
+pub struct NewPage<'p> {
+    /// Its number.
+    pub pgno: Pgno,
+    /// Its entry.
+    pub entry: PageEntry,
+    /// Its content.
+    pub page: &'p [u8],
+}
+
+/// The pages of a change, ascending. That entries belong to their pages is seen after COMMIT, when
+/// what is in the file is hashed again.
+pub trait NewPages {
+    /// The next page; `None` after the last, once the source knows that all of them are right.
+    fn next_new(&mut self) -> Result<Option<NewPage<'_>>, NewPagesError>;
+}
+
+/// Hashes the pages of a source as they come.
+pub struct Hashed<S> {
+    source: S,
+    hasher: PageHasher,
+    page: Vec<u8>,
+}
+
+impl<S: PageSource> Hashed<S> {
+    /// The pages of `source`, with the entries that `hasher` makes.
+    #[must_use]
+    pub fn new(source: S, hasher: PageHasher, page_size: PageSize) -> Self {
+        Hashed { source, hasher, page: vec![0; page_size.bytes()] }
+    }
+}
+
+impl<S: PageSource> NewPages for Hashed<S> {
+    fn next_new(&mut self) -> Result<Option<NewPage<'_>>, NewPagesError> {
+        let Some(pgno) = self.source.next_page(&mut self.page)? else { return Ok(None) };
+        let entry = self.hasher.entry(pgno, &self.page);
+        Ok(Some(NewPage { pgno, entry, page: &self.page }))
+    }
 }
 
 /// What becomes of the schema cookie of the live file when page 1 is written.
@@ -88,6 +129,9 @@ pub struct ApplyIntent {
     pub cookie_before: u32,
     /// The file's schema cookie after, if it becomes a new one.
     pub cookie_after: Option<u32>,
+    /// The file need not have been as the base was before, so that its old pages tell nothing.
+    #[serde(default)]
+    pub replaces: bool,
 }
 
 /// What the caller is told while the write lock is held and all pages are written.
@@ -152,7 +196,7 @@ impl View<'_> {
         self.live.spent = true;
         let data_version = self.data_version()?;
         let (base, intent) = (change.base, change.intent);
-        let size_after = change.size_after;
+        let (size_after, cookie_rule) = (change.size_after, change.schema_cookie);
         let written = self.write_pages(change)?;
         self.cut_off(size_after)?;
         let told = UnderLock {
@@ -164,6 +208,7 @@ impl View<'_> {
                 pages: written.pages,
                 cookie_before: self.page_one().schema_cookie,
                 cookie_after: written.cookie_after,
+                replaces: matches!(cookie_rule, CookieRule::Replace { .. }),
             },
             log_cookie: written.log_cookie,
         };
@@ -211,6 +256,12 @@ impl View<'_> {
         Ok(())
     }
 
+    /// Takes the write lock before an apply: nobody else can commit from here to its end, or until
+    /// the view is dropped. [`ApplyError::Moved`] if somebody has committed since the view began.
+    pub fn lock<E>(&self) -> Result<(), ApplyError<E>> {
+        self.lock_for_writing()
+    }
+
     /// Turns the read transaction into a write transaction. SQLite does not wait here by itself,
     /// since waiting cannot help a reader whose state is no longer the newest.
     fn lock_for_writing<E>(&self) -> Result<(), ApplyError<E>> {
@@ -250,18 +301,17 @@ impl View<'_> {
             cookie_after: None,
         };
         let mut page_one = None;
-        let mut page = vec![0; page_size.bytes()];
-        while let Some(pgno) = pages.next_page(&mut page)? {
+        while let Some(NewPage { pgno, entry, page }) = pages.next_new()? {
             order.next(pgno)?;
-            let entry = base.entry(pgno, &page);
             staging.push(pgno, entry)?;
             written.keyed ^= entry.keyed.0;
             written.set.insert(pgno);
             if pgno == Pgno::ONE {
+                let mut page = page.to_vec();
                 self.adjust_page_one(&mut page, size_after, schema_cookie, &mut written)?;
-                page_one = Some(page.clone());
+                page_one = Some(page);
             } else {
-                self.write_page(pgno, &page)?;
+                self.write_page(pgno, page)?;
             }
         }
         order.end()?;

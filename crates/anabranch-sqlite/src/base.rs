@@ -58,6 +58,30 @@ impl PageEntry {
     }
 }
 
+/// Makes entries of pages under one replica's seed; may move to another thread.
+#[derive(Clone, Copy)]
+pub struct PageHasher {
+    seed: u64,
+}
+
+impl std::fmt::Debug for PageHasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The seed is a secret.
+        f.debug_struct("PageHasher").finish_non_exhaustive()
+    }
+}
+
+impl PageHasher {
+    /// The entry of a page with content `page`.
+    #[must_use]
+    pub fn entry(&self, pgno: Pgno, page: &[u8]) -> PageEntry {
+        PageEntry {
+            shared: PageChecksum::of(pgno, page),
+            keyed: KeyedChecksum::of(self.seed, pgno, page),
+        }
+    }
+}
+
 /// The base map over the sidecar's connection.
 pub struct BaseMap<'c> {
     conn: &'c Connection,
@@ -102,7 +126,13 @@ impl<'c> BaseMap<'c> {
     /// The entry of a page with content `page`.
     #[must_use]
     pub fn entry(&self, pgno: Pgno, page: &[u8]) -> PageEntry {
-        PageEntry { shared: PageChecksum::of(pgno, page), keyed: self.keyed(pgno, page) }
+        self.hasher().entry(pgno, page)
+    }
+
+    /// What makes this map's entries.
+    #[must_use]
+    pub fn hasher(&self) -> PageHasher {
+        PageHasher { seed: self.seed }
     }
 
     pub(crate) fn keyed(&self, pgno: Pgno, page: &[u8]) -> KeyedChecksum {

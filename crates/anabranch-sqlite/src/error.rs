@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anabranch_format::{DeltaError, PageOneError, PageSize, Pgno};
+use anabranch_format::{DbChecksum, DeltaError, PageOneError, PageSize, Pgno};
 
 /// Why a live file could not be opened, read or prepared. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -199,6 +199,26 @@ pub enum CaptureError<E> {
     Callback(E),
 }
 
+/// Why the pages of a change do not come.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NewPagesError {
+    /// They cannot be read.
+    #[error("reading the change")]
+    Pages(#[from] DeltaError),
+    /// The base map cannot be read.
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    /// All are there, but they do not lead to the state that they should.
+    #[error("the change leads to a state with checksum {found}, not {expected}")]
+    Checksum {
+        /// The database checksum that they lead to.
+        found: DbChecksum,
+        /// The one that was stated.
+        expected: DbChecksum,
+    },
+}
+
 /// Why an apply failed; `E` is the error of the caller's callback.
 ///
 /// Unless [`ApplyError::may_be_committed`], nothing was changed.
@@ -226,6 +246,14 @@ pub enum ApplyError<E> {
     /// The pages of the change are not those of a change to this file.
     #[error("the change cannot be applied")]
     Pages(#[from] DeltaError),
+    /// The pages of the change lead to another state than was stated.
+    #[error("the change leads to a state with checksum {found}, not {expected}")]
+    Checksum {
+        /// The database checksum that they lead to.
+        found: DbChecksum,
+        /// The one that was stated.
+        expected: DbChecksum,
+    },
     /// The live file.
     #[error(transparent)]
     File(#[from] FileError),
@@ -244,6 +272,16 @@ pub enum ApplyError<E> {
     /// The change was committed, but the file does not hold it.
     #[error("the change was committed, but {0}; run `PRAGMA integrity_check`")]
     Verify(Mismatch),
+}
+
+impl<E> From<NewPagesError> for ApplyError<E> {
+    fn from(e: NewPagesError) -> Self {
+        match e {
+            NewPagesError::Pages(e) => ApplyError::Pages(e),
+            NewPagesError::Base(e) => ApplyError::Base(e),
+            NewPagesError::Checksum { found, expected } => ApplyError::Checksum { found, expected },
+        }
+    }
 }
 
 impl<E> ApplyError<E> {

@@ -7,14 +7,18 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// Device and inode of the file, the machine and the boot it was looked at in. Each is `None` where
-/// the system has no such thing; two unknowns count as equal.
+/// Device, inode and birth of the file, the machine and the boot it was looked at in. Each is `None`
+/// where the system has no such thing; two unknowns count as equal.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FileIdentity {
     /// Device number of the file system.
     pub device: Option<u64>,
     /// Inode number.
     pub inode: Option<u64>,
+    /// When the file was created, in nanoseconds since 1970: a number of an inode is given to the
+    /// next file as soon as it is free.
+    #[serde(default)]
+    pub born: Option<i64>,
     /// The machine's id.
     pub machine: Option<String>,
     /// An id that is new after each start of the machine.
@@ -24,10 +28,12 @@ pub struct FileIdentity {
 impl FileIdentity {
     /// Looks at the file at `path`, by `stat` alone.
     pub fn of(path: &Path) -> std::io::Result<Self> {
-        let (device, inode) = device_and_inode(&std::fs::metadata(path)?);
+        let found = std::fs::metadata(path)?;
+        let (device, inode) = device_and_inode(&found);
         Ok(FileIdentity {
             device,
             inode,
+            born: born(&found),
             machine: line_of("/etc/machine-id").or_else(|| line_of("/var/lib/dbus/machine-id")),
             boot: line_of("/proc/sys/kernel/random/boot_id"),
         })
@@ -35,12 +41,22 @@ impl FileIdentity {
 
     /// Whether both are the same file on the same machine (perhaps in different boots). A device
     /// number may change with a reboot without the file being another, so across boots only the
-    /// inode counts.
+    /// inode and its birth count.
     #[must_use]
     pub fn same_file(&self, other: &FileIdentity) -> bool {
         self.machine == other.machine
             && self.inode == other.inode
+            && self.same_birth(other)
             && (self.device == other.device || !self.same_boot(other))
+    }
+
+    /// Whether both were created at the same moment, as far as is known of both.
+    #[must_use]
+    pub fn same_birth(&self, other: &FileIdentity) -> bool {
+        match (self.born, other.born) {
+            (Some(a), Some(b)) => a == b,
+            _ => true,
+        }
     }
 
     /// Whether the machine was not restarted in between. Not known counts as restarted: what was
@@ -49,6 +65,11 @@ impl FileIdentity {
     pub fn same_boot(&self, other: &FileIdentity) -> bool {
         self.boot.is_some() && self.boot == other.boot
     }
+}
+
+fn born(found: &std::fs::Metadata) -> Option<i64> {
+    let since_1970 = found.created().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since_1970.as_nanos()).ok()
 }
 
 #[cfg(unix)]

@@ -49,10 +49,12 @@ mod verify;
 mod view;
 mod wal;
 
-pub use apply::{Applied, ApplyDelta, ApplyIntent, CookieRule, UnderLock};
-pub use base::{BaseMap, PageEntry, Staged, Staging};
+pub use apply::{
+    Applied, ApplyDelta, ApplyIntent, CookieRule, Hashed, NewPage, NewPages, UnderLock,
+};
+pub use base::{BaseMap, PageEntry, PageHasher, Staged, Staging};
 pub use capture::{Captured, Compare, How, ScanReason};
-pub use error::{ApplyError, BaseError, CaptureError, FileError, Mismatch};
+pub use error::{ApplyError, BaseError, CaptureError, FileError, Mismatch, NewPagesError};
 pub use identity::FileIdentity;
 pub use live::{LiveFile, Prepared};
 pub use mark::Mark;

@@ -345,8 +345,10 @@ fn check_is_file(path: &Path) -> Result<(), FileError> {
 
 fn connect(path: &Path, busy: Duration) -> Result<Connection, FileError> {
     let fail = |e| sqlite_error(path, "opening", busy, e);
-    // No SQLITE_OPEN_URI: a path is a path, also one that begins with "file:". Private cache: each
-    // connection must see the file as other processes do.
+    // A path is a path, also one that begins with "file:", which SQLite may be compiled to take for
+    // an address: an absolute one never does.
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // Private cache: each connection must see the file as other processes do.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
@@ -418,9 +420,10 @@ mod tests {
         drop(live.begin_apply().unwrap());
         assert!(!live.lazy, "frames that are copied, but still in the file");
         other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
-        drop(live.begin_apply().unwrap());
-        assert!(live.lazy, "no frame at all");
-        drop(live.begin().unwrap());
-        assert!(!live.lazy, "a view that is not for applying");
+        let view = live.begin_apply().unwrap();
+        assert!(view.live.lazy, "no frame at all");
+        drop(view);
+        assert!(!live.lazy, "the last to close checkpoints what others have committed");
+        assert!(!live.begin().unwrap().live.lazy, "a view that is not for applying");
     }
 }

@@ -9,6 +9,7 @@
 //! 2. the pages: one page as the apply would have left it, and none as it was before: applied. The
 //!    reverse: not applied. Pages written by others since say nothing;
 //! 3. the schema cookie, where the apply gave the file a new, random one: programs only count it up.
+//!    Where the apply replaced a state that was not the base's, this comes before the pages.
 //!
 //! What all this leaves open is [`Verdict::Undecided`]; it is never assumed.
 
@@ -55,6 +56,10 @@ impl View<'_> {
             Some(Next::Ours) => return Ok(Verdict::Applied),
             Some(Next::None | Next::Theirs) => return Ok(Verdict::NotApplied),
             None => {}
+        }
+        if intent.replaces {
+            // The base does not tell what the pages were before; the cookie is always a new one.
+            return Ok(self.by_cookie(intent));
         }
         let (at_target, at_old) = self.vote(intent, base)?;
         Ok(match (at_target, at_old) {

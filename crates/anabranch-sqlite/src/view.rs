@@ -115,6 +115,10 @@ impl<'a> View<'a> {
 impl Drop for View<'_> {
     fn drop(&mut self) {
         self.live.rollback();
+        // If this connection is the last to close, its checkpoint carries others' commits as well.
+        if let Err(error) = self.live.set_lazy(false) {
+            tracing::warn!(path = %self.live.path.display(), %error, "waiting for the disk again");
+        }
     }
 }
 

@@ -114,6 +114,15 @@ pub enum AppendError {
 }
 
 impl AppendError {
+    /// Whether it is certain that this call appended nothing.
+    #[must_use]
+    pub fn is_definite(&self) -> bool {
+        match self {
+            AppendError::Store(_) | AppendError::NotAtHead { .. } | AppendError::Invalid(_) => true,
+            AppendError::Unknown { .. } | AppendError::BelowFloor { .. } => false,
+        }
+    }
+
     /// Whether the remote is out of reach for now. The outcome may still be unknown.
     #[must_use]
     pub fn is_offline(&self) -> bool {

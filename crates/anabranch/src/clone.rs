@@ -105,7 +105,7 @@ fn fill(
             Ok((session, report))
         }
         Err(e) => {
-            if refuse_existing(&session.db).is_ok() {
+            if std::fs::symlink_metadata(&session.db).is_err() {
                 // The first error is the one to report; the next clone would replace the sidecar.
                 let _ = sidecar::remove(session.sidecar.path());
             }

@@ -57,6 +57,21 @@ pub enum Error {
         #[source]
         source: Box<StoreError>,
     },
+    /// Too many pushes were sent without an answer whether they arrived.
+    #[error(
+        "{undecided} pushes of {path} were sent and not one was confirmed by {remote}: what stands \
+         there cannot be told. Local changes are safe in the file; see that the remote can be \
+         written, then sync again",
+        path = path.display()
+    )]
+    Undecided {
+        /// The database.
+        path: PathBuf,
+        /// The remote.
+        remote: String,
+        /// How many.
+        undecided: usize,
+    },
     /// A push was sent but nobody answered whether it arrived.
     #[error(
         "the remote {remote} did not confirm the push; it is kept, and the next sync finds out \
@@ -100,25 +115,28 @@ pub enum Error {
     },
     /// The file holds an older state than the replica had.
     #[error(
-        "{path} is older than this replica: it is as it was at position {lsn}, but had reached \
-         {base}; an old copy was put in its place, or exactly the earlier values were written \
-         again. Nothing was pushed. `anabranch repair {path}` brings it to the remote's state \
-         (keeping a copy), `anabranch repair --adopt {path}` takes it as it is",
-        path = path.display()
+        "{path} looks older than this replica, which had reached position {base}: {why}. Either an \
+         old copy was put in its place, or somebody wrote the earlier values again, byte for byte. \
+         Nothing was pushed. If it is an old copy, `anabranch repair {path}` brings it to the \
+         remote's state and keeps what it is now beside it; if the values are meant, \
+         `anabranch repair --keep {path}` lets them be pushed",
+        path = path.display(), why = age(*lsn)
     )]
     FileIsOlder {
         /// The database.
         path: PathBuf,
-        /// The position whose state the file holds (or the oldest it can be).
-        lsn: Lsn,
+        /// The position whose state the file holds exactly; `None` if it was written since, or goes
+        /// back further than this replica remembers.
+        lsn: Option<Lsn>,
         /// The replica's position.
         base: Lsn,
     },
     /// The file is not the one that the sidecar belongs to.
     #[error(
-        "{path} is not the file that its sidecar belongs to: {what}. Nothing was pushed. \
-         `anabranch repair --adopt {path}` takes it as a replica of its own, `anabranch clone` \
-         makes a fresh one",
+        "{path} is not the file that its sidecar belongs to: {what}. Nothing was pushed. If it is a \
+         copy of this database, `anabranch repair --adopt {path}` takes it as a replica of its own, \
+         and what it holds is pushed; if it is another database, move it away, and \
+         `anabranch repair {path}` or `anabranch clone` brings the right one back",
         path = path.display()
     )]
     NotTheSameFile {
@@ -206,7 +224,7 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         #[source]
-        source: rusqlite::Error,
+        source: std::io::Error,
     },
     /// Comparing rows with the base failed.
     #[error("comparing the rows of {path} with their base failed", path = path.display())]
@@ -265,6 +283,19 @@ pub enum Error {
         /// The target.
         path: PathBuf,
     },
+    /// Where a database shall be made, an earlier one has left its log.
+    #[error(
+        "{beside} is left of a database that was at {path} before, and may hold commits that are \
+         nowhere else: SQLite would play it into the new one. Open it with its database, or move it \
+         away",
+        path = path.display(), beside = beside.display()
+    )]
+    LeftBehind {
+        /// The target.
+        path: PathBuf,
+        /// What was left.
+        beside: PathBuf,
+    },
     /// The file and the log differ although they should not.
     #[error(
         "the state at position {lsn} has checksum {found}, but the log states {expected}: the \
@@ -289,6 +320,17 @@ pub enum Error {
         base: Lsn,
         /// Local changes, in pages.
         local_pages: u64,
+    },
+    /// A state that is needed is not kept any more.
+    #[error(
+        "{remote} does not keep the state at position {lsn} any more: `anabranch repair` brings the \
+         file to the newest one, keeping a copy"
+    )]
+    PositionGone {
+        /// The remote.
+        remote: String,
+        /// The position.
+        lsn: Lsn,
     },
     /// The file kept changing while it was being brought up to date.
     #[error("{path} was written again and again meanwhile: try again", path = path.display())]
@@ -361,6 +403,14 @@ pub enum Error {
     Panicked(String),
 }
 
+/// What shows that a file is older.
+fn age(lsn: Option<Lsn>) -> String {
+    match lsn {
+        Some(lsn) => format!("it is exactly as it was at position {lsn}"),
+        None => "what the last syncs changed is gone from it".to_owned(),
+    }
+}
+
 impl From<BaseError> for Error {
     fn from(e: BaseError) -> Self {
         Error::BaseMap(e)
@@ -405,9 +455,10 @@ impl Error {
             Error::Diverged { .. } | Error::Behind { .. } | Error::BaseGone { .. } => {
                 ErrorKind::Diverged
             }
-            Error::Offline { .. } | Error::Unconfirmed { .. } | Error::RemoteGone { .. } => {
-                ErrorKind::Offline
-            }
+            Error::Offline { .. }
+            | Error::Unconfirmed { .. }
+            | Error::Undecided { .. }
+            | Error::RemoteGone { .. } => ErrorKind::Offline,
             Error::Locked { .. } | Error::KeepsMoving { .. } => ErrorKind::Busy,
             Error::Location(_) | Error::Usage(_) => ErrorKind::Usage,
             _ => ErrorKind::Failed,

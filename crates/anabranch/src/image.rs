@@ -42,12 +42,29 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
     move |source| Error::Io { what, path, source }
 }
 
-/// Fails if anything stands at `target`, a broken symbolic link included.
+/// Fails if anything stands at `target`, a broken symbolic link included; or if a database that once
+/// was there has left a log beside it, which SQLite would play into the new one.
 pub(crate) fn refuse_existing(target: &Path) -> Result<(), Error> {
-    match std::fs::symlink_metadata(target) {
-        Ok(_) => Err(Error::TargetExists { path: target.to_owned() }),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(Error::Io { what: "looking at", path: target.to_owned(), source }),
+    if length_of(target)?.is_some() {
+        return Err(Error::TargetExists { path: target.to_owned() });
+    }
+    for suffix in ["-wal", "-journal"] {
+        let mut beside = target.as_os_str().to_owned();
+        beside.push(suffix);
+        let beside = PathBuf::from(beside);
+        if length_of(&beside)?.is_some_and(|length| length > 0) {
+            return Err(Error::LeftBehind { path: target.to_owned(), beside });
+        }
+    }
+    Ok(())
+}
+
+/// The length of what stands at `path`, if anything does.
+fn length_of(path: &Path) -> Result<Option<u64>, Error> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) => Ok(Some(found.len())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { what: "looking at", path: path.to_owned(), source }),
     }
 }
 
@@ -63,7 +80,7 @@ fn part_prefix(target: &Path) -> Result<OsString, Error> {
 }
 
 /// Creates and locks a temporary file for `target`, and removes those that a crash left.
-fn create_part(target: &Path) -> Result<NamedTempFile, Error> {
+pub(crate) fn create_part(target: &Path) -> Result<NamedTempFile, Error> {
     let (folder, prefix) = (folder_of(target), part_prefix(target)?);
     if let Ok(entries) = std::fs::read_dir(folder) {
         for entry in entries.flatten() {
@@ -165,6 +182,7 @@ impl Image {
     /// Puts the file into its place, durably, without ever replacing another.
     pub(crate) fn place(self) -> Result<(), Error> {
         let Image { file, target, .. } = self;
+        refuse_existing(&target)?;
         if let Err(e) = file.persist_noclobber(&target) {
             return Err(match e.error.kind() {
                 io::ErrorKind::AlreadyExists => Error::TargetExists { path: target },

@@ -11,7 +11,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use anabranch_format::Lsn;
+use anabranch_format::{DatabaseId, Lsn};
 use anabranch_sqlite::LiveFile;
 use anabranch_store::{Head, Location, Named};
 
@@ -24,7 +24,7 @@ use crate::push::{self, Outcome};
 use crate::remote::{self, Remote, of_store};
 use crate::replica::{Options, ROUNDS_MAX, blocking, joined};
 use crate::report::{InitReport, Note, Pushed};
-use crate::session::{Session, identity_of, resolve};
+use crate::session::{Session, identity_of};
 use crate::sidecar::{self, Sidecar};
 use crate::state::{Phase, RemoteText, State};
 
@@ -36,23 +36,21 @@ pub(crate) async fn init(
 ) -> Result<(Session, InitReport), Error> {
     let location = Location::parse(remote)?;
     let text = remote::absolute(&location, remote)?;
-    let (path, settings) = (file.to_owned(), options.clone());
-    let (db, lock) = blocking(move || {
-        let db = resolve(&path, settings.busy_timeout)?;
-        let lock = ReplicaLock::take(&db, settings.busy_timeout)?;
-        Ok((db, lock))
-    })
-    .await?;
+    let (path, settings, named) = (file.to_owned(), options.clone(), text.clone());
+    let found = blocking(move || look(&path, &named, &settings)).await?;
     // Asked before anything is written: a remote that is taken or cannot be reached changes nothing.
-    let place = remote::place(&text, folder_of(&db), options, true).await?;
+    let place = remote::place(&text, folder_of(found.db()), options, true).await?;
     let claimed_by =
         place.root.find(&place.name).await.map_err(|e| of_store(&place.location.to_string(), e))?;
-    let (path, settings, named) = (db.clone(), options.clone(), text.clone());
-    let session = blocking(move || begin(path, lock, &named, &settings)).await?;
-    if claimed_by.is_some_and(|id| id != session.state.database) {
-        withdraw(&session)?;
+    if claimed_by.is_some_and(|id| found.database() != Some(&id)) {
+        if let Found::Interrupted(session) = &found {
+            withdraw(session)?;
+        }
         return Err(Error::RemoteNotEmpty { remote: place.location.to_string() });
     }
+    let (settings, named) = (options.clone(), text.clone());
+    let session = blocking(move || begin(found, &named, &settings)).await?;
+    let db = session.db.clone();
     crash_point!("init::after-sidecar");
     let remote = claim(&session, &text, folder_of(&db), options).await?;
     let session = claimed(session).await?;
@@ -93,34 +91,75 @@ async fn publish(
     }
 }
 
-/// Prepares the file and writes the sidecar; takes up one that an interrupted `init` left.
-fn begin(
-    db: PathBuf,
-    lock: ReplicaLock,
-    remote: &OsString,
-    options: &Options,
-) -> Result<Session, Error> {
-    if sidecar::path_for(&db).exists() {
-        let (sidecar, state) = Sidecar::open(&db)?;
-        let session = Session::new(db, lock, sidecar, state, options);
-        let same = session.state.remote == RemoteText::new(remote);
-        let unpublished = session.state.base.lsn() == Lsn::ZERO
-            && matches!(session.state.phase, Phase::Publishing | Phase::Ready);
-        if unpublished && same {
-            return Ok(session);
+/// What `init` finds at the file.
+enum Found {
+    /// No replica.
+    Plain(PathBuf, ReplicaLock),
+    /// What an interrupted `init` to the same remote left.
+    Interrupted(Box<Session>),
+}
+
+impl Found {
+    fn db(&self) -> &Path {
+        match self {
+            Found::Plain(db, _) => db,
+            Found::Interrupted(session) => &session.db,
         }
-        // What an interrupted clone left beside a file that is not its own does not count.
-        let stray = session.state.phase == Phase::Cloning
-            && session.identity()?.inode != session.state.identity.inode;
-        if session.state.phase != Phase::Publishing && !stray {
-            let remote = session.remote_name();
-            return Err(Error::AlreadyAReplica { path: session.db.clone(), remote });
-        }
-        // Nor does an interrupted init to another place, where nothing was published.
-        let (db, lock) = session.into_lock();
-        return create(db, lock, remote, options);
     }
-    create(db, lock, remote, options)
+
+    fn database(&self) -> Option<&DatabaseId> {
+        match self {
+            Found::Plain(..) => None,
+            Found::Interrupted(session) => Some(&session.state.database),
+        }
+    }
+}
+
+/// Locks the file and looks whether it is a replica already. Changes nothing.
+fn look(file: &Path, remote: &OsString, options: &Options) -> Result<Found, Error> {
+    let db = LiveFile::open(file, options.busy_timeout)?.path().to_owned();
+    let lock = ReplicaLock::take(&db, options.busy_timeout)?;
+    if !sidecar::path_for(&db).exists() {
+        return Ok(Found::Plain(db, lock));
+    }
+    let (sidecar, state) = Sidecar::open(&db)?;
+    let session = Session::new(db, lock, sidecar, state, options);
+    let same = session.state.remote == RemoteText::new(remote);
+    let unpublished = session.state.base.lsn() == Lsn::ZERO
+        && matches!(session.state.phase, Phase::Publishing | Phase::Ready);
+    if unpublished && same {
+        return Ok(Found::Interrupted(Box::new(session)));
+    }
+    // What an interrupted clone left beside a file that is not its own does not count.
+    let stray = session.state.phase == Phase::Cloning
+        && !session.identity()?.same_file(&session.state.identity);
+    if session.state.phase != Phase::Publishing && !stray {
+        let remote = session.remote_name();
+        return Err(Error::AlreadyAReplica { path: session.db.clone(), remote });
+    }
+    // Nor does an interrupted init to another place, where nothing was published.
+    let (db, lock) = session.into_lock();
+    Ok(Found::Plain(db, lock))
+}
+
+/// Prepares the file and writes the sidecar; or takes up the one that is there.
+fn begin(found: Found, remote: &OsString, options: &Options) -> Result<Session, Error> {
+    let mut session = match found {
+        Found::Plain(db, lock) => return create(db, lock, remote, options),
+        Found::Interrupted(session) => *session,
+    };
+    if session.sidecar.intents()?.is_empty() {
+        // Nothing was sent yet, so the file may have become another since.
+        let mut live = LiveFile::open(&session.db, options.busy_timeout)?;
+        live.prepare()?;
+        session.state.page_size = live.page_size();
+        session.state.base.file_cookie = live.begin()?.page_one().schema_cookie;
+        session.state.identity = session.identity()?;
+        session.sidecar.begin()?;
+        session.sidecar.save_state(&session.state)?;
+        session.sidecar.commit_durably()?;
+    }
+    Ok(session)
 }
 
 fn create(

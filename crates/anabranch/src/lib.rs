@@ -29,6 +29,7 @@ mod entropy;
 mod error;
 mod image;
 mod init;
+mod kept;
 mod local;
 mod lock;
 mod page_count;

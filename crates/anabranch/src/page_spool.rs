@@ -32,11 +32,6 @@ impl PageSpool {
         PageSpool { page_size, folder, memory: Vec::new(), file: None, pages: 0 }
     }
 
-    /// How many pages it holds.
-    pub(crate) fn pages(&self) -> u64 {
-        self.pages
-    }
-
     /// Adds a page.
     pub(crate) fn push(&mut self, pgno: Pgno, page: &[u8]) -> io::Result<()> {
         self.pages += 1;

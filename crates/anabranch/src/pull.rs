@@ -1,8 +1,8 @@
 //! Pull: what the log has beyond the base becomes one transaction of the file.
 //!
 //! 1. fetch: the delta, as few objects as cover it.
-//! 2. check: it is unpacked and checked completely against the log's checksums, its pages kept in
-//!    memory or an anonymous temporary file. Nobody is locked out so far.
+//! 2. check: a large delta is unpacked and checked completely against the log's checksums, its pages
+//!    kept in an anonymous temporary file. Nobody is locked out so far.
 //! 3. compare: a read transaction sees whether the file changed since the base. If it did, both
 //!    sides changed: the caller is told, nothing is written.
 //! 4. apply: the same transaction turns into a writing one, which SQLite refuses if anybody
@@ -10,20 +10,31 @@
 //!    intent with their checksums is made durable in the sidecar, then they are committed.
 //! 5. settle: the base moves on, from the staged checksums.
 //!
+//! A small delta whose bytes lie in memory is not kept between 2 and 4: one core unpacks and hashes
+//! while the other writes, and the checksum is compared before the intent; if it is wrong the
+//! transaction is rolled back. The write lock is held no longer for that, since unpacking is the
+//! faster of the two; where it is not (one core), by the length of unpacking
+//! [`STREAMED_BYTES_MAX`] at most.
+//!
 //! Killed between 4 and 5, the next operation decides from the file whether the commit happened:
 //! along the WAL, else by the pages (all are at their old image or all at their new one, but for
-//! those written since), else by the change counter, which every apply moves on.
+//! those written since), else by the schema cookie, where the apply gave the file a new one.
 
-use anabranch_format::{DbChecksum, Lsn, PageSource, Pgno};
+use std::path::PathBuf;
+
+use anabranch_format::{DbChecksum, Lsn, PageSize, Pgno};
 use anabranch_sqlite::{
-    Applied, ApplyDelta, ApplyError, ApplyIntent, CookieRule, UnderLock, Verdict, View,
+    Applied, ApplyDelta, ApplyError, ApplyIntent, BaseError, BaseMap, CookieRule, Hashed, Mark,
+    NewPage, NewPages, NewPagesError, PageEntry, UnderLock, Verdict, View,
 };
-use anabranch_store::{Anchor, Fetched, Head, Progress};
+use anabranch_store::{Anchor, Fetched, Head, Progress, Step};
 
 use crate::crash::crash_point;
 use crate::entropy;
 use crate::error::Error;
 use crate::image::{cookie_of, folder_of};
+use crate::kept::Kept;
+use crate::page_count::Pages;
 use crate::page_spool::PageSpool;
 use crate::read_ahead::ReadAhead;
 use crate::remote::{Remote, of_store};
@@ -34,6 +45,15 @@ use crate::state::{Intent, PullIntent};
 
 /// How often an apply starts over because somebody committed in between.
 const ROUNDS_MAX: usize = 20;
+
+/// After this many rounds a replacement takes the write lock before it copies what it replaces.
+const ROUNDS_WITHOUT_LOCK: usize = 2;
+
+/// Up to this much content is unpacked while it is written.
+const STREAMED_BYTES_MAX: u64 = 64 << 20;
+
+/// Content of a large delta that is unpacked ahead.
+const BYTES_AHEAD: u64 = 2 << 20;
 
 /// Brings the file from its base to `head`.
 pub(crate) async fn pull(
@@ -49,7 +69,7 @@ pub(crate) async fn pull(
     let (anchor, progress) = (head.anchor.clone(), progress.clone());
     blocking(move || {
         let mut session = session;
-        let pulled = take(&mut session, fetched, anchor, Local::Keep, &progress)?;
+        let (pulled, _) = take(&mut session, fetched, anchor, Local::Stop, &progress)?;
         Ok((pulled, session))
     })
     .await
@@ -59,85 +79,190 @@ pub(crate) async fn pull(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Local {
     /// They stop the pull.
-    Keep,
-    /// The remote's state takes their place; the caller has kept a copy.
-    Overwrite,
+    Stop,
+    /// The remote's state takes the file's place, of which a copy is kept.
+    Replace,
 }
 
-/// Checks and applies what was fetched.
+/// Checks and applies what was fetched. Answers also where the file as it was is kept.
 pub(crate) fn take(
     session: &mut Session,
     fetched: Fetched,
     anchor: Anchor,
     local: Local,
     progress: &Progress,
-) -> Result<Pulled, Error> {
+) -> Result<(Pulled, Option<PathBuf>), Error> {
     let (from, bytes) = (session.state.base.lsn(), fetched.bytes);
-    let checked = Checked::new(session, fetched, anchor, local)?;
-    let (pages, to) = (checked.spool.pages(), checked.anchor.last);
-    apply(session, checked, progress)?;
-    Ok(Pulled { from, to, pages, bytes })
+    let mut change = Change::new(session, fetched, anchor, local, progress)?;
+    let (pages, kept) = apply(session, &mut change)?;
+    Ok((Pulled { from, to: change.anchor.last, pages, bytes }, kept))
 }
 
-/// A change that is checked and ready to be written.
-struct Checked {
-    anchor: Anchor,
-    spool: PageSpool,
-    size_after: u32,
-    sum_after: DbChecksum,
+/// What a change must lead to, and from where.
+#[derive(Debug, Clone, Copy)]
+struct Expect {
+    /// Database checksum and size before; nothing and 0 if the whole database came.
+    before: (DbChecksum, u32),
+    after: (DbChecksum, u32),
     /// The whole database came, not a change from the base.
     replace: bool,
-    local: Local,
+    /// Pages that are as in the base need not be written.
+    skip_equal: bool,
+    pages_max: u64,
+    page_size: PageSize,
 }
 
-impl Checked {
+/// A change that is ready to be written.
+struct Change {
+    anchor: Anchor,
+    expect: Expect,
+    local: Local,
+    pages: Source,
+    progress: Progress,
+}
+
+/// Where the pages come from.
+enum Source {
+    /// Unpacked and checked while they are read, once.
+    Ahead(ReadAhead),
+    /// Checked, and kept.
+    Spool(PageSpool),
+}
+
+impl Change {
     fn new(
         session: &Session,
         fetched: Fetched,
         anchor: Anchor,
         local: Local,
+        progress: &Progress,
     ) -> Result<Self, Error> {
         let base = &session.state.base;
-        let replace = fetched.from.is_none();
-        let (size_after, expected) = (fetched.pages.1, fetched.sum.1);
-        if fetched.page_size != session.state.page_size {
+        let page_size = fetched.page_size;
+        if page_size != session.state.page_size {
             return Err(Error::PageSizeChanged {
                 path: session.db.clone(),
                 found: session.state.page_size,
-                expected: fetched.page_size,
+                expected: page_size,
             });
         }
+        let replace = fetched.from.is_none();
         if !replace && (fetched.pages.0, fetched.sum.0) != (base.size, base.sum) {
             return Err(mismatch(base.lsn(), base.sum, fetched.sum.0));
         }
+        let expect = Expect {
+            before: if replace { (DbChecksum::EMPTY, 0) } else { (base.sum, base.size) },
+            after: (fetched.sum.1, fetched.pages.1),
+            replace,
+            skip_equal: local == Local::Stop,
+            pages_max: fetched.pages_max,
+            page_size,
+        };
+        let bytes_max = expect.pages_max.saturating_mul(u64::from(page_size.get()));
+        let streamed = bytes_max <= STREAMED_BYTES_MAX && fetched.in_memory;
+        let ahead = if streamed { STREAMED_BYTES_MAX } else { BYTES_AHEAD };
         let map = session.base_map();
-        let mut spool = PageSpool::new(session.state.page_size, folder_of(&session.db));
-        let mut sum = if replace { DbChecksum::EMPTY } else { base.sum };
-        let mut page = vec![0; session.state.page_size.bytes()];
-        let mut source = ReadAhead::start(fetched)?;
-        while let Some(pgno) = source.next_page(&mut page).map_err(Error::from_pages)? {
-            let new = map.entry(pgno, &page);
-            let old = map.get(pgno)?.filter(|_| pgno.get() <= base.size);
-            if let Some(old) = old.filter(|_| !replace) {
-                sum.toggle(old.shared);
+        let mut pages = Source::Ahead(ReadAhead::hashed(fetched, map.hasher(), ahead)?);
+        if !streamed {
+            pages = check_and_keep(session, &expect, &mut pages, anchor.last)?;
+        }
+        Ok(Change { anchor, expect, local, pages, progress: progress.clone() })
+    }
+}
+
+/// Reads all pages, checks them and keeps those that count.
+fn check_and_keep(
+    session: &Session,
+    expect: &Expect,
+    pages: &mut Source,
+    to: Lsn,
+) -> Result<Source, Error> {
+    let mut spool = PageSpool::new(session.state.page_size, folder_of(&session.db));
+    let map = session.base_map();
+    let mut pages = pages.read(expect, &map, None).map_err(|e| spooling(session, e))?;
+    while let Some(new) = pages.next_new().map_err(|e| of_pages(to, e))? {
+        spool.push(new.pgno, new.page).map_err(|e| spooling(session, e))?;
+    }
+    Ok(Source::Spool(spool))
+}
+
+impl Source {
+    /// The pages, from the first on; those that are read ahead come once.
+    fn read<'a>(
+        &'a mut self,
+        expect: &Expect,
+        map: &'a BaseMap<'a>,
+        progress: Option<&Progress>,
+    ) -> std::io::Result<Box<dyn NewPages + 'a>> {
+        Ok(match self {
+            Source::Ahead(source) => {
+                let (expect, sum) = (*expect, expect.before.0);
+                let total = expect.pages_max * u64::from(expect.page_size.get());
+                let counted =
+                    progress.map(|p| Pages::of(p, Step::Applying, total, expect.page_size));
+                Box::new(Checking { source, map, expect, sum, counted })
             }
-            sum.toggle(new.shared);
-            let needless = old == Some(new) && pgno != Pgno::ONE && local == Local::Keep;
+            Source::Spool(spool) => {
+                Box::new(Hashed::new(spool.source(progress)?, map.hasher(), expect.page_size))
+            }
+        })
+    }
+}
+
+/// Checks pages as they pass: they must lead from the base to the state that the log states.
+struct Checking<'a> {
+    source: &'a mut ReadAhead,
+    map: &'a BaseMap<'a>,
+    expect: Expect,
+    sum: DbChecksum,
+    counted: Option<Pages>,
+}
+
+impl Checking<'_> {
+    /// What the page was before the change.
+    fn before(&self, pgno: Pgno) -> Result<Option<PageEntry>, BaseError> {
+        if pgno.get() > self.expect.before.1 {
+            return Ok(None);
+        }
+        self.map.get(pgno)
+    }
+
+    fn end(&mut self) -> Result<(), NewPagesError> {
+        let (sum, size) = self.expect.after;
+        for pgno in (size.saturating_add(1)..=self.expect.before.1).filter_map(Pgno::new) {
+            if let Some(gone) = self.before(pgno)? {
+                self.sum.toggle(gone.shared);
+            }
+        }
+        if self.sum == sum {
+            Ok(())
+        } else {
+            Err(NewPagesError::Checksum { found: self.sum, expected: sum })
+        }
+    }
+}
+
+impl NewPages for Checking<'_> {
+    fn next_new(&mut self) -> Result<Option<NewPage<'_>>, NewPagesError> {
+        loop {
+            let Some(pgno) = self.source.advance()? else {
+                self.end()?;
+                return Ok(None);
+            };
+            if let Some(counted) = &mut self.counted {
+                counted.one();
+            }
+            let entry = self.source.entry();
+            let old = self.before(pgno)?;
+            if let Some(old) = old {
+                self.sum.toggle(old.shared);
+            }
+            self.sum.toggle(entry.shared);
+            let needless = self.expect.skip_equal && old == Some(entry) && pgno != Pgno::ONE;
             if !needless {
-                spool.push(pgno, &page).map_err(|e| spooling(session, e))?;
+                return Ok(Some(NewPage { pgno, entry, page: self.source.page() }));
             }
         }
-        if !replace {
-            for pgno in (size_after.saturating_add(1)..=base.size).filter_map(Pgno::new) {
-                if let Some(old) = map.get(pgno)? {
-                    sum.toggle(old.shared);
-                }
-            }
-        }
-        if sum != expected {
-            return Err(mismatch(anchor.last, sum, expected));
-        }
-        Ok(Checked { anchor, spool, size_after, sum_after: sum, replace, local })
     }
 }
 
@@ -149,19 +274,27 @@ fn mismatch(lsn: Lsn, found: DbChecksum, expected: DbChecksum) -> Error {
     Error::Mismatch { lsn, found: found.to_string(), expected: expected.to_string() }
 }
 
-fn apply(session: &mut Session, mut checked: Checked, progress: &Progress) -> Result<(), Error> {
-    for _ in 0..ROUNDS_MAX {
-        let (id, intent, mark, change_counter) = match try_apply(session, &mut checked, progress)? {
+/// Why the pages of the change to `lsn` do not come.
+fn of_pages(lsn: Lsn, e: NewPagesError) -> Error {
+    match e {
+        NewPagesError::Pages(e) => Error::from_pages(e),
+        NewPagesError::Base(e) => Error::BaseMap(e),
+        NewPagesError::Checksum { found, expected } => mismatch(lsn, found, expected),
+        other => Error::Panicked(other.to_string()),
+    }
+}
+
+/// Applies and settles the change. Answers the number of pages, and where a copy is kept.
+fn apply(session: &mut Session, change: &mut Change) -> Result<(u64, Option<PathBuf>), Error> {
+    for round in 0..ROUNDS_MAX {
+        let done = match try_apply(session, change, round)? {
             Attempt::Moved => continue,
-            Attempt::Equal { id, intent, changes } => {
-                (id, intent, changes.mark, changes.change_counter)
-            }
-            Attempt::Applied { id, intent, applied } => {
-                crash_point!("pull::after-commit");
-                (id, intent, applied.mark, applied.change_counter)
-            }
+            Attempt::Done(done) => *done,
         };
-        return session.settle(id, intent.base_after(), mark, change_counter, entropy::now());
+        let Done { id, intent, mark, change_counter, kept } = done;
+        let now = entropy::now();
+        session.settle(id, intent.base_after(), mark, change_counter, now)?;
+        return Ok((intent.apply.pages, kept));
     }
     Err(Error::KeepsMoving { path: session.db.clone() })
 }
@@ -169,54 +302,65 @@ fn apply(session: &mut Session, mut checked: Checked, progress: &Progress) -> Re
 enum Attempt {
     /// Somebody committed in between.
     Moved,
-    /// The file already is what the remote has; only the base was behind.
-    Equal {
-        id: i64,
-        intent: PullIntent,
-        changes: LocalChanges,
-    },
-    Applied {
-        id: i64,
-        intent: PullIntent,
-        applied: Applied,
-    },
+    Done(Box<Done>),
 }
 
-fn try_apply(
-    session: &mut Session,
-    checked: &mut Checked,
-    progress: &Progress,
-) -> Result<Attempt, Error> {
+/// The file is as the remote; what is left is to settle.
+struct Done {
+    id: i64,
+    intent: PullIntent,
+    mark: Option<Mark>,
+    change_counter: u32,
+    kept: Option<PathBuf>,
+}
+
+fn try_apply(session: &mut Session, change: &mut Change, round: usize) -> Result<Attempt, Error> {
     let mut live = session.live_prepared()?;
     let view = live.begin_apply()?;
     let base = session.state.base.clone();
     let id = session.sidecar.next_intent_id()?;
-    if checked.local == Local::Keep {
-        let changes = session.capture(&view, &mut |_, _, _| Ok(()))?;
-        if (changes.size, changes.sum) == (checked.size_after, checked.sum_after) {
-            let intent = equal(session, checked, id, &view)?;
-            return Ok(Attempt::Equal { id, intent, changes });
+    let mut copy = None;
+    match change.local {
+        Local::Stop => {
+            let changes = session.capture(&view, &mut |_, _, _| Ok(()))?;
+            if (changes.sum, changes.size) == change.expect.after {
+                return equal(session, change, id, &view, &changes);
+            }
+            if !changes.is_empty() {
+                return Err(Error::Diverged {
+                    local_pages: changes.pages,
+                    base: base.lsn(),
+                    remote_lsn: change.anchor.last,
+                });
+            }
         }
-        if !changes.is_empty() {
-            return Err(Error::Diverged {
-                local_pages: changes.pages,
-                base: base.lsn(),
-                remote_lsn: checked.anchor.last,
-            });
+        Local::Replace => {
+            session.check_still_the_same()?;
+            if round >= ROUNDS_WITHOUT_LOCK {
+                match view.lock::<Error>() {
+                    Ok(()) => {}
+                    Err(ApplyError::Moved) => return Ok(Attempt::Moved),
+                    Err(e) => return Err(of_apply(session, change.anchor.last, e)),
+                }
+            }
+            copy = Some(Kept::copy(&view, &session.db)?);
         }
     }
     let random = entropy::cookie();
-    let schema_cookie = if checked.replace {
+    let schema_cookie = if change.expect.replace {
         CookieRule::Replace { random }
     } else {
         CookieRule::ByLog { log_cookie: base.log_cookie, random }
     };
     let map = session.base_map();
-    let mut pages = checked.spool.source(Some(progress)).map_err(|e| spooling(session, e))?;
+    let mut pages = change
+        .pages
+        .read(&change.expect, &map, Some(&change.progress))
+        .map_err(|e| spooling(session, e))?;
     let delta = ApplyDelta {
         page_size: session.state.page_size,
-        size_after: checked.size_after,
-        pages: &mut pages,
+        size_after: change.expect.after.1,
+        pages: &mut *pages,
         schema_cookie,
         base: &map,
         intent: id,
@@ -225,24 +369,28 @@ fn try_apply(
     // The staged entries and the intent become durable together, under the write lock.
     session.sidecar.begin()?;
     let outcome = view.apply::<Error>(delta, &mut |lock: &UnderLock| {
+        let kept = copy.take().map(Kept::keep).transpose()?;
         let intent = PullIntent {
-            target: checked.anchor.clone(),
-            sum_after: checked.sum_after,
+            target: change.anchor.clone(),
+            sum_after: change.expect.after.0,
             log_cookie: lock.log_cookie.unwrap_or(base.log_cookie),
             apply: lock.intent.clone(),
         };
         session.sidecar.put_intent(id, &Intent::Pull(intent.clone()))?;
         session.sidecar.commit_durably()?;
-        written = Some(intent);
+        written = Some((intent, kept));
         crash_point!("pull::under-lock");
         Ok(())
     });
+    drop(pages);
     match outcome {
         Ok(applied) => {
             // Only now is it certain that a power failure cannot take it back.
             live.close()?;
-            let intent = written.expect("an apply that succeeds has called back");
-            Ok(Attempt::Applied { id, intent, applied })
+            crash_point!("pull::after-commit");
+            let (intent, kept) = written.expect("an apply that succeeds has called back");
+            let Applied { mark, change_counter, .. } = applied;
+            Ok(Attempt::Done(Box::new(Done { id, intent, mark, change_counter, kept })))
         }
         Err(e) => {
             session.sidecar.rollback()?;
@@ -251,19 +399,19 @@ fn try_apply(
             }
             match e {
                 ApplyError::Moved => Ok(Attempt::Moved),
-                ApplyError::Callback(e) => Err(e),
-                e => Err(of_apply(session, e)),
+                e => Err(of_apply(session, change.anchor.last, e)),
             }
         }
     }
 }
 
-fn of_apply(session: &Session, e: ApplyError<Error>) -> Error {
+fn of_apply(session: &Session, lsn: Lsn, e: ApplyError<Error>) -> Error {
     let source = match e {
         ApplyError::Callback(e) => return e,
         ApplyError::File(e) => return Error::File(e),
         ApplyError::Base(e) => return Error::BaseMap(e),
         ApplyError::Pages(e) => return Error::from_pages(e),
+        ApplyError::Checksum { found, expected } => return mismatch(lsn, found, expected),
         ApplyError::Moved => ApplyError::Moved,
         ApplyError::NotWal => ApplyError::NotWal,
         ApplyError::PageSize { file, delta } => ApplyError::PageSize { file, delta },
@@ -276,46 +424,50 @@ fn of_apply(session: &Session, e: ApplyError<Error>) -> Error {
     Error::Apply { path: session.db.clone(), source: Box::new(source) }
 }
 
-/// Stages what the file holds already, as if it had been written: settling then only moves the base.
+/// Only the base was behind, the file already is what the remote has: stages that as if it had been
+/// written, so that settling moves the base.
 fn equal(
     session: &Session,
-    checked: &mut Checked,
+    change: &mut Change,
     id: i64,
     view: &View<'_>,
-) -> Result<PullIntent, Error> {
+    changes: &LocalChanges,
+) -> Result<Attempt, Error> {
+    // The base must never be ahead of what a power failure leaves of the file.
+    view.sync_wal()?;
     let map = session.base_map();
-    let mut pages = checked.spool.source(None).map_err(|e| spooling(session, e))?;
-    let mut page = vec![0; session.state.page_size.bytes()];
+    let (expect, to) = (change.expect, change.anchor.last);
+    let mut pages = change.pages.read(&expect, &map, None).map_err(|e| spooling(session, e))?;
     session.sidecar.begin()?;
     let mut staging = map.stage(id);
     let mut log_cookie = session.state.base.log_cookie;
-    let mut count = 0;
-    while let Some(pgno) = pages.next_page(&mut page).map_err(Error::from_pages)? {
-        if pgno == Pgno::ONE {
-            log_cookie = cookie_of(&page);
+    while let Some(new) = pages.next_new().map_err(|e| of_pages(to, e))? {
+        if new.pgno == Pgno::ONE {
+            log_cookie = cookie_of(new.page);
         }
-        staging.push(pgno, map.entry(pgno, &page))?;
-        count += 1;
+        staging.push(new.pgno, new.entry)?;
     }
-    staging.finish()?;
-    let cookie = view.page_one().schema_cookie;
+    drop(pages);
+    let pages = staging.finish()?;
     let intent = PullIntent {
-        target: checked.anchor.clone(),
-        sum_after: checked.sum_after,
+        target: change.anchor.clone(),
+        sum_after: expect.after.0,
         log_cookie,
         apply: ApplyIntent {
             id,
             mark_before: None,
             size_before: session.state.base.size,
-            size_after: checked.size_after,
-            pages: count,
-            cookie_before: cookie,
+            size_after: expect.after.1,
+            pages,
+            cookie_before: view.page_one().schema_cookie,
             cookie_after: None,
+            replaces: false,
         },
     };
     session.sidecar.put_intent(id, &Intent::Pull(intent.clone()))?;
     session.sidecar.commit_durably()?;
-    Ok(intent)
+    let (mark, change_counter) = (changes.mark, changes.change_counter);
+    Ok(Attempt::Done(Box::new(Done { id, intent, mark, change_counter, kept: None })))
 }
 
 /// Decides a pull that an earlier operation left undecided, from the file. Answers a line about it.
@@ -346,6 +498,10 @@ fn was_applied(session: &Session, intent: &PullIntent) -> Result<(bool, u32), Er
     let view = live.begin()?;
     // Undecided counts as not applied: then the rows in question are local changes, which stops the
     // next pull; the other way round they might be taken back at the remote.
-    let verdict = view.was_applied(&question, &session.base_map())?;
-    Ok((verdict == Verdict::Applied, view.page_one().change_counter))
+    let applied = view.was_applied(&question, &session.base_map())? == Verdict::Applied;
+    if applied {
+        // It may have been cut short before the disk had it.
+        view.sync_wal()?;
+    }
+    Ok((applied, view.page_one().change_counter))
 }

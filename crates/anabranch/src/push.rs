@@ -29,15 +29,18 @@ use crate::report::Pushed;
 use crate::session::Session;
 use crate::state::{Base, Intent, PushIntent};
 
-/// At most this many pushes wait at one place of the log for an answer; then no new one is made
-/// until the log tells what became of them.
-const UNDECIDED_MAX: usize = 8;
+/// At most this many pushes wait at one place of the log for an answer. Each keeps the checksums of
+/// its pages in the sidecar until an object stands there; only a remote that takes requests and
+/// never answers, for as many syncs with changes between them, gets there.
+const UNDECIDED_MAX: usize = 1000;
 
 /// A delta that is ready to be appended, its intent durable.
 struct Prepared {
     session: Session,
     intent_id: i64,
     intent: PushIntent,
+    /// The intent was made just now: no earlier attempt of it can be under way.
+    fresh: bool,
     body: Spool,
     frames: u64,
 }
@@ -123,11 +126,13 @@ fn prepare(mut session: Session) -> Result<Preparation, Error> {
         mark: changes.mark,
         pages: encoded.frames,
     };
+    let made = intent_id;
     let (intent_id, intent) = record(&session, intent_id, intent)?;
     crash_point!("push::after-intent");
     Ok(Preparation::Ready(Box::new(Prepared {
         intent_id,
         intent,
+        fresh: intent_id == made,
         frames: encoded.frames,
         body: encoded.sink,
         session,
@@ -150,11 +155,11 @@ fn record(session: &Session, id: i64, intent: PushIntent) -> Result<(i64, PushIn
     }
     if undecided >= UNDECIDED_MAX {
         session.sidecar.rollback()?;
-        return Err(Error::Usage(format!(
-            "{undecided} pushes of {} wait for the remote to tell whether they arrived: try again \
-             when it can be reached reliably",
-            session.db.display()
-        )));
+        return Err(Error::Undecided {
+            path: session.db.clone(),
+            remote: session.remote_name(),
+            undecided,
+        });
     }
     session.sidecar.put_intent(id, &Intent::Push(intent.clone()))?;
     session.sidecar.commit_durably()?;
@@ -214,7 +219,7 @@ async fn append(
     head: &Head,
     progress: &Progress,
 ) -> Result<(Outcome, Session), Error> {
-    let Prepared { session, intent_id, intent, body, frames } = prepared;
+    let Prepared { session, intent_id, intent, fresh, body, frames } = prepared;
     let base = &session.state.base;
     let new = NewSegment {
         push: intent.push.clone(),
@@ -248,7 +253,12 @@ async fn append(
         Err(AppendError::Unknown { source, .. }) => {
             Err(Error::Unconfirmed { remote: location, source })
         }
-        Err(e) => Err(of_append(&location, e)),
+        Err(e) => {
+            if fresh && e.is_definite() {
+                blocking(move || session.forget(&[intent_id])).await?;
+            }
+            Err(of_append(&location, e))
+        }
     }
 }
 

@@ -3,17 +3,16 @@
 //! Nothing is thrown away: before the file is changed, a copy of it as it was is made beside it, and
 //! the ways that keep the file only write the sidecar.
 
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::Path;
 
 use anabranch_format::{DbChecksum, Lsn, PageChecksum, PageSource, Pgno};
 use anabranch_sqlite::{BaseMap, LiveFile, View};
 use anabranch_store::{Anchor, At, Location};
-use rusqlite::{Connection, OpenFlags};
 
 use crate::entropy;
 use crate::error::Error;
-use crate::image::{EachPage, cookie_of, folder_of, refuse_existing};
+use crate::image::{EachPage, cookie_of, folder_of};
 use crate::init;
 use crate::lock::ReplicaLock;
 use crate::pull::{self, Local};
@@ -21,7 +20,7 @@ use crate::read_ahead::ReadAhead;
 use crate::remote::{self, Remote, of_store};
 use crate::replica::{Options, Repair, blocking};
 use crate::report::RepairReport;
-use crate::session::{Session, identity_of, resolve};
+use crate::session::{Session, identity_of};
 use crate::sidecar::{self, Sidecar};
 use crate::state::{Base, Phase, RemoteText, State};
 
@@ -37,6 +36,7 @@ pub(crate) async fn repair(
     match how {
         Repair::TakeRemote => take_remote(file, options).await,
         Repair::Adopt => adopt(file, options).await,
+        Repair::Keep => keep(file, options).await,
         Repair::Relink { remote } => relink(file, &remote, options).await,
     }
 }
@@ -69,70 +69,59 @@ async fn take_remote(file: &Path, options: &Options) -> Result<RepairReport, Err
     let progress = options.progress.clone();
     blocking(move || {
         let mut session = session;
-        let kept = keep_copy(&session.db)?;
-        fresh_identity(&mut session)?;
-        pull::take(&mut session, fetched, anchor, Local::Overwrite, &progress)?;
+        session.take_up()?;
+        let (_, kept) = pull::take(&mut session, fetched, anchor, Local::Replace, &progress)?;
         Ok(RepairReport {
             position: session.state.base.lsn(),
             local_pages: 0,
             what: format!("{} is what the remote has", session.db.display()),
-            kept: Some(kept),
+            kept,
         })
     })
     .await
 }
 
-/// Copies the database as it is, through SQLite, to a new name beside it.
-fn keep_copy(db: &Path) -> Result<PathBuf, Error> {
-    let copying = |source| Error::Copying { path: db.to_owned(), source };
-    let target = (1..)
-        .map(|n| {
-            let mut name = OsString::from(db.as_os_str());
-            name.push(format!(".before-repair-{n}"));
-            PathBuf::from(name)
-        })
-        .find(|target| refuse_existing(target).is_ok())
-        .expect("some number is free");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let source = Connection::open_with_flags(db, flags).map_err(copying)?;
-    source.backup("main", &target, None::<fn(_)>).map_err(copying)?;
-    Ok(target)
-}
-
-/// A file that is not quite the one the sidecar knew is a replica of its own from now on: pushes of
-/// the other must never be taken for its own.
-fn fresh_identity(session: &mut Session) -> Result<(), Error> {
-    session.state.identity = identity_of(&session.db)?;
-    session.state.replica = entropy::writer_id();
-    session.state.mark = None;
-    session.sidecar.begin()?;
-    session.sidecar.save_state(&session.state)?;
-    session.sidecar.commit_durably()
-}
-
-/// The file stays as it is. If it is as this replica was at an older position, that becomes its base
-/// again; else what differs from the base counts as local changes.
+/// The file stays as it is, as a replica of its own. If it is exactly as this replica was at an older
+/// position, that becomes its base again; if it seems to be older without being exactly that, only
+/// the user can tell what is meant; else what differs from the base counts as local changes.
 async fn adopt(file: &Path, options: &Options) -> Result<RepairReport, Error> {
     let session = unchecked(file, options).await?;
     let remote = connect(&session, options).await?;
     let (session, older) = blocking(move || {
         let mut session = session;
         pull::recover(&mut session)?;
-        fresh_identity(&mut session)?;
-        let sum = {
+        session.take_up()?;
+        let older = {
             let mut live = session.live()?;
             let view = live.begin()?;
-            session.difference(&view, &mut |_, _, _| Ok(()))?.sum
+            let sum = session.difference(&view, &mut |_, _, _| Ok(()))?.sum;
+            let older = session.sidecar.position_of(sum, session.state.base.lsn())?;
+            if older.is_none() && session.newest_deltas_are_undone(&view)? {
+                return Err(session.older(None));
+            }
+            older
         };
-        let older = session.sidecar.position_of(sum, session.state.base.lsn())?;
         Ok((session, older))
     })
     .await?;
     let Some(lsn) = older else {
         return blocking(move || keep_base(session)).await;
     };
-    let found = base_at(&session, &*remote, lsn, options).await?;
+    let location = session.remote_name();
+    let found = base_at(&*remote, &location, lsn, options).await?;
     blocking(move || rebase_sidecar(session, found)).await
+}
+
+/// The file stays as it is, and is meant to be so: what differs from the base will be pushed.
+async fn keep(file: &Path, options: &Options) -> Result<RepairReport, Error> {
+    let (file, options) = (file.to_owned(), options.clone());
+    blocking(move || {
+        let mut session = Session::open_unchecked(&file, &options)?;
+        pull::recover(&mut session)?;
+        session.take_up()?;
+        keep_base(session)
+    })
+    .await
 }
 
 fn keep_base(mut session: Session) -> Result<RepairReport, Error> {
@@ -143,6 +132,9 @@ fn keep_base(mut session: Session) -> Result<RepairReport, Error> {
     };
     session.state.change_counter = changes.change_counter;
     session.sidecar.begin()?;
+    // What was captured before is not what the file holds now. Should one of those pushes have
+    // arrived, it counts as another replica's.
+    drop_intents(&session)?;
     session.sidecar.forget_history()?;
     session.sidecar.remember(session.state.base.lsn(), session.state.base.sum)?;
     session.sidecar.save_state(&session.state)?;
@@ -159,6 +151,14 @@ fn keep_base(mut session: Session) -> Result<RepairReport, Error> {
     })
 }
 
+fn drop_intents(session: &Session) -> Result<(), Error> {
+    for (id, _) in session.sidecar.intents()? {
+        session.base_map().drop_staged(id)?;
+        session.sidecar.delete_intent(id)?;
+    }
+    Ok(())
+}
+
 /// What the log says of a position that a file is at.
 struct Found {
     anchor: Anchor,
@@ -169,16 +169,6 @@ struct Found {
 
 /// Looks up `lsn` in the log; its schema cookie stands on page 1 there.
 async fn base_at(
-    session: &Session,
-    remote: &dyn Remote,
-    lsn: Lsn,
-    options: &Options,
-) -> Result<Found, Error> {
-    let location = session.remote_name();
-    find_base(remote, &location, lsn, options).await
-}
-
-async fn find_base(
     remote: &dyn Remote,
     location: &str,
     lsn: Lsn,
@@ -190,7 +180,7 @@ async fn find_base(
         .metadata
         .as_ref()
         .filter(|m| m.lsn.1 == lsn)
-        .ok_or_else(|| Error::BaseGone { base: lsn, local_pages: 0 })?;
+        .ok_or_else(|| Error::PositionGone { remote: location.to_owned(), lsn })?;
     let (anchor, size, sum) = (Anchor::of(metadata), metadata.pages.1, metadata.sum.1);
     let page_size = metadata.page_size;
     let fetched = remote.fetch_whole(&position, &options.progress).await.map_err(failed)?;
@@ -216,10 +206,7 @@ fn rebase_sidecar(mut session: Session, found: Found) -> Result<RepairReport, Er
         return Err(Error::KeepsMoving { path: session.db.clone() });
     }
     session.base_map().settle(id, found.size)?;
-    for (id, _) in session.sidecar.intents()? {
-        session.base_map().drop_staged(id)?;
-        session.sidecar.delete_intent(id)?;
-    }
+    drop_intents(&session)?;
     session.state.base = Base {
         anchor: found.anchor,
         size: found.size,
@@ -276,9 +263,9 @@ async fn relink(file: &Path, remote: &OsStr, options: &Options) -> Result<Repair
     let text = remote::absolute(&location, remote)?;
     let (path, settings) = (file.to_owned(), options.clone());
     let (db, lock, sum, page_size) = blocking(move || {
-        let db = resolve(&path, settings.busy_timeout)?;
+        let mut live = LiveFile::open(&path, settings.busy_timeout)?;
+        let db = live.path().to_owned();
         let lock = ReplicaLock::take(&db, settings.busy_timeout)?;
-        let mut live = LiveFile::open(&db, settings.busy_timeout)?;
         live.prepare()?;
         let page_size = live.page_size();
         let view = live.begin()?;
@@ -302,7 +289,7 @@ async fn relink(file: &Path, remote: &OsStr, options: &Options) -> Result<Repair
     let lsn = entry
         .map(|entry| entry.metadata.lsn.1)
         .ok_or_else(|| Error::UnknownState { path: db.clone(), remote: name.clone() })?;
-    let found = find_base(&*log, &name, lsn, options).await?;
+    let found = base_at(&*log, &name, lsn, options).await?;
     let settings = options.clone();
     blocking(move || {
         let remote = RemoteText::new(&text);

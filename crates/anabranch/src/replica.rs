@@ -54,9 +54,13 @@ impl Default for Options {
 pub enum Repair {
     /// Make the file what the remote has; the file as it was is kept beside it.
     TakeRemote,
-    /// Take the file as it is, as a replica of its own: what differs from the last common state
-    /// becomes local changes.
+    /// Take the file as it is, as a replica of its own. If it is exactly what this replica was at an
+    /// earlier position, it is at that position again, and a sync brings it forward; else what
+    /// differs from the last common state becomes local changes.
     Adopt,
+    /// Take the values in the file for meant, although they are what they were earlier: what differs
+    /// from the last common state becomes local changes.
+    Keep,
     /// Build a new sidecar for a file that lost its own, by finding the file's state in the log of
     /// the remote named here.
     Relink {
@@ -65,8 +69,8 @@ pub enum Repair {
     },
 }
 
-/// How often one call goes on after an earlier attempt turned out to have arrived: there are no more
-/// of those than undecided pushes.
+/// How often one call goes on after an earlier attempt turned out to have arrived, each followed by
+/// what changed since.
 pub(crate) const ROUNDS_MAX: usize = 12;
 
 /// A SQLite file that is kept in step with a remote.
@@ -118,7 +122,11 @@ impl Replica {
         let path = file.to_owned();
         let busy = options.busy_timeout;
         blocking(move || local::create_empty(&path, busy)).await?;
-        Self::init(file, remote, options).await
+        let made = Self::init(file, remote, options).await;
+        if made.is_err() {
+            local::remove_if_no_replica(file);
+        }
+        made
     }
 
     /// Makes a new replica of the database at `remote`, as the file `file`, where nothing may be yet.

@@ -24,8 +24,10 @@ fn quoted(name: &str) -> String {
 
 /// Compares the database at `live` with the one at `base`.
 pub(crate) fn count(live: &Path, base: &Path, busy: Duration) -> rusqlite::Result<Counted> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // A connection that may not write would leave its `-wal` and `-shm` behind.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(live, flags)?;
+    conn.execute_batch("PRAGMA query_only = ON")?;
     conn.busy_timeout(busy)?;
     conn.execute("ATTACH ?1 AS anabranch_base", [path_text(base)?])?;
     conn.execute_batch("BEGIN")?;

@@ -9,15 +9,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anabranch_format::{DbChecksum, Lsn, Micros, Pgno};
-use anabranch_sqlite::{BaseMap, Compare, FileIdentity, How, LiveFile, Mark, PageEntry, View};
+use anabranch_sqlite::{
+    BaseMap, Compare, FileError, FileIdentity, How, LiveFile, Mark, PageEntry, View,
+};
 use anabranch_store::Location;
 
 use crate::crash::crash_point;
+use crate::entropy;
 use crate::error::Error;
 use crate::lock::ReplicaLock;
 use crate::replica::Options;
 use crate::report::Note;
-use crate::sidecar::{REPLACED_PAGES_MAX, Replaced, Sidecar};
+use crate::sidecar::{self, REPLACED_PAGES_MAX, Replaced, Sidecar};
 use crate::state::{Base, State};
 
 /// An operation under way.
@@ -27,6 +30,8 @@ pub(crate) struct Session {
     pub(crate) state: State,
     /// The database, as SQLite resolves its name.
     pub(crate) db: PathBuf,
+    /// Which file that was when the operation began; `None` if there was none yet.
+    seen: Option<FileIdentity>,
     busy: Duration,
     pub(crate) notes: Vec<Note>,
 }
@@ -69,22 +74,24 @@ impl Session {
 
     /// As [`Session::open`], for those who mend a file that is not the sidecar's any more.
     pub(crate) fn open_unchecked(file: &Path, options: &Options) -> Result<Self, Error> {
-        let db = resolve(file, options.busy_timeout)?;
+        let db = resolve(file)?;
+        refuse_what_is_no_replica(&db, options.busy_timeout)?;
         let lock = ReplicaLock::take(&db, options.busy_timeout)?;
         Self::read(db, Some(lock), options)
     }
 
     /// Opens the replica at `file` beside an operation that may be running: for looking only.
     pub(crate) fn look(file: &Path, options: &Options) -> Result<Self, Error> {
-        let session = Self::read(resolve(file, options.busy_timeout)?, None, options)?;
+        let session = Self::glance(file, options)?;
         session.check_identity()?;
         Ok(session)
     }
 
     fn read(db: PathBuf, lock: Option<ReplicaLock>, options: &Options) -> Result<Self, Error> {
         let (sidecar, state) = Sidecar::open(&db)?;
+        let seen = Some(identity_of(&db)?);
         let busy = options.busy_timeout;
-        Ok(Session { lock, sidecar, state, db, busy, notes: Vec::new() })
+        Ok(Session { lock, sidecar, state, db, seen, busy, notes: Vec::new() })
     }
 
     /// A session on a replica that was just made.
@@ -96,7 +103,8 @@ impl Session {
         options: &Options,
     ) -> Self {
         let busy = options.busy_timeout;
-        Session { lock: Some(lock), sidecar, state, db, busy, notes: Vec::new() }
+        let seen = identity_of(&db).ok();
+        Session { lock: Some(lock), sidecar, state, db, seen, busy, notes: Vec::new() }
     }
 
     /// Closes the sidecar, keeping the lock.
@@ -109,7 +117,9 @@ impl Session {
 
     /// Opens the replica at `file` without a look at the file itself: for what the sidecar knows.
     pub(crate) fn glance(file: &Path, options: &Options) -> Result<Self, Error> {
-        Self::read(resolve(file, options.busy_timeout)?, None, options)
+        let db = resolve(file)?;
+        refuse_what_is_no_replica(&db, options.busy_timeout)?;
+        Self::read(db, None, options)
     }
 
     /// The remote, credentials left out.
@@ -155,6 +165,31 @@ impl Session {
         }
     }
 
+    /// Fails if another file was put into this one's place since the operation began. For those who
+    /// have just begun to read it: what they read is of the file that was looked at first.
+    pub(crate) fn check_still_the_same(&self) -> Result<(), Error> {
+        let Some(seen) = &self.seen else { return Ok(()) };
+        match difference(seen, &self.identity()?) {
+            Some(_) => Err(Error::NotTheSameFile {
+                path: self.db.clone(),
+                what: "it was replaced just now, while it was being looked at".to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the file as it is for the replica's from now on, as a replica of its own: pushes of the
+    /// one it may be a copy of must never be taken for its own. Nothing is written before something
+    /// settles, so that a repair that fails leaves the file as strange as it was.
+    pub(crate) fn take_up(&mut self) -> Result<(), Error> {
+        let identity = self.identity()?;
+        self.state.identity = identity.clone();
+        self.seen = Some(identity);
+        self.state.replica = entropy::writer_id();
+        self.state.mark = None;
+        Ok(())
+    }
+
     /// Which file this is now.
     pub(crate) fn identity(&self) -> Result<FileIdentity, Error> {
         identity_of(&self.db)
@@ -174,7 +209,7 @@ impl Session {
         on_change: &mut OnChange<'_>,
     ) -> Result<LocalChanges, Error> {
         if view.page_one().change_counter < self.state.change_counter {
-            return Err(self.older(self.position_before(self.state.base.lsn())?));
+            return Err(self.older(None));
         }
         let changes = self.difference(view, on_change)?;
         self.refuse_older(view, &changes)?;
@@ -187,6 +222,7 @@ impl Session {
         view: &View<'_>,
         on_change: &mut OnChange<'_>,
     ) -> Result<LocalChanges, Error> {
+        self.check_still_the_same()?;
         let base = &self.state.base;
         let same_boot = self.same_boot()?;
         let map = self.base_map();
@@ -216,47 +252,57 @@ impl Session {
         if changes.is_empty() || matches!(changes.how, How::Chain { .. }) {
             return Ok(());
         }
-        let base = self.state.base.lsn();
-        if let Some(lsn) = self.sidecar.position_of(changes.sum, base)? {
-            return Err(self.older(lsn));
+        if let Some(lsn) = self.sidecar.position_of(changes.sum, self.state.base.lsn())? {
+            return Err(self.older(Some(lsn)));
         }
-        if self.newest_delta_is_undone(view)? {
-            return Err(self.older(self.position_before(base)?));
+        if self.newest_deltas_are_undone(view)? {
+            return Err(self.older(None));
         }
         Ok(())
     }
 
-    /// Whether no page of the newest settled delta is as that delta left it, and at least half of
-    /// those that are there are as some earlier position had them: an older copy that was written
-    /// since. Pages that are not there tell nothing: deleting rows and VACUUM cut them off, too.
-    fn newest_delta_is_undone(&self, view: &View<'_>) -> Result<bool, Error> {
+    /// Whether the newest settled deltas, one or several, are missing from the file as if it were a
+    /// copy from before them that was written since: none of the pages they left is there as they
+    /// left it, and at least half of those that are there are as some earlier position had them.
+    ///
+    /// Pages that are not there tell nothing: deleting rows and VACUUM cut them off, too. Nor does
+    /// page 1, which many commits rewrite, nor a page that the base has as an earlier position had
+    /// it.
+    pub(crate) fn newest_deltas_are_undone(&self, view: &View<'_>) -> Result<bool, Error> {
         let map = self.base_map();
         let deltas = self.sidecar.replaced()?;
-        let Some(newest) = deltas.first().filter(|d| !d.is_empty()) else { return Ok(false) };
         let earlier: HashSet<_> = deltas.iter().flatten().map(|r| (r.pgno, r.keyed)).collect();
+        let mut looked_at = HashSet::new();
         let mut page = vec![0; self.state.page_size.bytes()];
         let (mut present, mut as_before) = (0, 0);
-        for replaced in newest {
-            let Some(pgno) = Pgno::new(replaced.pgno) else { continue };
-            if pgno.get() > view.db_size() {
-                continue;
-            }
-            view.page(pgno, &mut page)?;
-            let now = map.entry(pgno, &page).keyed.0;
-            if map.get(pgno)?.map_or(ABSENT, |entry| entry.keyed.0) == now {
+        for delta in &deltas {
+            if delta.is_empty() {
+                // Too large to be remembered.
                 return Ok(false);
             }
-            present += 1;
-            as_before += usize::from(earlier.contains(&(replaced.pgno, now)));
+            for replaced in delta {
+                // Newest first: what an older delta left on the same page is gone anyway.
+                let new = looked_at.insert(replaced.pgno);
+                let Some(pgno) = Pgno::new(replaced.pgno).filter(|_| new) else { continue };
+                if pgno == Pgno::ONE || pgno.get() > view.db_size() {
+                    continue;
+                }
+                view.page(pgno, &mut page)?;
+                let now = map.entry(pgno, &page).keyed.0;
+                if map.get(pgno)?.map_or(ABSENT, |entry| entry.keyed.0) == now {
+                    return Ok(false);
+                }
+                present += 1;
+                as_before += usize::from(earlier.contains(&(pgno.get(), now)));
+            }
+            if as_before > 0 && as_before * 2 >= present {
+                return Ok(true);
+            }
         }
-        Ok(as_before > 0 && as_before * 2 >= present)
+        Ok(false)
     }
 
-    fn position_before(&self, base: Lsn) -> Result<Lsn, Error> {
-        Ok(self.sidecar.newest_position_before(base)?.unwrap_or(Lsn::ZERO))
-    }
-
-    fn older(&self, lsn: Lsn) -> Error {
+    pub(crate) fn older(&self, lsn: Option<Lsn>) -> Error {
         Error::FileIsOlder { path: self.db.clone(), lsn, base: self.state.base.lsn() }
     }
 
@@ -281,7 +327,11 @@ impl Session {
         next.base = base;
         next.mark = mark;
         next.change_counter = change_counter;
-        next.identity = self.identity()?;
+        // The file that was looked at, whatever lies there by now; the boot is the present one.
+        next.identity = match &self.seen {
+            Some(seen) => seen.clone(),
+            None => self.identity()?,
+        };
         next.settled_at = Some(now);
         self.sidecar.begin_settling()?;
         if let Err(e) = self.settle_within(intent, &next) {
@@ -341,9 +391,28 @@ impl Session {
 /// Stands for the checksum of a page that is not there. A real page has it once in 2^64.
 const ABSENT: u64 = 0;
 
-/// The database's name as SQLite resolves it: symbolic links followed, made absolute.
-pub(crate) fn resolve(file: &Path, busy: Duration) -> Result<PathBuf, Error> {
-    Ok(LiveFile::open(file, busy)?.path().to_owned())
+/// The database's name as SQLite resolves it: symbolic links followed, made absolute. SQLite is not
+/// asked: if nobody else had the database open, closing it would delete the `-wal`, and with it the
+/// proof of what was written since the last sync.
+pub(crate) fn resolve(file: &Path) -> Result<PathBuf, Error> {
+    file.canonicalize().map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::File(FileError::Missing { path: file.to_owned() }),
+        std::io::ErrorKind::PermissionDenied => Error::File(FileError::Permission {
+            path: file.to_owned(),
+            source: Some(Box::new(source)),
+        }),
+        _ => Error::Io { what: "resolving", path: file.to_owned(), source },
+    })
+}
+
+/// Where there is no sidecar, SQLite may know why: the path names a directory, or no database.
+fn refuse_what_is_no_replica(db: &Path, busy: Duration) -> Result<(), Error> {
+    let sidecar = sidecar::path_for(db);
+    if sidecar.exists() {
+        return Ok(());
+    }
+    LiveFile::open(db, busy)?;
+    Err(Error::NotAReplica { path: db.to_owned(), sidecar })
 }
 
 /// What tells two files apart; `None` if they are the same.
@@ -353,8 +422,8 @@ fn difference(known: &FileIdentity, now: &FileIdentity) -> Option<String> {
     if differ(&known.machine, &now.machine) {
         return Some("it was copied from another machine together with its sidecar".into());
     }
-    if known.inode != now.inode {
-        return Some("it was replaced or copied: it has another inode".into());
+    if known.inode != now.inode || !known.same_birth(now) {
+        return Some("it was replaced or copied: it is not the file that was there when they were last in step".into());
     }
     // Device numbers may change from boot to boot.
     if known.device != now.device && known.same_boot(now) {

@@ -183,7 +183,8 @@ impl Sidecar {
     /// Begins a transaction that takes the write lock; ended by one of the two commits, or by
     /// [`Sidecar::rollback`].
     pub(crate) fn begin(&self) -> Result<(), Error> {
-        self.run(|conn| conn.execute_batch("BEGIN IMMEDIATE"))
+        // One that settled may have failed before it asked for durability again.
+        self.run(|conn| conn.execute_batch("PRAGMA synchronous = FULL; BEGIN IMMEDIATE"))
     }
 
     /// Gives up the transaction, if there is one.
@@ -308,18 +309,6 @@ impl Sidecar {
         Ok(found.map(|lsn| Lsn::new(lsn.cast_unsigned())))
     }
 
-    /// The newest remembered position before `before`.
-    pub(crate) fn newest_position_before(&self, before: Lsn) -> Result<Option<Lsn>, Error> {
-        let found = self.run(|conn| {
-            conn.query_row(
-                "SELECT max(lsn) FROM history WHERE lsn < ?1",
-                [before.get().cast_signed()],
-                |row| row.get::<_, Option<i64>>(0),
-            )
-        })?;
-        Ok(found.map(|lsn| Lsn::new(lsn.cast_unsigned())))
-    }
-
     /// Remembers the page checksums that the delta up to `lsn` replaced.
     pub(crate) fn remember_replaced(&self, lsn: Lsn, pages: &[Replaced]) -> Result<(), Error> {
         let mut entries = Vec::with_capacity(pages.len() * REPLACED_ENTRY_BYTES);
@@ -379,7 +368,8 @@ fn hash(bytes: &[u8]) -> i64 {
 
 /// Deletes a sidecar with its companions.
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
-    for suffix in ["-wal", "-shm", "-journal", ""] {
+    // The sidecar first: without it the others mean nothing, it without them is an older sidecar.
+    for suffix in ["", "-wal", "-shm", "-journal"] {
         let file = beside(path, suffix);
         match std::fs::remove_file(&file) {
             Ok(()) => {}

@@ -3,12 +3,16 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use anabranch::blocking::{RemoteLog, Replica};
-use anabranch::{Error, FileError, Repair};
+use anabranch::{Error, FileError, Options, Repair};
 use common::{World, assert_same, options, os, stock, value};
 
 const SCHEMA: &str =
@@ -78,6 +82,69 @@ fn an_older_copy_that_was_written_since_is_recognised_too() {
 }
 
 #[test]
+fn an_older_copy_is_recognised_however_many_syncs_it_is_behind() {
+    let world = World::new();
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 199)
+                INSERT INTO w SELECT i, printf('%0300d', i) FROM n";
+    let (a, first) =
+        world.published("a.db", &format!("CREATE TABLE w(i INTEGER PRIMARY KEY, v); {rows}"));
+    let (b, second) = world.cloned("b.db");
+    let old = fs::read(&a).unwrap();
+    for row in [0, 20, 40, 60, 80] {
+        stock(&a, &format!("UPDATE w SET v = printf('%0300d', -1) WHERE i = {row}"));
+        first.sync().unwrap();
+    }
+    overwrite(&a, &old);
+    stock(&a, "UPDATE w SET v = printf('%0300d', -2) WHERE i = 80");
+    let before = history(&world);
+    assert!(matches!(first.sync(), Err(Error::FileIsOlder { lsn: None, .. })));
+    assert!(matches!(
+        Replica::repair(&a, Repair::Adopt, options()),
+        Err(Error::FileIsOlder { .. })
+    ));
+    assert_eq!(history(&world), before);
+    Replica::repair(&a, Repair::TakeRemote, options()).unwrap();
+    second.sync().unwrap();
+    assert_same(&a, &b);
+}
+
+#[test]
+fn undoing_one_of_many_changes_is_an_ordinary_change() {
+    let world = World::new();
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 199)
+                INSERT INTO w SELECT i, printf('%0300d', i) FROM n";
+    let (a, first) =
+        world.published("a.db", &format!("CREATE TABLE w(i INTEGER PRIMARY KEY, v); {rows}"));
+    for row in [0, 60] {
+        stock(&a, &format!("UPDATE w SET v = printf('%0300d', -1) WHERE i = {row}"));
+        first.sync().unwrap();
+    }
+    stock(&a, "UPDATE w SET v = printf('%0300d', 0) WHERE i = 0");
+    assert!(first.sync().unwrap().pushed.is_some());
+}
+
+#[test]
+fn earlier_values_that_are_meant_are_pushed_once_told_so() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let (b, second) = world.cloned("b.db");
+    for v in ["z", "a"] {
+        stock(&a, &format!("UPDATE t SET v = '{v}' WHERE id = 1"));
+        if v == "z" {
+            first.sync().unwrap();
+        }
+    }
+    let error = first.sync().unwrap_err();
+    assert!(matches!(error, Error::FileIsOlder { lsn: Some(_), .. }), "{error:?}");
+    assert!(error.to_string().contains("repair --keep"), "the way out is named: {error}");
+    let report = Replica::repair(&a, Repair::Keep, options()).unwrap();
+    assert!(report.local_pages > 0);
+    assert!(first.sync().unwrap().pushed.is_some());
+    second.sync().unwrap();
+    assert_eq!(value(&b, "SELECT v FROM t WHERE id = 1"), "a");
+}
+
+#[test]
 fn an_adopted_older_copy_follows_the_log_again() {
     let world = World::new();
     let (a, first) = world.published("a.db", SCHEMA);
@@ -107,6 +174,148 @@ fn a_file_put_in_place_of_the_replica_is_not_the_same_file() {
     fs::rename(&other, &a).unwrap();
     assert!(matches!(first.sync(), Err(Error::NotTheSameFile { .. })));
     assert_eq!(history(&world), before, "a foreign database is not pushed");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_made_anew_under_the_same_inode_is_not_the_same_file() {
+    use std::os::unix::fs::MetadataExt;
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let (inode, content) = (fs::metadata(&a).unwrap().ino(), fs::read(&a).unwrap());
+    // Most file systems give the number of a removed file to the next one.
+    for _ in 0..50 {
+        fs::remove_file(&a).unwrap();
+        fs::write(&a, &content).unwrap();
+        if fs::metadata(&a).unwrap().ino() == inode {
+            break;
+        }
+    }
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    assert!(matches!(first.sync(), Err(Error::NotTheSameFile { .. })));
+}
+
+#[test]
+fn a_repair_that_fails_leaves_a_strange_file_as_strange_as_it_was() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let before = history(&world);
+    let other = world.path("other.db");
+    stock(
+        &other,
+        "PRAGMA journal_mode = WAL; CREATE TABLE secret(x); INSERT INTO secret VALUES (1)",
+    );
+    fs::rename(&other, &a).unwrap();
+    let app = rusqlite::Connection::open(&a).unwrap();
+    app.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let hurried = Options { busy_timeout: Duration::from_millis(50), ..options() };
+    assert!(Replica::repair(&a, Repair::TakeRemote, hurried).is_err());
+    drop(app);
+    assert!(matches!(first.sync(), Err(Error::NotTheSameFile { .. })));
+    let away = world.path("away");
+    fs::rename(world.path("remote"), &away).unwrap();
+    assert!(Replica::repair(&a, Repair::Adopt, options()).is_err(), "the remote is gone");
+    fs::rename(&away, world.path("remote")).unwrap();
+    assert!(matches!(first.sync(), Err(Error::NotTheSameFile { .. })));
+    assert_eq!(history(&world), before, "a foreign database is not pushed");
+    let report = Replica::repair(&a, Repair::TakeRemote, options()).unwrap();
+    assert_eq!(value(&report.kept.unwrap(), "SELECT x FROM secret"), "1");
+    assert_eq!(value(&a, "SELECT count(*) FROM t"), "2");
+}
+
+/// Invariant I2, while the file is replaced: each row that was committed is in the copy or the file.
+#[test]
+fn what_is_committed_during_a_repair_is_kept() {
+    let world = World::new();
+    let filler = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+                  INSERT INTO t(v) SELECT hex(randomblob(500)) FROM n";
+    let (a, _) = world.published("a.db", &format!("{SCHEMA}; CREATE TABLE live(i); {filler}"));
+    let (stop, writing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let writer = {
+        let (a, stop, writing) = (a.clone(), stop.clone(), writing.clone());
+        std::thread::spawn(move || {
+            let app = rusqlite::Connection::open(&a).unwrap();
+            app.busy_timeout(Duration::from_secs(30)).unwrap();
+            let mut committed = Vec::new();
+            while !stop.load(Ordering::SeqCst) {
+                let i = writing.fetch_add(1, Ordering::SeqCst);
+                match app.execute("INSERT INTO live VALUES (?1)", [i]) {
+                    Ok(_) => committed.push(i),
+                    Err(e) => {
+                        assert_eq!(e.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy))
+                    }
+                }
+            }
+            committed
+        })
+    };
+    while writing.load(Ordering::SeqCst) < 3 {
+        std::thread::yield_now();
+    }
+    let report = Replica::repair(&a, Repair::TakeRemote, options()).unwrap();
+    stop.store(true, Ordering::SeqCst);
+    let committed = writer.join().unwrap();
+    let kept = report.kept.unwrap();
+    let rows = |db: &Path| stock(db, "SELECT i FROM live");
+    let there: HashSet<String> = [rows(&kept), rows(&a)]
+        .iter()
+        .flat_map(|s| s.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    for i in &committed {
+        assert!(there.contains(&i.to_string()), "row {i} of {}", committed.len());
+    }
+    assert_eq!(value(&kept, "PRAGMA integrity_check"), "ok");
+    assert_eq!(value(&a, "PRAGMA integrity_check"), "ok");
+}
+
+#[test]
+fn a_log_left_by_an_earlier_database_is_not_played_into_a_new_one() {
+    let world = World::new();
+    let (_, first) = world.published("a.db", SCHEMA);
+    let (b, _) = (world.path("b.db"), ());
+    for suffix in ["-wal", "-journal"] {
+        let left = world.path(&format!("b.db{suffix}"));
+        fs::write(&left, b"what a program that died has left").unwrap();
+        let refused = Replica::clone_from(&world.remote(), &b, options());
+        assert!(matches!(refused, Err(Error::LeftBehind { .. })), "{refused:?}");
+        let log = RemoteLog::open(&world.remote(), options()).unwrap();
+        let refused = log.restore(&b, anabranch::At::Head);
+        assert!(matches!(refused, Err(Error::LeftBehind { .. })), "{refused:?}");
+        assert!(!b.exists() && !world.path("b.db-anabranch").exists());
+        fs::write(&left, b"").unwrap();
+    }
+    Replica::clone_from(&world.remote(), &b, options()).unwrap();
+    first.sync().unwrap();
+}
+
+#[test]
+fn a_push_that_was_given_up_by_a_repair_is_never_settled() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let old = fs::read(&a).unwrap();
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    first.sync().unwrap();
+    // As if the push had not been heard of: the sidecar is the one from before, with its intent.
+    overwrite(&a, &old);
+    assert!(first.sync().is_err());
+    Replica::repair(&a, Repair::Keep, options()).unwrap();
+    assert!(first.sync().unwrap().pushed.is_some(), "the reversal is pushed, as asked");
+    let (b, _) = world.cloned("b.db");
+    assert_same(&a, &b);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_name_that_looks_like_an_address_is_a_name() {
+    let world = World::new();
+    let (odd, plain) = (world.path("file:x.db"), world.path("x.db"));
+    stock(&plain, "CREATE TABLE plain(x)");
+    fs::copy(&plain, &odd).unwrap();
+    let before = fs::read(&plain).unwrap();
+    std::env::set_current_dir(world.path("")).unwrap();
+    Replica::init(Path::new("file:x.db"), &world.remote(), options()).unwrap();
+    assert!(world.path("file:x.db-anabranch").exists());
+    assert!(!world.path("x.db-anabranch").exists() && fs::read(&plain).unwrap() == before);
 }
 
 #[test]

@@ -36,9 +36,11 @@ impl Human for Repaired {
 }
 
 pub(super) async fn repair(args: args::Repair, ctx: &Context) -> Result<Outcome, Failure> {
-    let how = match (args.adopt, args.relink, args.remote) {
+    let how = match (args.adopt, args.keep, args.remote) {
         (true, ..) => Repair::Adopt,
-        (_, true, Some(remote)) => Repair::Relink { remote },
+        (_, true, _) => Repair::Keep,
+        // Given together with --relink, and only so.
+        (.., Some(remote)) => Repair::Relink { remote },
         _ => Repair::TakeRemote,
     };
     let file = named_or_only(args.file)?;

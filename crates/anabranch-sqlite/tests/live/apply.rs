@@ -157,7 +157,11 @@ fn a_failing_callback_rolls_everything_back() {
         anabranch_sqlite::ApplyDelta {
             page_size: change.page_size,
             size_after: change.size_after,
-            pages: &mut change.source(),
+            pages: &mut anabranch_sqlite::Hashed::new(
+                change.source(),
+                map.hasher(),
+                change.page_size,
+            ),
             schema_cookie: CookieRule::Keep,
             base: &map,
             intent: 77,
@@ -365,7 +369,11 @@ fn the_lock_page_is_stepped_over_in_a_database_above_one_gibibyte() {
                 anabranch_sqlite::ApplyDelta {
                     page_size,
                     size_after: change.size_after,
-                    pages: &mut change.source(),
+                    pages: &mut anabranch_sqlite::Hashed::new(
+                        change.source(),
+                        map.hasher(),
+                        change.page_size,
+                    ),
                     schema_cookie: CookieRule::Replace { random: 5 },
                     base: &map,
                     intent: id,

@@ -37,6 +37,7 @@ fn cut(applied: bool, sql: &[&str], cookie: CookieRule) -> Cut {
         let pages = staging.finish().unwrap();
         let view = replica.live.begin().unwrap();
         ApplyIntent {
+            replaces: false,
             id: replica.intents,
             mark_before: view.mark().copied(),
             size_before: view.db_size(),
@@ -172,7 +173,11 @@ mod child {
             anabranch_sqlite::ApplyDelta {
                 page_size: change.page_size,
                 size_after: change.size_after,
-                pages: &mut change.source(),
+                pages: &mut anabranch_sqlite::Hashed::new(
+                    change.source(),
+                    map.hasher(),
+                    change.page_size,
+                ),
                 schema_cookie: CookieRule::Keep,
                 base: &map,
                 intent: 1,

@@ -336,7 +336,11 @@ impl Replica {
             ApplyDelta {
                 page_size: change.page_size,
                 size_after: change.size_after,
-                pages: &mut change.source(),
+                pages: &mut anabranch_sqlite::Hashed::new(
+                    change.source(),
+                    map.hasher(),
+                    change.page_size,
+                ),
                 schema_cookie: cookie,
                 base: &map,
                 intent: id,
