@@ -89,8 +89,12 @@ impl Bench {
         let began = Instant::now();
         let view = self.live.begin()?;
         let mut staging = map.stage(self.intent);
-        let with =
-            Compare { since: self.mark.as_ref(), base_size: self.size, page_one_always: false };
+        let with = Compare {
+            since: self.mark.as_ref(),
+            base_size: self.size,
+            page_one_always: false,
+            restarted: false,
+        };
         let captured =
             view.capture(&with, &map, &mut |pgno, _, entry| staging.push(pgno, entry))?;
         staging.finish()?;

@@ -34,6 +34,10 @@ use crate::view::View;
 /// How long to wait before asking for the write lock again: first and longest.
 const LOCK_RETRY: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));
 
+/// So much is written to the `-wal` before the disk is asked to take it; the next time at three times
+/// as much, and so on: each sync costs something too.
+const SYNC_BYTES: usize = 12 << 20;
+
 /// The change to apply.
 pub struct ApplyDelta<'a> {
     /// Page size of the change; must be the file's.
@@ -183,7 +187,7 @@ impl View<'_> {
     ///
     /// An error after COMMIT says so: see [`ApplyError::may_be_committed`].
     pub fn apply<E>(
-        self,
+        mut self,
         change: ApplyDelta<'_>,
         under_lock: &mut dyn FnMut(&UnderLock) -> Result<(), E>,
     ) -> Result<Applied, ApplyError<E>> {
@@ -221,6 +225,9 @@ impl View<'_> {
             .map_err(|e| ApplyError::Commit(self.live.error("writing", e)))?;
         crash_point!("apply::after-commit");
         self.live.unsynced |= self.live.lazy;
+        if let Some(behind) = &self.live.behind {
+            behind.sync();
+        }
         // Whoever closes this connection last checkpoints with it, and that must reach the disk.
         self.live.set_lazy(false).map_err(ApplyError::AfterCommit)?;
         let committed =
@@ -289,7 +296,7 @@ impl View<'_> {
         }
     }
 
-    fn write_pages<E>(&self, change: ApplyDelta<'_>) -> Result<Written, ApplyError<E>> {
+    fn write_pages<E>(&mut self, change: ApplyDelta<'_>) -> Result<Written, ApplyError<E>> {
         let ApplyDelta { page_size, size_after, pages, schema_cookie, base, intent } = change;
         let mut order = PageOrder::new(page_size, self.db_size(), size_after);
         let mut staging = base.stage(intent);
@@ -301,6 +308,7 @@ impl View<'_> {
             cookie_after: None,
         };
         let mut page_one = None;
+        let (mut bytes, mut sync_at) = (0, SYNC_BYTES);
         while let Some(NewPage { pgno, entry, page }) = pages.next_new()? {
             order.next(pgno)?;
             staging.push(pgno, entry)?;
@@ -312,6 +320,11 @@ impl View<'_> {
                 page_one = Some(page);
             } else {
                 self.write_page(pgno, page)?;
+            }
+            bytes += page.len();
+            if bytes >= sync_at {
+                self.live.write_behind();
+                sync_at = bytes * 3;
             }
         }
         order.end()?;

@@ -72,6 +72,12 @@ impl std::fmt::Debug for PageHasher {
 }
 
 impl PageHasher {
+    /// Hashes under `seed`; any will do where no base map is made.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        PageHasher { seed }
+    }
+
     /// The entry of a page with content `page`.
     #[must_use]
     pub fn entry(&self, pgno: Pgno, page: &[u8]) -> PageEntry {

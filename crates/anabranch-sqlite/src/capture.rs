@@ -25,6 +25,8 @@ use crate::wal;
 pub struct Compare<'a> {
     /// Where the file was last known to be as the base; `None` if that is not known.
     pub since: Option<&'a Mark>,
+    /// The machine was restarted since: the mark proves nothing but what is missing.
+    pub restarted: bool,
     /// Size of the base in pages; entries of the map above it do not count.
     pub base_size: u32,
     /// Report page 1 even if it is as in the base: for a schema that changed without a trace in
@@ -58,6 +60,16 @@ pub enum ScanReason {
     /// The WAL was restarted since the mark.
     #[error("the WAL was restarted")]
     Restarted,
+    /// The WAL is still the one that was marked, but no longer holds what had been committed to it:
+    /// the file went back.
+    #[error("frame {frame} of the WAL, which had been committed, is gone")]
+    Lost {
+        /// The frame.
+        frame: u32,
+    },
+    /// The machine was restarted since the mark, and may have lost what was not synced.
+    #[error("the machine was restarted")]
+    NewBoot,
     /// A frame at or after the mark is not what it should be.
     #[error("frame {frame} of the WAL does not continue what was known")]
     Broken {
@@ -118,7 +130,11 @@ impl View<'_> {
                 checksum_change: DbChecksum::EMPTY,
             },
         };
-        match self.candidates(with) {
+        let candidates = match self.candidates(with) {
+            Ok(_) if with.restarted => Err(ScanReason::NewBoot),
+            candidates => candidates,
+        };
+        match candidates {
             Ok((frames, candidates)) => {
                 comparison.out.how = How::Chain { frames };
                 for pgno in candidates.iter() {

@@ -48,6 +48,7 @@ mod recover;
 mod verify;
 mod view;
 mod wal;
+mod write_behind;
 
 pub use apply::{
     Applied, ApplyDelta, ApplyIntent, CookieRule, Hashed, NewPage, NewPages, UnderLock,
@@ -60,3 +61,4 @@ pub use live::{LiveFile, Prepared};
 pub use mark::Mark;
 pub use recover::Verdict;
 pub use view::View;
+pub use write_behind::WriteBehind;

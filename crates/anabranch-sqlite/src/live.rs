@@ -23,6 +23,7 @@ use crate::error::FileError;
 use crate::ffi;
 use crate::identity::FileIdentity;
 use crate::view::View;
+use crate::write_behind::WriteBehind;
 
 /// Bytes that SQLite's checksum extension reserves per page.
 const CHECKSUM_VFS_RESERVED: u8 = 8;
@@ -43,6 +44,11 @@ pub struct LiveFile {
     pub(crate) lazy: bool,
     /// Something was committed that way.
     pub(crate) unsynced: bool,
+    /// The `-wal` was there before this connection, so that somebody else has the database open: our
+    /// close will not checkpoint.
+    shared: bool,
+    /// Syncs the `-wal` while it is being written.
+    pub(crate) behind: Option<WriteBehind>,
 }
 
 impl std::fmt::Debug for LiveFile {
@@ -70,8 +76,9 @@ impl LiveFile {
     pub fn open(path: &Path, busy: Duration) -> Result<Self, FileError> {
         check_features()?;
         check_is_file(path)?;
+        let shared = wal_of(path).is_some_and(|wal| wal.exists());
         let conn = connect(path, busy)?;
-        Self::with(conn, path, busy)
+        Ok(LiveFile { shared, ..Self::with(conn, path, busy)? })
     }
 
     /// Creates a database without content, of one page, in WAL mode. The file must not exist.
@@ -115,6 +122,8 @@ impl LiveFile {
             spent: false,
             lazy: false,
             unsynced: false,
+            shared: false,
+            behind: None,
         })
     }
 
@@ -266,13 +275,20 @@ impl LiveFile {
 
     /// Closes the file. What was applied is durable when this returns: either the last one to close
     /// has checkpointed it, or the `-wal`, which others have open, is synced here.
-    pub fn close(self) -> Result<(), FileError> {
-        let (path, unsynced) = (self.wal_path.clone(), self.unsynced);
+    pub fn close(mut self) -> Result<(), FileError> {
+        let (path, unsynced, behind) = (self.wal_path.clone(), self.unsynced, self.behind.take());
         drop(self);
+        let failed = |source| FileError::Io { path: path.clone(), what: "syncing", source };
+        if let Some(behind) = behind {
+            behind.finish().map_err(failed)?;
+            if unsynced {
+                // It was asked for after COMMIT.
+                return crate::view::sync_directory_of(&path);
+            }
+        }
         if !unsynced {
             return Ok(());
         }
-        let failed = |source| FileError::Io { path: path.clone(), what: "syncing", source };
         match std::fs::File::open(&path) {
             Ok(wal) => {
                 wal.sync_all().map_err(failed)?;
@@ -280,6 +296,18 @@ impl LiveFile {
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(failed(e)),
+        }
+    }
+
+    /// Has the disk take what the `-wal` holds by now, if that spares a wait later. Without it
+    /// everything is only slower, so that it does not start is no error.
+    pub(crate) fn write_behind(&mut self) {
+        if self.lazy && self.shared && self.behind.is_none() {
+            let started = std::fs::File::open(&self.wal_path).and_then(WriteBehind::start);
+            self.behind = started.ok();
+        }
+        if let Some(behind) = &self.behind {
+            behind.sync_soon();
         }
     }
 
@@ -316,6 +344,13 @@ impl LiveFile {
     pub(crate) fn error(&self, what: &'static str, error: rusqlite::Error) -> FileError {
         sqlite_error(&self.path, what, self.busy, error)
     }
+}
+
+/// Where the `-wal` of the database at `path` is.
+fn wal_of(path: &Path) -> Option<PathBuf> {
+    let mut wal = path.canonicalize().ok()?.into_os_string();
+    wal.push("-wal");
+    Some(wal.into())
 }
 
 fn check_features() -> Result<(), FileError> {

@@ -97,6 +97,19 @@ impl<'a> View<'a> {
         read_page(self.live, pgno, f)
     }
 
+    /// Names of the tables, up to `limit` of them, as SQLite reads them: for telling databases apart,
+    /// not for trusting them.
+    pub fn table_names(&self, limit: u32) -> Result<Vec<String>, FileError> {
+        let read = || -> rusqlite::Result<Vec<String>> {
+            let mut statement = self.live.conn.prepare(
+                "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name LIMIT ?1",
+            )?;
+            let names = statement.query_map([limit], |row| row.get(0))?;
+            names.collect()
+        };
+        read().map_err(|e| self.live.error("reading the schema of", e))
+    }
+
     /// Makes everything that this view shows survive a power failure, whatever `synchronous`
     /// setting it was written with.
     ///

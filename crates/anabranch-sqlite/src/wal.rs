@@ -84,7 +84,7 @@ impl WalFile {
     /// Whether the frame at `mark` is still the one that was marked.
     pub(crate) fn check_mark(&self, mark: &Mark) -> Result<(), ScanReason> {
         if mark.frame > 0 && self.frame_header(mark.frame)?.checksum != mark.checksum {
-            return Err(ScanReason::Broken { frame: mark.frame });
+            return Err(ScanReason::Lost { frame: mark.frame });
         }
         Ok(())
     }
@@ -114,7 +114,7 @@ pub(crate) fn frames_between(
         return Err(ScanReason::Restarted);
     }
     if since.frame > end.frame {
-        return Err(ScanReason::Broken { frame: since.frame });
+        return Err(ScanReason::Lost { frame: since.frame });
     }
     if since == end {
         return Ok(0);

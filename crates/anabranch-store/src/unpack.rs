@@ -15,7 +15,7 @@ use crate::spool::SpoolReader;
 
 const THREADS: usize = 2;
 /// Content that is being unpacked or waits to be read: enough that no thread waits for the other.
-const BYTES_AHEAD: usize = 8 * 1024 * 1024;
+const BYTES_AHEAD: usize = 6 * 1024 * 1024;
 const FRAMES_AHEAD: usize = 64;
 /// Shorter bodies are not worth two threads.
 const BODY_BYTES_MIN: u64 = 1024 * 1024;

@@ -125,9 +125,10 @@ fn write(
         let map = session.base_map();
         let intent = session.sidecar.next_intent_id()?;
         let mut staging = map.stage(intent);
-        let image = Image::write(fetched, &session.db, progress, &mut |pgno, page| {
-            staging.push(pgno, map.entry(pgno, page)).map_err(Error::from)
-        })?;
+        let image =
+            Image::write(fetched, &session.db, map.hasher(), progress, &mut |pgno, entry| {
+                staging.push(pgno, entry).map_err(Error::from)
+            })?;
         staging.finish()?;
         map.settle(intent, image.pages)?;
         image
@@ -145,6 +146,7 @@ fn write(
     image.place()?;
     crash_point!("clone::after-place");
     session.state.phase = Phase::Ready;
+    session.state.known = session.read_tables()?;
     session.sidecar.begin_settling()?;
     session.sidecar.save_state(&session.state)?;
     session.sidecar.commit_settled()?;

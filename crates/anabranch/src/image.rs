@@ -10,7 +10,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anabranch_format::{DbChecksum, PageChecksum, PageSize, PageSource, Pgno};
+use anabranch_format::{DbChecksum, PageSize, Pgno};
+use anabranch_sqlite::{PageEntry, PageHasher, WriteBehind};
 use anabranch_store::{Fetched, Progress, Step};
 use tempfile::NamedTempFile;
 
@@ -21,8 +22,13 @@ use crate::read_ahead::ReadAhead;
 /// How much is gathered before it is written.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Told of each page, ascending: number and content.
-pub(crate) type EachPage<'a> = dyn FnMut(Pgno, &[u8]) -> Result<(), Error> + 'a;
+/// So much is written before the disk is told to take it.
+const SYNC_BYTES: u64 = 32 << 20;
+/// Content that is unpacked ahead.
+const BYTES_AHEAD: u64 = 2 << 20;
+
+/// Told of each page, ascending: number and entry.
+pub(crate) type EachPage<'a> = dyn FnMut(Pgno, PageEntry) -> Result<(), Error> + 'a;
 
 /// A finished image under its temporary name; removed unless it is put into place.
 #[derive(Debug)]
@@ -115,6 +121,7 @@ impl Image {
     pub(crate) fn write(
         fetched: Fetched,
         target: &Path,
+        hasher: PageHasher,
         progress: &Progress,
         each_page: &mut EachPage<'_>,
     ) -> Result<Self, Error> {
@@ -130,7 +137,7 @@ impl Image {
             pages,
             sum: DbChecksum::EMPTY,
         };
-        image.fill(fetched, progress, each_page)?;
+        image.fill(fetched, hasher, progress, each_page)?;
         if image.sum != expected {
             let (found, expected) = (image.sum.to_string(), expected.to_string());
             return Err(Error::Mismatch { lsn, found, expected });
@@ -142,35 +149,44 @@ impl Image {
     fn fill(
         &mut self,
         fetched: Fetched,
+        hasher: PageHasher,
         progress: &Progress,
         each_page: &mut EachPage<'_>,
     ) -> Result<(), Error> {
         let path = self.file.path().to_owned();
         let failed = || io_error("writing", &path);
-        let mut source = ReadAhead::start(fetched)?;
-        let mut page = vec![0; self.page_size.bytes()];
+        let mut source = ReadAhead::hashed(fetched, hasher, BYTES_AHEAD)?;
+        let disk = self.file.as_file().try_clone().and_then(WriteBehind::start).map_err(failed())?;
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, self.file.as_file());
+        let mut unsynced = 0;
         let total = u64::from(self.pages) * u64::from(self.page_size.get());
         let mut counted = Pages::of(progress, Step::Writing, total, self.page_size);
         let mut next = 1;
-        while let Some(pgno) = source.next_page(&mut page).map_err(Error::from_pages)? {
+        while let Some(pgno) = source.advance().map_err(Error::from_pages)? {
+            let (page, entry) = (source.page(), source.entry());
             if pgno.get() != next {
                 // Only the lock page is left out; it stays a hole.
                 let at = u64::from(pgno.get() - 1) * u64::from(self.page_size.get());
                 out.seek(SeekFrom::Start(at)).map_err(failed())?;
             }
             if pgno == Pgno::ONE {
-                self.cookie = cookie_of(&page);
-                self.change_counter = u32_at(&page, 24);
+                self.cookie = cookie_of(page);
+                self.change_counter = u32_at(page, 24);
             }
-            self.sum.toggle(PageChecksum::of(pgno, &page));
-            out.write_all(&page).map_err(failed())?;
-            each_page(pgno, &page)?;
+            self.sum.toggle(entry.shared);
+            out.write_all(page).map_err(failed())?;
+            each_page(pgno, entry)?;
+            unsynced += page.len() as u64;
+            if unsynced >= SYNC_BYTES {
+                disk.sync_soon();
+                unsynced = 0;
+            }
             counted.one();
             next = pgno.get() + 1;
         }
         out.flush().map_err(failed())?;
         drop(out);
+        disk.finish().map_err(failed())?;
         self.file.as_file().set_len(total).map_err(failed())
     }
 

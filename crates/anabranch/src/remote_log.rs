@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anabranch_format::{Lsn, Micros};
+use anabranch_sqlite::PageHasher;
 use anabranch_store::{At, ClockGap, CompactReport, Location, Log};
 
 use crate::entropy;
@@ -90,7 +91,8 @@ impl RemoteLog {
             here.log.fetch_position(Lsn::ZERO, &position, progress).await.map_err(self.failed())?;
         let (target, bytes, written) = (file.to_owned(), fetched.bytes, progress.clone());
         let pages = blocking(move || {
-            let image = Image::write(fetched, &target, &written, &mut |_, _| Ok(()))?;
+            let image =
+                Image::write(fetched, &target, PageHasher::new(0), &written, &mut |_, _| Ok(()))?;
             let pages = image.pages;
             image.place()?;
             Ok(pages)

@@ -12,7 +12,7 @@ use anabranch_store::{Anchor, At, Location};
 
 use crate::entropy;
 use crate::error::Error;
-use crate::image::{EachPage, cookie_of, folder_of};
+use crate::image::{cookie_of, folder_of};
 use crate::init;
 use crate::lock::ReplicaLock;
 use crate::pull::{self, Local};
@@ -237,7 +237,7 @@ fn rebase_sidecar(mut session: Session, found: Found) -> Result<RepairReport, Er
 fn stage_all(map: &BaseMap<'_>, id: i64, view: &View<'_>) -> Result<DbChecksum, Error> {
     let mut staging = map.stage(id);
     let mut sum = DbChecksum::EMPTY;
-    each_page(view, &mut |pgno, page| {
+    each_page(view, |pgno, page| {
         sum.toggle(PageChecksum::of(pgno, page));
         Ok(staging.push(pgno, map.entry(pgno, page))?)
     })?;
@@ -245,7 +245,10 @@ fn stage_all(map: &BaseMap<'_>, id: i64, view: &View<'_>) -> Result<DbChecksum, 
     Ok(sum)
 }
 
-fn each_page(view: &View<'_>, each: &mut EachPage<'_>) -> Result<(), Error> {
+fn each_page(
+    view: &View<'_>,
+    mut each: impl FnMut(Pgno, &[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
     let page_size = view.page_one().page_size;
     let mut page = vec![0; page_size.bytes()];
     for pgno in (1..=view.db_size()).filter_map(Pgno::new) {
@@ -270,7 +273,7 @@ async fn relink(file: &Path, remote: &OsStr, options: &Options) -> Result<Repair
         let page_size = live.page_size();
         let view = live.begin()?;
         let mut sum = DbChecksum::EMPTY;
-        each_page(&view, &mut |pgno, page| {
+        each_page(&view, |pgno, page| {
             sum.toggle(PageChecksum::of(pgno, page));
             Ok(())
         })?;

@@ -4,13 +4,14 @@
 //! All of it is blocking and moves between blocking threads as one value. The database is opened
 //! only through SQLite, by [`Session::live`], each time for one purpose.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anabranch_format::{DbChecksum, Lsn, Micros, Pgno};
+use anabranch_format::{DbChecksum, Lsn, Micros, Pgno, content_hash};
 use anabranch_sqlite::{
-    BaseMap, Compare, FileError, FileIdentity, How, LiveFile, Mark, PageEntry, View,
+    BaseMap, Compare, FileError, FileIdentity, How, LiveFile, Mark, PageEntry, ScanReason, View,
 };
 use anabranch_store::Location;
 
@@ -21,7 +22,7 @@ use crate::lock::ReplicaLock;
 use crate::replica::Options;
 use crate::report::Note;
 use crate::sidecar::{self, REPLACED_PAGES_MAX, Replaced, Sidecar};
-use crate::state::{Base, State};
+use crate::state::{Base, Known, State};
 
 /// An operation under way.
 pub(crate) struct Session {
@@ -32,6 +33,8 @@ pub(crate) struct Session {
     pub(crate) db: PathBuf,
     /// Which file that was when the operation began; `None` if there was none yet.
     seen: Option<FileIdentity>,
+    /// The tables of the file, if they were read; remembered when something settles.
+    tables: RefCell<Option<Known>>,
     busy: Duration,
     pub(crate) notes: Vec<Note>,
 }
@@ -52,6 +55,8 @@ pub(crate) struct LocalChanges {
     pub(crate) change_counter: u32,
     /// How they were found.
     pub(crate) how: How,
+    /// Pages that were looked at and are as in the base.
+    pub(crate) unchanged: u64,
 }
 
 impl LocalChanges {
@@ -91,7 +96,8 @@ impl Session {
         let (sidecar, state) = Sidecar::open(&db)?;
         let seen = Some(identity_of(&db)?);
         let busy = options.busy_timeout;
-        Ok(Session { lock, sidecar, state, db, seen, busy, notes: Vec::new() })
+        let tables = RefCell::new(None);
+        Ok(Session { lock, sidecar, state, db, seen, tables, busy, notes: Vec::new() })
     }
 
     /// A session on a replica that was just made.
@@ -104,7 +110,8 @@ impl Session {
     ) -> Self {
         let busy = options.busy_timeout;
         let seen = identity_of(&db).ok();
-        Session { lock: Some(lock), sidecar, state, db, seen, busy, notes: Vec::new() }
+        let tables = RefCell::new(None);
+        Session { lock: Some(lock), sidecar, state, db, seen, tables, busy, notes: Vec::new() }
     }
 
     /// Closes the sidecar, keeping the lock.
@@ -212,7 +219,14 @@ impl Session {
             return Err(self.older(None));
         }
         let changes = self.difference(view, on_change)?;
-        self.refuse_older(view, &changes)?;
+        if matches!(changes.how, How::Scan(ScanReason::Lost { .. })) {
+            return Err(self.older(None));
+        }
+        if !changes.is_empty() && !matches!(changes.how, How::Chain { .. }) {
+            self.refuse_foreign(view, &changes)?;
+            self.refuse_older(view, &changes)?;
+        }
+        self.note_tables(view);
         Ok(changes)
     }
 
@@ -227,7 +241,8 @@ impl Session {
         let same_boot = self.same_boot()?;
         let map = self.base_map();
         let with = Compare {
-            since: self.state.mark.as_ref().filter(|_| same_boot),
+            since: self.state.mark.as_ref(),
+            restarted: !same_boot,
             base_size: base.size,
             page_one_always: false,
         };
@@ -242,16 +257,53 @@ impl Session {
             file_cookie: view.page_one().schema_cookie,
             change_counter: view.page_one().change_counter,
             how: captured.how,
+            unchanged: captured.pages_read - captured.pages_changed,
         })
+    }
+
+    /// Another database that was copied over this one looks like one with local changes. VACUUM may
+    /// leave no page as it was, and a schema may be renamed from end to end; both at once, out of
+    /// sight, is taken for another database.
+    fn refuse_foreign(&self, view: &View<'_>, changes: &LocalChanges) -> Result<(), Error> {
+        let known = &self.state.known.tables;
+        if changes.unchanged > 0 || known.is_empty() {
+            return Ok(());
+        }
+        // A schema that cannot be read proves nothing.
+        let Ok(now) = tables_of(view) else { return Ok(()) };
+        if now.iter().any(|table| known.contains(table)) {
+            return Ok(());
+        }
+        Err(Error::NotTheSameFile {
+            path: self.db.clone(),
+            what: "it holds another database: not one page is as it was, and none of its tables \
+                   is there any more"
+                .to_owned(),
+        })
+    }
+
+    /// Reads the names of the tables of the file.
+    pub(crate) fn read_tables(&self) -> Result<Known, Error> {
+        let mut live = self.live()?;
+        let view = live.begin()?;
+        let cookie = view.page_one().schema_cookie;
+        Ok(Known { tables: tables_of(&view).unwrap_or_default(), cookie })
+    }
+
+    /// Reads the names of the tables, unless they are known.
+    fn note_tables(&self, view: &View<'_>) {
+        let cookie = view.page_one().schema_cookie;
+        let known = &self.state.known;
+        if known.tables.is_empty() || known.cookie != cookie {
+            let read = tables_of(view).ok();
+            *self.tables.borrow_mut() = read.map(|tables| Known { tables, cookie });
+        }
     }
 
     /// A file that went back looks like one with local changes. Where the WAL proves that its
     /// changes came after the base there is no doubt; elsewhere the state is compared with those
     /// this replica had before.
     fn refuse_older(&self, view: &View<'_>, changes: &LocalChanges) -> Result<(), Error> {
-        if changes.is_empty() || matches!(changes.how, How::Chain { .. }) {
-            return Ok(());
-        }
         if let Some(lsn) = self.sidecar.position_of(changes.sum, self.state.base.lsn())? {
             return Err(self.older(Some(lsn)));
         }
@@ -333,6 +385,9 @@ impl Session {
             None => self.identity()?,
         };
         next.settled_at = Some(now);
+        if let Some(tables) = self.tables.get_mut().take() {
+            next.known = tables;
+        }
         self.sidecar.begin_settling()?;
         if let Err(e) = self.settle_within(intent, &next) {
             // The first error is the one to report.
@@ -413,6 +468,15 @@ fn refuse_what_is_no_replica(db: &Path, busy: Duration) -> Result<(), Error> {
     }
     LiveFile::open(db, busy)?;
     Err(Error::NotAReplica { path: db.to_owned(), sidecar })
+}
+
+/// How many tables are remembered by name: a few are enough to know a database again.
+const TABLES_MAX: u32 = 256;
+
+/// Hashes of the names of the tables in `view`.
+fn tables_of(view: &View<'_>) -> Result<Vec<u64>, FileError> {
+    let names = view.table_names(TABLES_MAX)?;
+    Ok(names.iter().map(|name| content_hash(name.as_bytes())).collect())
 }
 
 /// What tells two files apart; `None` if they are the same.

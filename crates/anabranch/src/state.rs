@@ -94,6 +94,16 @@ pub(crate) struct State {
     pub(crate) mark: Option<Mark>,
     /// When the base was settled.
     pub(crate) settled_at: Option<Micros>,
+    /// What the database is known by, beside its pages.
+    #[serde(default)]
+    pub(crate) known: Known,
+}
+
+/// Hashes of the names of a database's tables, and the schema cookie at which they were read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Known {
+    pub(crate) tables: Vec<u64>,
+    pub(crate) cookie: u32,
 }
 
 impl State {
@@ -124,6 +134,7 @@ impl State {
             change_counter: 0,
             mark: None,
             settled_at: None,
+            known: Known::default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Verify: the file against the remote, page by page; and the rows that changed since the base.
 
 use anabranch_format::{DbChecksum, PageChecksum, PageSource};
-use anabranch_sqlite::How;
+use anabranch_sqlite::{How, PageHasher};
 use anabranch_store::{At, Fetched, Progress, Step};
 
 use crate::error::Error;
@@ -119,10 +119,14 @@ pub(crate) async fn table_changes(
     blocking(move || {
         let mut target = db.as_os_str().to_owned();
         target.push("-anabranch-base");
-        let image =
-            Image::write(fetched, std::path::Path::new(&target), &progress, &mut |_, _: &[u8]| {
-                Ok(())
-            })?;
+        let hasher = PageHasher::new(0);
+        let image = Image::write(
+            fetched,
+            std::path::Path::new(&target),
+            hasher,
+            &progress,
+            &mut |_, _| Ok(()),
+        )?;
         rows::count(&db, image.path(), busy)
             .map_err(|source| Error::Comparing { path: db.clone(), source })
     })

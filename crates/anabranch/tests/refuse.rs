@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anabranch::blocking::{RemoteLog, Replica};
 use anabranch::{Error, FileError, Options, Repair};
-use common::{World, assert_same, options, os, stock, value};
+use common::{World, app, assert_same, options, os, stock, value};
 
 const SCHEMA: &str =
     "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t(v) VALUES ('a'), ('b')";
@@ -174,6 +174,117 @@ fn a_file_put_in_place_of_the_replica_is_not_the_same_file() {
     fs::rename(&other, &a).unwrap();
     assert!(matches!(first.sync(), Err(Error::NotTheSameFile { .. })));
     assert_eq!(history(&world), before, "a foreign database is not pushed");
+}
+
+#[test]
+fn another_database_copied_over_the_replica_is_not_pushed() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let (b, second) = world.cloned("b.db");
+    let before = history(&world);
+    let other = world.path("other.db");
+    stock(
+        &other,
+        "PRAGMA journal_mode = WAL; CREATE TABLE secret(x);
+         WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 999)
+         INSERT INTO secret SELECT i FROM n",
+    );
+    for _ in 0..100 {
+        stock(&other, "PRAGMA user_version = 1; PRAGMA user_version = 2");
+    }
+    let foreign = fs::read(&other).unwrap();
+    for (file, replica) in [(&a, &first), (&b, &second)] {
+        overwrite(file, &foreign);
+        assert!(matches!(replica.sync(), Err(Error::NotTheSameFile { .. })));
+        let report = Replica::repair(file, Repair::TakeRemote, options()).unwrap();
+        assert_eq!(value(&report.kept.unwrap(), "SELECT count(*) FROM secret"), "1000");
+        assert_eq!(value(file, "SELECT count(*) FROM t"), "2");
+    }
+    assert_eq!(history(&world), before);
+}
+
+#[test]
+fn a_database_that_is_renamed_or_rebuilt_from_end_to_end_stays_the_same() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    stock(&a, "ALTER TABLE t RENAME TO u");
+    assert!(first.sync().unwrap().pushed.is_some());
+    stock(&a, "INSERT INTO u(v) SELECT hex(randomblob(900)) FROM u, u AS w, u AS x");
+    assert!(first.sync().unwrap().pushed.is_some());
+    stock(
+        &a,
+        "CREATE TABLE first(x); INSERT INTO first SELECT v FROM u; DELETE FROM u WHERE id < 5; VACUUM",
+    );
+    assert!(first.sync().unwrap().pushed.is_some());
+    assert_same(&a, &world.cloned("b.db").0);
+}
+
+/// R1: a power failure took back what an application had not synced, after it was pushed.
+#[cfg(unix)]
+#[test]
+fn a_file_that_lost_the_end_of_its_wal_is_never_pushed() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let script = "import sqlite3, sys
+c = sqlite3.connect(sys.argv[1], isolation_level=None)
+c.execute('PRAGMA synchronous = NORMAL')
+for i in range(50):
+    c.execute('INSERT INTO t(v) VALUES (hex(randomblob(400)))')
+print('written', flush=True)
+sys.stdin.read()";
+    let mut app = std::process::Command::new("python3")
+        .args(["-c", script])
+        .arg(&a)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(app.stdout.as_mut().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    assert!(first.sync().unwrap().pushed.is_some());
+    let before = history(&world);
+    app.kill().unwrap();
+    app.wait().unwrap();
+    let wal = world.path("a.db-wal");
+    let length = fs::metadata(&wal).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&wal).unwrap().set_len(length / 2).unwrap();
+    let _ = fs::remove_file(world.path("a.db-shm"));
+    let refused = first.sync();
+    assert!(matches!(refused, Err(Error::FileIsOlder { .. })), "{refused:?}");
+    assert_eq!(history(&world), before, "the loss is not pushed");
+    Replica::repair(&a, Repair::TakeRemote, options()).unwrap();
+    assert_eq!(value(&a, "SELECT count(*) FROM t"), "52");
+}
+
+/// R15: what an application meets after a pull, as the README says.
+#[test]
+fn a_deferred_transaction_that_has_read_is_told_at_once_that_it_is_out_of_date() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let (b, second) = world.cloned("b.db");
+    let app = app(&b);
+    app.busy_timeout(Duration::from_secs(60)).unwrap();
+    app.execute_batch("BEGIN").unwrap();
+    let rows = |app: &rusqlite::Connection| -> i64 {
+        app.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(rows(&app), 2);
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    first.sync().unwrap();
+    second.sync().unwrap();
+    assert_eq!(rows(&app), 2, "a reader goes on with the state it began with");
+    let refused = app.execute("INSERT INTO t(v) VALUES ('d')", []).unwrap_err();
+    assert_eq!(
+        refused.sqlite_error().map(|e| e.extended_code),
+        Some(rusqlite::ffi::SQLITE_BUSY_SNAPSHOT)
+    );
+    app.execute_batch("ROLLBACK; BEGIN IMMEDIATE; INSERT INTO t(v) VALUES ('d'); COMMIT").unwrap();
+    assert_eq!(rows(&app), 4);
+    assert!(second.sync().unwrap().pushed.is_some());
 }
 
 #[cfg(unix)]

@@ -322,7 +322,12 @@ fn the_lock_page_is_stepped_over_in_a_database_above_one_gibibyte() {
             let view = live.begin().unwrap();
             let mut staging = map.stage(id);
             let mut pages = BTreeSet::new();
-            let with = anabranch_sqlite::Compare { since: mark, base_size, page_one_always: false };
+            let with = anabranch_sqlite::Compare {
+                since: mark,
+                base_size,
+                page_one_always: false,
+                restarted: false,
+            };
             view.capture(&with, &map, &mut |pgno, _, entry| {
                 pages.insert(pgno.get());
                 staging.push(pgno, entry)

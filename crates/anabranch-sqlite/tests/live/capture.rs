@@ -205,7 +205,7 @@ fn a_hole_before_the_mark_breaks_the_chain() {
     assert_eq!(now[tail..tail + 24], wal[tail..tail + 24], "the marked frame is still there");
     replica.live = anabranch_sqlite::LiveFile::open(&crashed, crate::support::BUSY).unwrap();
     let captured = replica.look();
-    assert_eq!(captured.how, How::Scan(ScanReason::Broken { frame: mark.frame() }));
+    assert_eq!(captured.how, How::Scan(ScanReason::Lost { frame: mark.frame() }));
     assert!(captured.pages_changed > 1, "what was lost differs, and what was written since");
 }
 
@@ -283,7 +283,7 @@ fn page_one_is_reported_when_asked_for_although_it_is_as_in_the_base() {
     let (size, mark) = (replica.base_size, replica.mark);
     let view = replica.live.begin().unwrap();
     for since in [None, mark.as_ref()] {
-        let with = Compare { since, base_size: size, page_one_always: true };
+        let with = Compare { since, base_size: size, page_one_always: true, restarted: false };
         let mut pages = vec![];
         let captured = view
             .capture(&with, &map, &mut |pgno, _, _| -> Result<(), std::fmt::Error> {

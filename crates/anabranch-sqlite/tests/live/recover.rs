@@ -221,7 +221,12 @@ mod child {
         let mut live = LiveFile::open(&replica.db, BUSY).unwrap();
         let view = live.begin().unwrap();
         let mut staging = map.stage(9);
-        let with = anabranch_sqlite::Compare { since: None, base_size: 0, page_one_always: false };
+        let with = anabranch_sqlite::Compare {
+            since: None,
+            base_size: 0,
+            page_one_always: false,
+            restarted: false,
+        };
         view.capture(&with, &map, &mut |n, _, entry| staging.push(n, entry)).unwrap();
         staging.finish().unwrap();
         map.settle(9, view.db_size()).unwrap();

@@ -266,6 +266,7 @@ impl Replica {
         let mut staging = map.stage(self.intents);
         let mut found = BTreeMap::new();
         let with = Compare {
+            restarted: false,
             since: self.mark.as_ref(),
             base_size: self.base_size,
             page_one_always: false,
