@@ -225,7 +225,8 @@ impl View<'_> {
             .map_err(|e| ApplyError::Commit(self.live.error("writing", e)))?;
         crash_point!("apply::after-commit");
         self.live.unsynced |= self.live.lazy;
-        if let Some(behind) = &self.live.behind {
+        if let Some(behind) = self.live.behind.as_ref().filter(|_| self.live.unsynced) {
+            // While the change is verified; `close` waits for it.
             behind.sync();
         }
         // Whoever closes this connection last checkpoints with it, and that must reach the disk.

@@ -302,7 +302,7 @@ impl LiveFile {
     /// Has the disk take what the `-wal` holds by now, if that spares a wait later. Without it
     /// everything is only slower, so that it does not start is no error.
     pub(crate) fn write_behind(&mut self) {
-        if self.lazy && self.shared && self.behind.is_none() {
+        if self.shared && self.behind.is_none() {
             let started = std::fs::File::open(&self.wal_path).and_then(WriteBehind::start);
             self.behind = started.ok();
         }
