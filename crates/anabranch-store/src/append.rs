@@ -2,7 +2,9 @@
 //!
 //! The algorithm, and why each step is there:
 //! 1. Read the floor: it proves that the database is here. (It cannot prove that the key may be
-//!    written: time passes before the put.)
+//!    written: time passes before the put.) List what is beyond the key: if segments are there
+//!    although it is absent, the log has a hole, and what is put into it would be read by nobody
+//!    who has the true segment.
 //! 2. Create the object at the key that follows the head. Whoever creates it has committed.
 //! 3. "Exists already" may mean our own earlier try, another's segment, or a conflict between
 //!    conditional writes of which none was done: read back. Our push id: won. Another: lost.
@@ -22,7 +24,7 @@ use anabranch_format::{
 
 use crate::error::StoreError;
 use crate::fault::crash_point;
-use crate::head::Head;
+use crate::head::{Beyond, Head};
 use crate::history::CLOCK_TOLERANCE;
 use crate::keys::Target;
 use crate::log::Log;
@@ -136,10 +138,7 @@ impl Log {
     ) -> Result<Appended, AppendError> {
         let metadata = self.segment_metadata(head, &new)?;
         let after = head.anchor.last;
-        let floor = self.floor().await.map_err(AppendError::Store)?;
-        if floor > after {
-            return Err(AppendError::BelowFloor { after, floor });
-        }
+        self.check_place(after).await?;
         let target = Target::Segment(metadata.lsn.0);
         let body = new.body.finish();
         let counter = progress.step(Step::Uploading, Some(body.len()));
@@ -157,6 +156,22 @@ impl Log {
             self.discard(&prepared, won).await;
         }
         self.acknowledge(after, put?).await
+    }
+
+    /// Nothing may be put after `after` if that is below the floor, or in a hole of the log.
+    async fn check_place(&self, after: Lsn) -> Result<(), AppendError> {
+        let looks = async { tokio::try_join!(self.floor(), self.listed_beyond(after)) };
+        let (floor, beyond) = looks.await.map_err(AppendError::Store)?;
+        if floor > after {
+            return Err(AppendError::BelowFloor { after, floor });
+        }
+        let Some(beyond) = beyond else { return Ok(()) };
+        match self.look_again(after, beyond).await.map_err(AppendError::Store)? {
+            // Reading back tells whose it is.
+            Beyond::Filled(_) => Ok(()),
+            Beyond::BelowFloor(floor) => Err(AppendError::BelowFloor { after, floor }),
+            Beyond::Hole(e) => Err(AppendError::Store(e)),
+        }
     }
 
     /// The floor decides whether what stands at the key counts.

@@ -9,6 +9,10 @@ use std::path::PathBuf;
 
 use anabranch_format::{DatabaseId, DeltaError, Lsn, MetadataError, SnapshotError};
 
+/// The way out where a remote has lost something for good.
+const NEW_PLACE: &str = "Or publish a replica that is in step at a new place: move \
+    FILE-anabranch* away, then `anabranch init FILE --remote NEW`";
+
 /// What is wrong with an object.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -99,6 +103,20 @@ pub enum StoreError {
         location: String,
         /// The object.
         key: String,
+    },
+    /// The log goes on after a segment that is not there.
+    #[error(
+        "not all objects of the log are in {location} (yet): {key} is missing, although {proof} is \
+         there. If the remote is a copy that is still being made, try again once it is complete; \
+         if objects were lost, put them back from a backup. {NEW_PLACE}"
+    )]
+    Incomplete {
+        /// The remote.
+        location: String,
+        /// The object that is missing.
+        key: String,
+        /// What shows that it must have been there.
+        proof: String,
     },
     /// The log does not hold what was read from it before.
     #[error(
@@ -208,7 +226,10 @@ impl StoreError {
     /// Whether an object is damaged or contradicts others.
     #[must_use]
     pub fn is_corrupt(&self) -> bool {
-        matches!(self, StoreError::Corrupt { .. } | StoreError::Missing { .. })
+        matches!(
+            self,
+            StoreError::Corrupt { .. } | StoreError::Missing { .. } | StoreError::Incomplete { .. }
+        )
     }
 
     /// The key of the object that the error is about.
@@ -220,6 +241,7 @@ impl StoreError {
             | StoreError::Failed { key, .. }
             | StoreError::Corrupt { key, .. }
             | StoreError::Missing { key, .. }
+            | StoreError::Incomplete { key, .. }
             | StoreError::Rewound { key, .. } => Some(key),
             _ => None,
         }

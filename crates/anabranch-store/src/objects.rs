@@ -164,6 +164,24 @@ impl Objects {
         Ok(listed)
     }
 
+    /// A key below `prefix` that is greater than `after` and `wanted`, if there is one. Lists no
+    /// further than it must.
+    pub(crate) async fn any_after(
+        &self,
+        prefix: &str,
+        after: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Option<String>, StoreError> {
+        let (prefix_path, after) = (Path::from(prefix), Path::from(after));
+        let mut listed = self.store().list_with_offset(Some(&prefix_path), &after);
+        while let Some(found) = listed.try_next().await.map_err(|e| self.failed(prefix, e))? {
+            if wanted(found.location.as_ref()) {
+                return Ok(Some(found.location.into()));
+            }
+        }
+        Ok(None)
+    }
+
     /// The directories right below `prefix`, sorted.
     pub(crate) async fn directories(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         let listed = self.store().list_with_delimiter(Some(&Path::from(prefix))).await;
@@ -320,6 +338,10 @@ impl Objects {
 
     pub(crate) fn missing(&self, key: &str) -> StoreError {
         StoreError::Missing { location: self.location().to_owned(), key: key.to_owned() }
+    }
+
+    pub(crate) fn incomplete(&self, key: String, proof: String) -> StoreError {
+        StoreError::Incomplete { location: self.location().to_owned(), key, proof }
     }
 
     pub(crate) fn gone(&self, what: &str) -> StoreError {

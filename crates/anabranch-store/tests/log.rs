@@ -23,15 +23,16 @@ struct FaultyFixture {
     faults: Arc<Mutex<VecDeque<Fault>>>,
     unreadable: Arc<Mutex<Option<String>>>,
     overtaken: Arc<Mutex<Option<(String, String)>>>,
+    appears: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
 }
 
 fn faulty(unconditional: bool) -> FaultyFixture {
     let mut store = Faulty::new(Arc::new(InMemory::new()));
     store.unconditional = unconditional;
     let (faults, unreadable) = (store.faults.clone(), store.unreadable.clone());
-    let overtaken = store.overtaken.clone();
+    let (overtaken, appears) = (store.overtaken.clone(), store.appears.clone());
     let fixture = Fixture::on(Arc::new(store), StoreKind::Memory);
-    FaultyFixture { fixture, faults, unreadable, overtaken }
+    FaultyFixture { fixture, faults, unreadable, overtaken, appears }
 }
 
 #[tokio::test]
@@ -112,6 +113,35 @@ async fn a_reader_that_retention_overtook_does_not_take_its_place_for_the_head()
     let head = log.head(&late).await.unwrap();
     assert_eq!(head.lsn(), a.at());
     assert!(head.floor > late.last);
+}
+
+#[tokio::test]
+async fn segments_that_others_append_between_probe_and_listing_are_no_hole() {
+    let f = faulty(false);
+    let log = f.fixture.log().await;
+    let mut a = Replica::new(&log, "a");
+    a.pushed(3).await;
+    let mut b = cloned(&log, "b").await.unwrap();
+    a.pushed(4).await;
+    a.pushed(5).await;
+    let mut newest = Vec::new();
+    for key in f.fixture.keys("log").await.split_off(1) {
+        let bytes = f.fixture.read(&key).await;
+        f.fixture.delete(&key).await;
+        newest.push((key, bytes));
+    }
+    f.appears.lock().unwrap().clone_from(&newest);
+    b.pull().await.unwrap();
+    assert_eq!(b.db, a.db);
+    // The same right before an append, which then loses as usual.
+    let mut c = Replica::new(&log, "c");
+    for (key, _) in &newest {
+        f.fixture.delete(key).await;
+    }
+    c.pull().await.unwrap();
+    *f.appears.lock().unwrap() = newest;
+    let appended = c.push(6).await.unwrap();
+    assert!(matches!(appended, Appended::Lost(_)), "{appended:?}");
 }
 
 #[tokio::test]

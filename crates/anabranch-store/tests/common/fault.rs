@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -41,6 +42,8 @@ pub struct Faulty {
     /// When a key that contains the first is next put or read, the object at the second is created
     /// before that: retention is quicker.
     pub overtaken: Arc<Mutex<Option<(String, String)>>>,
+    /// Created, one after the other, when the log is next listed: others append.
+    pub appears: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
 }
 
 impl Faulty {
@@ -51,6 +54,7 @@ impl Faulty {
             unconditional: false,
             unreadable: Arc::default(),
             overtaken: Arc::default(),
+            appears: Arc::default(),
         }
     }
 
@@ -134,7 +138,16 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        let is_log = prefix.is_some_and(|p| p.as_ref().contains("/log"));
+        let due = if is_log { std::mem::take(&mut *self.appears.lock().unwrap()) } else { vec![] };
+        let (inner, prefix) = (self.inner.clone(), prefix.cloned());
+        let listed = async move {
+            for (key, bytes) in due {
+                inner.put_opts(&Path::from(key), bytes.into(), PutOptions::default()).await?;
+            }
+            Ok::<_, Error>(inner.list(prefix.as_ref()))
+        };
+        futures::stream::once(listed).try_flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
