@@ -261,3 +261,15 @@ impl StoreError {
         DeltaError::Io(io::Error::new(io::ErrorKind::InvalidData, self))
     }
 }
+
+/// An error and its causes in one line.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line
+}

@@ -108,8 +108,7 @@ impl Listing {
 
     /// What lies in the directory `key`; nothing if that is none.
     fn entries(&mut self, key: &str) -> io::Result<Vec<Entry>> {
-        let directory = key.split('/').fold(self.root.clone(), |path, part| path.join(part));
-        let found = match std::fs::read_dir(&directory) {
+        let found = match std::fs::read_dir(path_of(&self.root, key)) {
             Ok(found) => found,
             Err(e) if leads_nowhere(&e) => return Ok(Vec::new()),
             Err(e) => return Err(e),
@@ -223,27 +222,38 @@ pub(crate) fn sweep(
     is_dead: &dyn Fn(&str) -> bool,
 ) -> io::Result<u64> {
     let mut swept = 0;
-    let mut directories = vec![prefix.split('/').fold(root.to_path_buf(), |path, p| path.join(p))];
+    let mut directories = vec![prefix.to_owned()];
     while let Some(directory) = directories.pop() {
-        let entries = match std::fs::read_dir(&directory) {
+        let path = path_of(root, &directory);
+        let entries = match std::fs::read_dir(&path) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if leads_nowhere(&e) => continue,
             Err(e) => return Err(e),
         };
         for entry in entries {
             let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
             if entry.file_type()?.is_dir() {
-                directories.push(entry.path());
-            } else if let Some(name) = entry.file_name().to_str()
-                && let Some(key) = staged_for(name)
-                && (directory.join(key).exists() || is_dead(key))
+                directories.push(format!("{directory}/{name}"));
+            } else if let Some(name) = staged_for(name)
+                && (path.join(name).exists() || is_dead(&format!("{directory}/{name}")))
             {
-                std::fs::remove_file(entry.path())?;
-                swept += 1;
+                match std::fs::remove_file(entry.path()) {
+                    Ok(()) => swept += 1,
+                    // Somebody else sweeps, too.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
     }
     Ok(swept)
+}
+
+/// Where the object or directory `key` lies.
+pub(crate) fn path_of(root: &FsPath, key: &str) -> PathBuf {
+    key.split('/').fold(root.to_path_buf(), |path, part| path.join(part))
 }
 
 /// The file name that a staging file of the store is meant for.
@@ -388,7 +398,7 @@ mod tests {
         for name in ["a", "a#1", "a#2", "b#1", "c#1", "d#x", "#", "e"] {
             std::fs::write(shard.join(name), "x").unwrap();
         }
-        assert_eq!(sweep(root.path(), "db/x/log", &|key| key == "c").unwrap(), 3);
+        assert_eq!(sweep(root.path(), "db/x/log", &|key| key == "db/x/log/0/c").unwrap(), 3);
         let left = std::fs::read_dir(&shard).unwrap().map(|e| e.unwrap().file_name());
         let mut left: Vec<String> = left.map(|n| n.into_string().unwrap()).collect();
         left.sort();

@@ -15,11 +15,9 @@ use anabranch_format::{Lsn, Metadata, Micros, PushId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
-use crate::folder;
 use crate::keys::Keys;
 use crate::log::Log;
 use crate::objects::Seen;
-use crate::root::StoreKind;
 
 /// Segments that are walked one by one before a listing is used to jump ahead.
 const STEPS_BEFORE_JUMP: u32 = 8;
@@ -202,23 +200,8 @@ impl Log {
             return Err(self.below_floor(after, floor));
         }
         let Some(seen) = found else { return Ok(None) };
-        self.settle(seen.metadata.lsn.0).await?;
+        self.objects.settle(&self.keys.segment(seen.metadata.lsn.0)).await?;
         Ok(Some(seen.metadata))
-    }
-
-    /// On a folder: makes the segment at `first` durable. Whoever linked it may have been killed
-    /// before it could.
-    pub(crate) async fn settle(&self, first: Lsn) -> Result<(), StoreError> {
-        let StoreKind::Folder(root) = self.objects.kind() else { return Ok(()) };
-        let (root, key) = (root.clone(), self.keys.segment(first));
-        let settled = tokio::task::spawn_blocking(move || folder::settle(&root, &key))
-            .await
-            .map_err(|_| StoreError::Interrupted)?;
-        settled.map_err(|e| {
-            let key = self.keys.segment(first);
-            let source = Box::new(e);
-            self.objects.failed(&key, object_store::Error::Generic { store: "folder", source })
-        })
     }
 
     pub(crate) async fn segment_after(&self, after: Lsn) -> Result<Option<Seen>, StoreError> {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::Path as FsPath;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_format::{
     METADATA_BYTES_MAX, Metadata, MetadataError, Micros, SKIPPABLE_HEADER_BYTES,
@@ -22,6 +23,7 @@ use object_store::{
 };
 
 use crate::error::{Damage, StoreError};
+use crate::folder;
 use crate::progress::Counter;
 use crate::root::{StoreKind, StoreOptions};
 use crate::spool::SpoolReader;
@@ -31,6 +33,34 @@ const METADATA_GUESS_BYTES: u64 = 2048;
 
 /// Objects deleted at the same time.
 const DELETES_AT_ONCE: usize = 16;
+
+/// How often the same bytes are put where "exists already" was answered and nothing exists.
+const PUTS_MAX: u32 = 7;
+const PUT_BACKOFF_MS: u64 = 20;
+const PUT_BACKOFF_MS_MAX: u64 = 1_000;
+
+/// A bounded number of tries, ever further apart.
+pub(crate) struct Backoff {
+    tries_left: u32,
+    wait_ms: u64,
+}
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Backoff { tries_left: PUTS_MAX - 1, wait_ms: PUT_BACKOFF_MS }
+    }
+
+    /// Waits before the next try; `false` if there is none.
+    pub(crate) async fn again(&mut self) -> bool {
+        if self.tries_left == 0 {
+            return false;
+        }
+        self.tries_left -= 1;
+        tokio::time::sleep(Duration::from_millis(self.wait_ms)).await;
+        self.wait_ms = (self.wait_ms * 2).min(PUT_BACKOFF_MS_MAX);
+        true
+    }
+}
 
 /// A store, and how to speak of it.
 #[derive(Clone)]
@@ -111,6 +141,60 @@ impl Objects {
             Ok(()) => Ok(true),
             Err(e) if is_already_exists(&e) => Ok(false),
             Err(e) => Err(self.failed(key, e)),
+        }
+    }
+
+    /// Creates the object unless one is there; once this returns one is, durably. "Exists already"
+    /// is not believed: it may be the answer to two conditional writes of which none was done.
+    pub(crate) async fn ensure(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let mut backoff = Backoff::new();
+        loop {
+            let Err(e) = self.create_raw(key, bytes.clone()).await else { return Ok(()) };
+            let again = is_already_exists(&e);
+            // Whatever the error was: the object decides. (A stage is swept once its key is taken,
+            // so that "exists already" is not the only answer then; and it may be deleted between
+            // these two looks.)
+            let failed = self.failed(key, e);
+            let found = if failed.is_offline() { None } else { self.size(key).await? };
+            if found.is_some() && self.is_settled(key).await? {
+                return Ok(());
+            }
+            if !again || !backoff.again().await {
+                return Err(failed);
+            }
+        }
+    }
+
+    /// Puts the object in the place of a damaged one.
+    pub(crate) async fn replace(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let put = self.store().put(&Path::from(key), bytes.into()).await;
+        put.map(|_| ()).map_err(|e| self.failed(key, e))
+    }
+
+    /// On a folder: makes the object durable. Whoever linked it may have been killed before it
+    /// could.
+    pub(crate) async fn settle(&self, key: &str) -> Result<(), StoreError> {
+        if self.is_settled(key).await? {
+            return Ok(());
+        }
+        self.check_root().await?;
+        Err(self.missing(key))
+    }
+
+    /// As [`Objects::settle`]; `false` if the object is not there.
+    async fn is_settled(&self, key: &str) -> Result<bool, StoreError> {
+        let StoreKind::Folder(root) = self.kind() else { return Ok(true) };
+        let (root, at) = (root.clone(), key.to_owned());
+        let settled = tokio::task::spawn_blocking(move || folder::settle(&root, &at))
+            .await
+            .map_err(|_| StoreError::Interrupted)?;
+        match settled {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => {
+                let source = Box::new(e);
+                Err(self.failed(key, object_store::Error::Generic { store: "folder", source }))
+            }
         }
     }
 

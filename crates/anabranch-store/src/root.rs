@@ -206,11 +206,11 @@ impl Root {
                 Some((seq, _)) => seq.checked_add(1).ok_or_else(|| self.objects.unsettled())?,
                 None => 1,
             };
-            self.objects.create(&Keys::new(id).floor(Lsn::ZERO), Bytes::new()).await?;
+            self.objects.ensure(&Keys::new(id).floor(Lsn::ZERO), Bytes::new()).await?;
             let object = NameObject { database: id.clone() };
             let json = serde_json::to_vec(&object).expect("an id is plain text");
-            // Created or not, the next round reads what stands there.
-            self.objects.create(&keys::name(name, seq), json.into()).await?;
+            // Ours or not, the next round reads what stands there.
+            self.objects.ensure(&keys::name(name, seq), json.into()).await?;
         }
         Err(self.objects.unsettled())
     }
