@@ -74,6 +74,27 @@ pub enum StoreError {
         #[source]
         source: Box<object_store::Error>,
     },
+    /// The folder's file system takes no more.
+    #[error(
+        "{location} has no room for {key}: {why}. Nothing was written; make room there and try again"
+    )]
+    NoSpace {
+        /// The remote.
+        location: String,
+        /// The object.
+        key: String,
+        /// What is used up.
+        why: &'static str,
+        /// Why.
+        #[source]
+        source: Box<object_store::Error>,
+    },
+    /// What is at the place can be no remote.
+    #[error("{location} is a file: a remote is a folder, or a bucket named by its URL")]
+    NotAFolder {
+        /// The remote.
+        location: String,
+    },
     /// The store answered with an error.
     #[error("an operation on {key} in {location} failed")]
     Failed {
@@ -86,7 +107,7 @@ pub enum StoreError {
         source: Box<object_store::Error>,
     },
     /// An object is damaged.
-    #[error("{key} in {location} is damaged")]
+    #[error("{key} in {location} is damaged. If you have a backup of it, put it back. {NEW_PLACE}")]
     Corrupt {
         /// The remote.
         location: String,
@@ -97,7 +118,11 @@ pub enum StoreError {
         source: Box<Damage>,
     },
     /// An object that must be there is missing.
-    #[error("{key} is missing in {location}, although the log goes on after it")]
+    #[error(
+        "{key} is missing in {location}, although the log goes on after it. If the remote is a copy \
+         that is still being made, try again once it is complete; if the object was lost, put it \
+         back from a backup. {NEW_PLACE}"
+    )]
     Missing {
         /// The remote.
         location: String,
@@ -121,13 +146,19 @@ pub enum StoreError {
     /// The log does not hold what was read from it before.
     #[error(
         "{location} does not hold any more what was read from it before ({key} is gone or has \
-         other content): an older copy was put in its place"
+         other content), and ends at {found}: an older copy was put in its place. Nothing was \
+         changed. Put the newer objects back, or go on from what is there with `anabranch repair \
+         FILE --take-remote`, which keeps the file as it is beside the new one. {NEW_PLACE}"
     )]
     Rewound {
         /// The remote.
         location: String,
         /// The object.
         key: String,
+        /// The position that was known to be in the log.
+        at: Lsn,
+        /// Where the log ends now, as far as a listing shows.
+        found: Lsn,
     },
     /// The store overwrites objects although it was told to create them only if absent.
     #[error(
@@ -238,6 +269,7 @@ impl StoreError {
         match self {
             StoreError::Unreachable { key, .. }
             | StoreError::Refused { key, .. }
+            | StoreError::NoSpace { key, .. }
             | StoreError::Failed { key, .. }
             | StoreError::Corrupt { key, .. }
             | StoreError::Missing { key, .. }

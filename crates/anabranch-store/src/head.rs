@@ -120,7 +120,20 @@ impl Log {
                 return Ok(head);
             }
         }
-        Err(self.objects.unsettled())
+        Err(self.never_settled().await?)
+    }
+
+    /// Why no head was found, round after round: retention never rests, or the floor stands there
+    /// without the log that it is the floor of.
+    async fn never_settled(&self) -> Result<StoreError, StoreError> {
+        let floor = self.floor().await?;
+        let newest = self.newest_listed(Lsn::ZERO).await?;
+        let reaches = newest.is_some_and(|seen| seen.metadata.lsn.1 >= floor);
+        if reaches || self.floor().await? > floor {
+            return Ok(self.objects.unsettled());
+        }
+        let key = format!("the segment in {} that reaches position {floor}", self.keys.log());
+        Ok(self.objects.incomplete(key, self.keys.floor(floor)))
     }
 
     /// Walks from `end` to the head; `None` if the floor has passed the walk.
@@ -225,15 +238,21 @@ impl Log {
     }
 
     async fn known_end(&self, known: &Anchor) -> Result<Option<End>, StoreError> {
-        let rewound = || StoreError::Rewound {
-            location: self.location().to_owned(),
-            key: self.keys.segment(known.first),
-        };
         match self.segment(known.first).await? {
             Some(seen) if Anchor::of(&seen.metadata) == *known => Ok(Some(End::of(seen))),
             _ if self.floor().await? > known.last => Ok(None),
-            _ => Err(rewound()),
+            _ => Err(self.rewound(known).await?),
         }
+    }
+
+    async fn rewound(&self, known: &Anchor) -> Result<StoreError, StoreError> {
+        let newest = self.newest_listed(Lsn::ZERO).await?;
+        Ok(StoreError::Rewound {
+            location: self.location().to_owned(),
+            key: self.keys.segment(known.first),
+            at: known.last,
+            found: newest.map_or(Lsn::ZERO, |seen| seen.metadata.lsn.1),
+        })
     }
 
     async fn walk(&self, mut end: End) -> Result<End, StoreError> {

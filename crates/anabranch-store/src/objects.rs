@@ -443,6 +443,18 @@ impl Objects {
     /// What an error of the store means to us.
     pub(crate) fn failed(&self, key: &str, e: object_store::Error) -> StoreError {
         let (location, key) = (self.location().to_owned(), key.to_owned());
+        if let StoreKind::Folder(root) = self.kind()
+            && let Some(kind) = io_kind(&e)
+        {
+            // As files people can look at.
+            let path = || folder::path_of(root, &key).display().to_string();
+            if is_refusal(kind) {
+                return StoreError::Refused { location, key: path(), source: Box::new(e) };
+            }
+            if let Some(why) = lack_of_space(kind) {
+                return StoreError::NoSpace { location, key: path(), why, source: Box::new(e) };
+            }
+        }
         match &e {
             object_store::Error::PermissionDenied { .. }
             | object_store::Error::Unauthenticated { .. } => {
@@ -500,6 +512,23 @@ fn is_unreachable(e: &object_store::Error) -> bool {
     false
 }
 
+/// The file system may be read at most.
+pub(crate) fn is_refusal(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind as Io;
+    matches!(kind, Io::PermissionDenied | Io::ReadOnlyFilesystem)
+}
+
+/// What is used up, if that is why a write failed.
+pub(crate) fn lack_of_space(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind as Io;
+    match kind {
+        Io::StorageFull => Some("the disk is full"),
+        Io::QuotaExceeded => Some("the quota is used up"),
+        Io::FileTooLarge => Some("it is larger than files may be here"),
+        _ => None,
+    }
+}
+
 /// The kind of the operating system's error behind `e`, if there is one.
 pub(crate) fn io_kind(e: &object_store::Error) -> Option<std::io::ErrorKind> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(e);
@@ -515,4 +544,40 @@ pub(crate) fn io_kind(e: &object_store::Error) -> Option<std::io::ErrorKind> {
 /// An object was missing that a plan counted on.
 pub(crate) fn is_vanished(e: &StoreError) -> bool {
     matches!(e, StoreError::Missing { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error as IoError, ErrorKind as Io};
+
+    use super::*;
+
+    #[test]
+    fn what_a_folder_refuses_or_has_no_room_for_is_named_by_its_path() {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let options = StoreOptions::new("/tmp");
+        let failed = |kind: StoreKind, io: Io| {
+            let objects = Objects::new(store.clone(), kind, "river".into(), &options);
+            let source = Box::new(IoError::from(io));
+            objects.failed("db/x/log/0", object_store::Error::Generic { store: "folder", source })
+        };
+        let folder = || StoreKind::Folder("/mnt/river".into());
+        for io in [Io::PermissionDenied, Io::ReadOnlyFilesystem] {
+            let e = failed(folder(), io);
+            assert!(matches!(e, StoreError::Refused { .. }), "{e:?}");
+            assert!(e.to_string().contains("/mnt/river/db/x/log/0"), "{e}");
+        }
+        for (io, said) in [
+            (Io::StorageFull, "disk is full"),
+            (Io::QuotaExceeded, "quota"),
+            (Io::FileTooLarge, "larger than"),
+        ] {
+            let e = failed(folder(), io);
+            assert!(matches!(e, StoreError::NoSpace { .. }) && !e.is_offline(), "{e:?}");
+            assert!(e.to_string().contains("no room for /mnt/river/db/x/log/0"), "{e}");
+            assert!(e.to_string().contains(said), "{e}");
+        }
+        let e = failed(StoreKind::Bucket, Io::StorageFull);
+        assert!(matches!(e, StoreError::Failed { .. }), "not the store's: {e:?}");
+    }
 }

@@ -4,6 +4,7 @@
 //! highest number counts. A database exists once its floor object does, which is written before the
 //! name, so that "has a floor" is the sign of its presence ever after.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::keys::{self, Keys};
 use crate::location::{Location, Place, Scheme};
 use crate::log::Log;
 use crate::name::DatabaseName;
-use crate::objects::Objects;
+use crate::objects::{Objects, is_refusal, lack_of_space};
 
 /// How long a connection may take to be made: longer means "offline".
 const CONNECT_TIMEOUT: &str = "5 seconds";
@@ -243,8 +244,7 @@ fn unsupported(e: StoreError) -> StoreError {
 fn open_folder(path: &std::path::Path, shown: &str) -> Result<Folder, StoreError> {
     let found = std::fs::metadata(path).map_err(|e| folder_error(e, shown))?;
     if !found.is_dir() {
-        let what = "it is a file, not a folder".to_owned();
-        return Err(StoreError::Gone { location: shown.to_owned(), what });
+        return Err(StoreError::NotAFolder { location: shown.to_owned() });
     }
     Folder::open(path)
         .map_err(|e| StoreError::Settings { location: shown.to_owned(), source: Box::new(e) })
@@ -252,18 +252,17 @@ fn open_folder(path: &std::path::Path, shown: &str) -> Result<Folder, StoreError
 
 fn folder_error(e: std::io::Error, shown: &str) -> StoreError {
     let location = shown.to_owned();
-    match e.kind() {
-        std::io::ErrorKind::PermissionDenied => StoreError::Refused {
-            location,
-            key: "the folder".to_owned(),
-            source: Box::new(object_store::Error::PermissionDenied {
-                path: shown.to_owned(),
-                source: Box::new(e),
-            }),
-        },
-        std::io::ErrorKind::NotFound => {
-            StoreError::Gone { location, what: "no such folder".to_owned() }
-        }
+    let key = || "the folder".to_owned();
+    let kind = e.kind();
+    let boxed = |e| Box::new(object_store::Error::Generic { store: "folder", source: Box::new(e) });
+    if let Some(why) = lack_of_space(kind) {
+        return StoreError::NoSpace { location, key: key(), why, source: boxed(e) };
+    }
+    match kind {
+        _ if is_refusal(kind) => StoreError::Refused { location, key: key(), source: boxed(e) },
+        // A file lies there, or on the way.
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => StoreError::NotAFolder { location },
+        ErrorKind::NotFound => StoreError::Gone { location, what: "no such folder".to_owned() },
         _ => StoreError::Gone { location, what: e.to_string() },
     }
 }

@@ -120,6 +120,23 @@ async fn a_reader_that_retention_overtook_does_not_take_its_place_for_the_head()
 }
 
 #[tokio::test]
+async fn a_floor_without_its_log_is_told_from_a_cleanup_in_progress() {
+    let fixture = Fixture::memory();
+    let log = fixture.log().await;
+    let (a, floor) = two_snapshots(&log).await;
+    compacted(&log).await.unwrap();
+    for key in fixture.keys("log").await {
+        fixture.delete(&key).await;
+    }
+    for known in [Anchor::start(), Anchor { last: Lsn::new(1), ..a.head.anchor }] {
+        let e = log.head(&known).await.unwrap_err();
+        let StoreError::Incomplete { key, proof, .. } = &e else { panic!("{e:?}") };
+        assert!(key.contains(&floor.to_string()) && proof.contains("/floor/"), "{e}");
+        assert!(e.to_string().contains("anabranch init FILE --remote NEW"), "{e}");
+    }
+}
+
+#[tokio::test]
 async fn segments_that_others_append_between_probe_and_listing_are_no_hole() {
     let f = faulty(false);
     let log = f.fixture.log().await;
@@ -203,6 +220,23 @@ async fn a_remote_that_was_moved_away_is_offline_and_stays_untouched() {
 }
 
 #[tokio::test]
+async fn a_file_is_no_remote_and_not_offline() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("some.db");
+    std::fs::write(&file, "x").unwrap();
+    let options = anabranch_store::StoreOptions::new(directory.path());
+    for path in [file.clone(), file.join("below")] {
+        let location = anabranch_store::Location::folder(&path);
+        for opened in
+            [Root::open(&location, &options).await, Root::create(&location, &options).await]
+        {
+            let e = opened.unwrap_err();
+            assert!(matches!(e, StoreError::NotAFolder { .. }) && !e.is_offline(), "{e:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_remote_that_was_put_back_to_an_older_copy_is_noticed() {
     let fixture = Fixture::memory();
     let log = fixture.log().await;
@@ -213,7 +247,9 @@ async fn a_remote_that_was_put_back_to_an_older_copy_is_noticed() {
     let key = fixture.keys("log").await.pop().unwrap();
     fixture.delete(&key).await;
     let e = log.head(&a.head.anchor).await.unwrap_err();
-    assert!(matches!(e, StoreError::Rewound { .. }), "{e:?}");
+    let StoreError::Rewound { at, found, .. } = &e else { panic!("{e:?}") };
+    assert_eq!((*at, *found), (a.at(), older.lsn()));
+    assert!(e.to_string().contains("--take-remote"), "{e}");
     // The same when somebody has gone on from there.
     let mut b = cloned(&log, "b").await.unwrap();
     assert_eq!(b.head.lsn(), older.lsn());
