@@ -242,6 +242,17 @@ pub enum StoreError {
         #[source]
         source: Box<object_store::Error>,
     },
+    /// The endpoint of a service is no address of one.
+    #[error(
+        "the endpoint '{endpoint}' cannot be used: {why}. Write it as https://HOST or \
+         http://HOST:PORT (it comes from the option, or from a variable such as AWS_ENDPOINT_URL)"
+    )]
+    Endpoint {
+        /// As given, credentials left out.
+        endpoint: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The operation was cut short because the program is ending.
     #[error("the operation was cut short")]
     Interrupted,
