@@ -178,8 +178,20 @@ impl Root {
         }
     }
 
-    /// The database that has the name `name`, if one has.
+    /// The database that has the name `name`, if one has. One that was deleted has it no more.
     pub async fn find(&self, name: &DatabaseName) -> Result<Option<DatabaseId>, StoreError> {
+        match self.find_even_deleted(name).await? {
+            Some(id) if self.is_deleted(name, &id).await? => Ok(None),
+            found => Ok(found),
+        }
+    }
+
+    /// The database that had the name `name` last. For who knows its id: the log itself tells
+    /// whether it was deleted.
+    pub async fn find_even_deleted(
+        &self,
+        name: &DatabaseName,
+    ) -> Result<Option<DatabaseId>, StoreError> {
         Ok(self.newest_name(name).await?.map(|(_, id)| id))
     }
 

@@ -187,6 +187,9 @@ pub(crate) fn of_store(remote: &str, source: StoreError) -> Error {
         StoreError::Rewound { at, found, .. } if found < at => {
             Error::RemoteWentBack { remote, base: at, found }
         }
+        StoreError::Deleted { database, .. } => {
+            Error::Deleted { remote, database: database.to_string() }
+        }
         e @ StoreError::Endpoint { .. } => Error::Usage(e.to_string()),
         e if e.is_offline() => Error::Offline { remote, source: Box::new(e) },
         e => Error::Store(e),
@@ -202,7 +205,8 @@ pub(crate) async fn connect(
 ) -> Result<Box<dyn Remote>, Error> {
     let place = place(text, scratch, options, false).await?;
     let remote = place.location.to_string();
-    match place.root.find(&place.name).await.map_err(|e| of_store(&remote, e))? {
+    let found = place.root.find_even_deleted(&place.name).await;
+    match found.map_err(|e| of_store(&remote, e))? {
         Some(found) if found == *database => {}
         Some(found) => {
             return Err(Error::OtherDatabase {

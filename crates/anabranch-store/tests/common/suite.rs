@@ -167,6 +167,8 @@ pub async fn names_are_given_once(fixture: &Fixture) {
     fixture.overwrite(&format!("db/id-1/floor/{}", Lsn::MAX), b"x".to_vec()).await;
     let refused = replica.push(3).await.unwrap_err();
     assert!(refused.to_string().contains("deleted"), "{refused}");
+    assert_eq!(fixture.root.find(&name).await.unwrap(), None);
+    assert_eq!(fixture.root.find_even_deleted(&name).await.unwrap(), Some(one));
     assert_eq!(fixture.root.name(&name, &two).await.unwrap(), Named::Created);
     assert_eq!(fixture.root.find(&name).await.unwrap(), Some(two));
 }
