@@ -124,6 +124,9 @@ pub(crate) struct OneFile {
 ///
 /// The database stays where it is; a sidecar FILE-anabranch appears beside it. A database in
 /// rollback-journal mode is switched to WAL mode.
+///
+/// All writers must see one and the same folder: one that Syncthing, Dropbox and the like keep is a
+/// copy on each machine, and pushes to it can be lost.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  anabranch init notes.db --remote /mnt/shared/notes\n  \
     anabranch init notes.db --remote s3://bucket/notes --endpoint https://minio.example\n  \
