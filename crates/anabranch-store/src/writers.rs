@@ -85,7 +85,12 @@ impl Log {
     /// segments and the table of writers. `None`: it is not known here (100,000 others have pushed
     /// since, or it never has).
     pub async fn last_push(&self, writer: &WriterId) -> Result<Option<(PushId, Lsn)>, StoreError> {
+        // First: the table that ends at the floor is written before the floor is.
+        let floor = self.floor().await?;
         let table = self.newest_writers().await?;
+        if table.anchor.last < floor {
+            return Err(self.objects.missing(&self.keys.writers(floor)));
+        }
         let mut found = table.writers.get(writer).cloned();
         for segment in self.segments_since(table.anchor.last, Lsn::MAX).await? {
             if segment.writer == *writer

@@ -630,7 +630,15 @@ async fn a_table_of_writers_is_made_anew_from_what_retention_left() {
     for table in fixture.keys("writers").await {
         fixture.overwrite(&table, b"junk".to_vec()).await;
     }
+    compacted(&log).await.unwrap();
+    assert_eq!(cloned(&log, "b").await.unwrap().db, a.db);
     a.pushed(8).await;
+    for table in fixture.keys("writers").await {
+        fixture.delete(&table).await;
+    }
+    // What became of older pushes nobody can tell now: that is no "it never arrived".
+    let e = log.last_push(&"b".parse().unwrap()).await.unwrap_err();
+    assert!(matches!(e, StoreError::Missing { .. }), "{e:?}");
     compacted(&log).await.unwrap();
     let last = log.last_push(&"a".parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(last.1, a.at());
