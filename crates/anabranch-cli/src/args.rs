@@ -29,7 +29,15 @@ Exit codes:
   2  the command line or the request makes no sense as it stands
   3  diverged: both sides changed, or the remote is ahead of a push
   4  offline: the remote cannot be reached; local changes are safe and wait
-  130 (Ctrl-C) or 143 (SIGTERM): interrupted; the next sync goes on from there";
+  130 (Ctrl-C) or 143 (SIGTERM): interrupted; the next sync goes on from there
+
+With --json an error is {\"error\": {\"code\", \"message\", \"causes\"}}. Codes that say what is wrong with
+a remote: no-remote, remote-empty, remote-gone, other-database, deleted, remote-went-back, rewound
+(an older copy is in its place), incomplete or missing (objects are not there), damaged, refused
+(permissions, credentials), no-space, not-a-folder, unconditional (it cannot create an object only
+if it is absent), before-history and beyond-head (no such state), settings. Others are named after
+the exit code (usage, diverged, behind, offline, unconfirmed) or after what is wrong with the file
+(not-a-replica, file-is-older, not-the-same-file, locked, sidecar-damaged, ...).";
 
 /// Keeps copies of a SQLite database in step through a folder or a bucket.
 ///
@@ -61,7 +69,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) endpoint: Option<String>,
     /// How long to wait for programs that hold the database locked [default: 5s]
-    #[arg(long, global = true, value_name = "TIME", value_parser = when::parse_duration)]
+    #[arg(long, global = true, value_name = "TIME", value_parser = when::parse_busy_timeout)]
     pub(crate) busy_timeout: Option<Duration>,
 }
 
@@ -116,6 +124,9 @@ pub(crate) struct OneFile {
 ///
 /// The database stays where it is; a sidecar FILE-anabranch appears beside it. A database in
 /// rollback-journal mode is switched to WAL mode.
+///
+/// All writers must see one and the same folder: one that Syncthing, Dropbox and the like keep is a
+/// copy on each machine, and pushes to it can be lost.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  anabranch init notes.db --remote /mnt/shared/notes\n  \
     anabranch init notes.db --remote s3://bucket/notes --endpoint https://minio.example\n  \
@@ -175,7 +186,8 @@ pub(crate) struct Log {
 /// Write the state at a position or a time into a new file
 ///
 /// OUT must not exist. It is a plain database, not a replica. A clock time means the state at that
-/// second's end; a day (2026-11-22, yesterday) means the state at that day's end.
+/// second's end; a day (2026-11-22, yesterday) means the state at that day's end. Times are those at
+/// which the remote received something: `log` shows them where they are not the writer's.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "anabranch restore [OPTIONS] [URL|FILE] <OUT>",

@@ -45,7 +45,8 @@ impl Context {
     pub(crate) async fn remote_log(&self, place: Option<OsString>) -> Result<RemoteLog, Failure> {
         let file = match place {
             Some(place) if !is_replica(&place) => {
-                return Ok(RemoteLog::open(&place, self.options()).await?);
+                let opened = RemoteLog::open(&place, self.options()).await;
+                return opened.map_err(Failure::at_named_place);
             }
             Some(file) => PathBuf::from(file),
             None => named_or_only(None)?,

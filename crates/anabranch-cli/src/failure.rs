@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
-use anabranch::{Error, ErrorKind};
+use anabranch::{Error, ErrorKind, StoreError};
 use serde_json::{Value, json};
 
 use crate::human::Paint;
@@ -52,6 +52,17 @@ pub(crate) enum Failure {
     /// The library refused or failed.
     #[error(transparent)]
     Library(#[from] Error),
+    /// Nothing is at a place that was named; no replica waits for it.
+    #[error("there is no remote at {place}: {what}")]
+    NoRemote {
+        /// The place, credentials left out.
+        place: String,
+        /// What was missed.
+        what: String,
+    },
+    /// A place that was named cannot be reached; no replica waits for it.
+    #[error(transparent)]
+    Unreachable(Error),
     /// The request makes no sense as it stands.
     #[error("{0}")]
     Usage(String),
@@ -106,6 +117,23 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// What failed at a place that was named on the command line. It may be mistyped, and there are
+    /// no local changes that wait for it.
+    pub(crate) fn at_named_place(error: Error) -> Self {
+        match error {
+            Error::Store(e @ StoreError::NotAFolder { .. }) => Failure::Usage(e.to_string()),
+            Error::RemoteGone { remote } => {
+                let what = "it does not hold this replica's database".to_owned();
+                Failure::NoRemote { place: remote, what }
+            }
+            Error::Offline { remote, source } => match *source {
+                StoreError::Gone { what, .. } => Failure::NoRemote { place: remote, what },
+                e => Failure::Unreachable(Error::Offline { remote, source: Box::new(e) }),
+            },
+            e => Failure::Library(e),
+        }
+    }
+
     /// How the program ends after it.
     pub(crate) fn exit(&self) -> Exit {
         match self {
@@ -115,6 +143,7 @@ impl Failure {
                 ErrorKind::Usage => Exit::Usage,
                 _ => Exit::Failed,
             },
+            Failure::Unreachable(_) => Exit::Offline,
             Failure::Usage(_) => Exit::Usage,
             _ => Exit::Failed,
         }
@@ -124,6 +153,8 @@ impl Failure {
     fn code(&self) -> &'static str {
         match self {
             Failure::Library(e) => library_code(e),
+            Failure::NoRemote { .. } => "no-remote",
+            Failure::Unreachable(e) => library_code(e),
             Failure::Usage(_) => "usage",
             Failure::Damaged(_) => "damaged",
             Failure::File { .. } => "file",
@@ -166,6 +197,13 @@ impl Failure {
             Failure::Library(Error::Offline { .. } | Error::RemoteGone { .. }) => {
                 Some("nothing is lost: local changes wait in the file; try again later")
             }
+            Failure::Library(Error::RemoteWentBack { .. }) => Some(
+                "put the newer objects back, or go on from what is there with `anabranch repair \
+                 FILE --take-remote`, which keeps your file as it is beside the new one; or publish \
+                 your file's state at a new place: move FILE-anabranch* away, then `anabranch init \
+                 FILE --remote NEW`",
+            ),
+            Failure::Unreachable(_) => Some("nothing was changed; try again later"),
             _ => None,
         }
     }
@@ -237,7 +275,8 @@ fn library_code(error: &Error) -> &'static str {
         Error::Sidecar { .. } => "sidecar",
         Error::Io { .. } => "io",
         Error::File(_) => "file",
-        Error::Store(_) => "store",
+        Error::Pages(_) => "damaged",
+        Error::Store(e) => store_code(e),
         Error::Location(_) => "location",
         Error::Usage(_) => "usage",
         Error::Panicked(_) => "internal",
@@ -248,6 +287,28 @@ fn library_code(error: &Error) -> &'static str {
             ErrorKind::Usage => "usage",
             _ => "failed",
         },
+    }
+}
+
+/// The names of what can be wrong with a remote. The more frequent ones are in the help text.
+fn store_code(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Rewound { .. } => "rewound",
+        StoreError::Deleted { .. } => "deleted",
+        StoreError::Corrupt { .. } => "damaged",
+        StoreError::Missing { .. } => "missing",
+        StoreError::Incomplete { .. } => "incomplete",
+        StoreError::Refused { .. } => "refused",
+        StoreError::NoSpace { .. } => "no-space",
+        StoreError::NotAFolder { .. } => "not-a-folder",
+        StoreError::BeyondHead { .. } => "beyond-head",
+        StoreError::BelowFloor { .. } | StoreError::BeforeHistory { .. } => "before-history",
+        StoreError::ConditionIgnored { .. } | StoreError::ConditionUnsupported { .. } => {
+            "unconditional"
+        }
+        StoreError::Unsettled { .. } => "unsettled",
+        StoreError::Settings { .. } => "settings",
+        _ => "store",
     }
 }
 
@@ -275,6 +336,42 @@ mod tests {
         let text = failure.text(Paint::default());
         assert!(text.starts_with("error: diverged"), "{text}");
         assert!(text.contains("--take-remote"), "{text}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_remote_has_a_code_of_its_own() {
+        let (location, key) = (|| "river".to_owned(), || "db/x/log/0".to_owned());
+        let (at, found) = (Lsn::new(7), Lsn::new(9));
+        let errors = [
+            (StoreError::Rewound { location: location(), key: key(), at, found }, "rewound"),
+            (StoreError::Missing { location: location(), key: key() }, "missing"),
+            (StoreError::BeyondHead { location: location(), at: found, head: at }, "beyond-head"),
+            (StoreError::BeforeHistory { location: location(), oldest: at }, "before-history"),
+            (
+                StoreError::Incomplete { location: location(), key: key(), proof: key() },
+                "incomplete",
+            ),
+        ];
+        for (error, code) in errors {
+            let failure = Failure::Library(Error::Store(error));
+            assert_eq!(failure.json()["error"]["code"], code);
+            assert_eq!(failure.exit(), Exit::Failed);
+        }
+        let went_back = Error::RemoteWentBack { remote: location(), base: found, found: at };
+        let text = Failure::Library(went_back).text(Paint::default());
+        assert!(text.contains("help: ") && text.contains("--take-remote"), "{text}");
+    }
+
+    #[test]
+    fn a_named_place_that_cannot_be_reached_is_offline_without_local_changes() {
+        let offline = |source| Error::Offline { remote: "river".into(), source: Box::new(source) };
+        let failure = Failure::at_named_place(offline(StoreError::Interrupted));
+        assert_eq!(failure.exit(), Exit::Offline);
+        assert!(!failure.text(Paint::default()).contains("local changes"));
+        let gone = StoreError::Gone { location: "river".into(), what: "no such folder".into() };
+        let failure = Failure::at_named_place(offline(gone));
+        assert_eq!(failure.exit(), Exit::Failed);
+        assert_eq!(failure.to_string(), "there is no remote at river: no such folder");
     }
 
     #[test]

@@ -60,6 +60,10 @@ fn start() -> Exit {
         return print_help();
     };
     start_tracing(&cli.global);
+    if cli.global.json {
+        // Told as JSON, like every failure, and by nothing else.
+        std::panic::set_hook(Box::new(|_| ()));
+    }
     let style = Style {
         json: cli.global.json,
         quiet: cli.global.quiet,

@@ -94,6 +94,7 @@ fn execute(command: Command, ctx: Context) -> Ended {
             return Ended::Finished(Err(Failure::Setup { what: "starting threads", source }));
         }
     };
+    outlive_file_size_limit(&runtime);
     let ended = execute_on(&runtime, command, ctx);
     runtime.shutdown_timeout(GRACE);
     ended
@@ -151,6 +152,22 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
 }
+
+/// A write beyond `ulimit -f` kills a program that does not handle the signal; in one that does, the
+/// write fails like any other and is reported.
+#[cfg(unix)]
+fn outlive_file_size_limit(runtime: &Runtime) {
+    use tokio::signal::unix::{SignalKind, signal};
+    const SIGXFSZ: std::ffi::c_int = 25;
+    let _context = runtime.enter();
+    // The handler stays, whether or not anybody listens.
+    if let Err(e) = signal(SignalKind::from_raw(SIGXFSZ)) {
+        tracing::debug!(error = %e, "a file size limit will end the program");
+    }
+}
+
+#[cfg(not(unix))]
+fn outlive_file_size_limit(_: &Runtime) {}
 
 /// Resolves when the user, or the system, wants the program to end.
 #[cfg(unix)]

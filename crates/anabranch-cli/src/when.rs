@@ -139,6 +139,17 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| expected.to_owned())
 }
 
+/// SQLite counts the milliseconds in a signed number of 32 bits.
+const BUSY_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// Reads `--busy-timeout`.
+pub(crate) fn parse_busy_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        timeout if timeout > BUSY_TIMEOUT_MAX => Err("SQLite waits at most 24 days".to_owned()),
+        timeout => Ok(timeout),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

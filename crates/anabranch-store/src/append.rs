@@ -2,7 +2,9 @@
 //!
 //! The algorithm, and why each step is there:
 //! 1. Read the floor: it proves that the database is here. (It cannot prove that the key may be
-//!    written: time passes before the put.)
+//!    written: time passes before the put.) List what is beyond the key: if segments are there
+//!    although it is absent, the log has a hole, and what is put into it would be read by nobody
+//!    who has the true segment.
 //! 2. Create the object at the key that follows the head. Whoever creates it has committed.
 //! 3. "Exists already" may mean our own earlier try, another's segment, or a conflict between
 //!    conditional writes of which none was done: read back. Our push id: won. Another: lost.
@@ -14,19 +16,17 @@
 //!
 //! Invariant I1 rests on these steps: an acknowledged push is in the log for ever.
 
-use std::time::Duration;
-
 use anabranch_format::{
     DbChecksum, FORMAT_VERSION, Kind, Lsn, Metadata, Micros, PageSize, PushId, WriterId,
 };
 
 use crate::error::StoreError;
 use crate::fault::crash_point;
-use crate::head::Head;
+use crate::head::{Beyond, Head};
 use crate::history::CLOCK_TOLERANCE;
 use crate::keys::Target;
 use crate::log::Log;
-use crate::objects::{io_kind, is_already_exists};
+use crate::objects::{Backoff, io_kind, is_already_exists};
 use crate::progress::{Progress, Step};
 use crate::root::StoreKind;
 use crate::spool::Spool;
@@ -38,11 +38,6 @@ const GENERATION_FRAMES_MIN: u64 = 65_536;
 const GENERATION_FRAMES_MAX: u64 = 1 << 31;
 /// Each ordinary rollover skips one number.
 const GENERATION_STEP: u32 = 2;
-
-/// How often the same bytes are put again where "exists already" was answered and nothing exists.
-const PUTS_MAX: u32 = 7;
-const PUT_BACKOFF_MS: u64 = 20;
-const PUT_BACKOFF_MS_MAX: u64 = 1_000;
 
 /// What is to be appended: one transaction, pages ascending.
 #[derive(Debug)]
@@ -145,17 +140,14 @@ impl Log {
     ) -> Result<Appended, AppendError> {
         let metadata = self.segment_metadata(head, &new)?;
         let after = head.anchor.last;
-        let floor = self.floor().await.map_err(AppendError::Store)?;
-        if floor > after {
-            return Err(AppendError::BelowFloor { after, floor });
-        }
+        self.check_place(after).await?;
         let target = Target::Segment(metadata.lsn.0);
         let body = new.body.finish();
         let counter = progress.step(Step::Uploading, Some(body.len()));
-        let prepared = self
-            .prepare(&target, &metadata, &body, false, &counter)
-            .await
-            .map_err(AppendError::Store)?;
+        let prepared = match self.prepare(&target, &metadata, &body, false, &counter).await {
+            Ok(prepared) => prepared,
+            Err(e) => return self.not_prepared(&metadata, e).await,
+        };
         crash_point!("append::before-put");
         let put = self.put(&target, &metadata, &prepared).await;
         crash_point!("append::after-put");
@@ -166,6 +158,36 @@ impl Log {
             self.discard(&prepared, won).await;
         }
         self.acknowledge(after, put?).await
+    }
+
+    /// Nothing was put. A stage is swept once the key is taken, so that may be why.
+    async fn not_prepared(
+        &self,
+        metadata: &Metadata,
+        e: StoreError,
+    ) -> Result<Appended, AppendError> {
+        if !e.is_offline()
+            && let Ok(Some(found)) = self.read_back(metadata).await
+        {
+            return self.acknowledge(metadata.from(), found).await;
+        }
+        Err(AppendError::Store(e))
+    }
+
+    /// Nothing may be put after `after` if that is below the floor, or in a hole of the log.
+    async fn check_place(&self, after: Lsn) -> Result<(), AppendError> {
+        let looks = async { tokio::try_join!(self.floor(), self.listed_beyond(after)) };
+        let (floor, beyond) = looks.await.map_err(AppendError::Store)?;
+        if floor > after {
+            return Err(AppendError::BelowFloor { after, floor });
+        }
+        let Some(beyond) = beyond else { return Ok(()) };
+        match self.look_again(after, beyond).await.map_err(AppendError::Store)? {
+            // Reading back tells whose it is.
+            Beyond::Filled(_) => Ok(()),
+            Beyond::BelowFloor(floor) => Err(AppendError::BelowFloor { after, floor }),
+            Beyond::Hole(e) => Err(AppendError::Store(e)),
+        }
     }
 
     /// The floor decides whether what stands at the key counts.
@@ -190,9 +212,8 @@ impl Log {
     ) -> Result<Appended, AppendError> {
         let key = self.keys.target_key(target);
         let after = metadata.from();
-        let mut backoff = PUT_BACKOFF_MS;
-        let mut last = None;
-        for _ in 0..PUTS_MAX {
+        let mut backoff = Backoff::new();
+        loop {
             let e = match self.commit(&key, prepared).await {
                 Ok(()) => return Ok(Appended::Won(metadata.clone())),
                 Err(e) => e,
@@ -206,15 +227,10 @@ impl Log {
             if definite {
                 return Err(AppendError::Store(failed));
             }
-            if !again {
+            if !again || !backoff.again().await {
                 return Err(AppendError::Unknown { after, source: Box::new(failed) });
             }
-            last = Some(failed);
-            tokio::time::sleep(Duration::from_millis(backoff)).await;
-            backoff = (backoff * 2).min(PUT_BACKOFF_MS_MAX);
         }
-        let source = Box::new(last.unwrap_or_else(|| self.objects.unsettled()));
-        Err(AppendError::Unknown { after, source })
     }
 
     /// Who stands at the key of `metadata`; ours is made durable before it counts.
@@ -225,7 +241,7 @@ impl Log {
         if seen.metadata.push != metadata.push {
             return Ok(Some(Appended::Lost(seen.metadata)));
         }
-        self.settle(first).await.map_err(unknown)?;
+        self.objects.settle(&self.keys.segment(first)).await.map_err(unknown)?;
         Ok(Some(Appended::Won(seen.metadata)))
     }
 

@@ -16,7 +16,7 @@ use anabranch_format::{
     SnapshotReader, SnapshotWriter, chunk_bytes,
 };
 
-use crate::error::{Damage, StoreError};
+use crate::error::{Damage, StoreError, causes};
 use crate::fault::crash_point;
 use crate::head::{Anchor, Head};
 use crate::history::Position;
@@ -121,6 +121,12 @@ impl Log {
     async fn make_deltas(&self, head: &Head, progress: &Progress) -> Result<u64, StoreError> {
         let listed = self.objects.list(&self.keys.deltas()).await?;
         let covered = listed.iter().filter_map(|o| Keys::parse_delta(&o.key)).map(|d| d.1).max();
+        if let Some(covered) = covered.filter(|covered| *covered >= head.floor)
+            && let Err(e) = self.ensure_writers(covered).await
+        {
+            // The deltas to come have tables of their own.
+            tracing::warn!(log = %self.location(), error = %causes(&e), "a delta stays without its table of writers");
+        }
         let mut from = covered.unwrap_or(Lsn::ZERO).max(head.floor);
         let segments = self.segments_between(from, head.lsn()).await?;
         let mut made = 0;
@@ -180,7 +186,10 @@ impl Log {
         let target = Target::Delta(from, to);
         let body = spool.finish();
         let counter = progress.step(Step::Uploading, Some(body.len()));
-        let prepared = self.prepare(&target, &metadata, &body, false, &counter).await?;
+        let prepared = match self.prepare(&target, &metadata, &body, false, &counter).await {
+            Ok(prepared) => prepared,
+            Err(e) => return self.unless_made(&target, e).await.map(|()| false),
+        };
         let created = self.create_prepared(&target, &prepared).await?;
         crash_point!("compact::after-delta");
         Ok(created)
@@ -213,6 +222,15 @@ impl Log {
         }
     }
 
+    /// Work that failed is no loss if somebody else has made the object: whoever did may have swept
+    /// our stage.
+    async fn unless_made(&self, target: &Target, e: StoreError) -> Result<(), StoreError> {
+        match self.objects.size(&self.keys.target_key(target)).await? {
+            Some(_) => Ok(()),
+            None => Err(e),
+        }
+    }
+
     async fn make_snapshot(
         &self,
         head: &Head,
@@ -221,19 +239,23 @@ impl Log {
         let Some(newest) = &head.newest else { return Ok(None) };
         let target = Target::Snapshot(head.lsn());
         let key = self.keys.target_key(&target);
+        // Also for a snapshot that is there: its table may be lost or damaged.
+        self.ensure_writers(head.lsn()).await?;
         if self.objects.size(&key).await?.is_some() {
             return Ok(None);
         }
-        self.ensure_writers(head.lsn()).await?;
         let metadata = snapshot_metadata(newest);
         let fetched = self.fetch(Lsn::ZERO, head, progress).await?;
         let source = fetched.into_pages();
         let body = self.write_snapshot(source, &metadata, progress).await?;
         let counter = progress.step(Step::Uploading, Some(body.len()));
-        let prepared = self.prepare(&target, &metadata, &body, true, &counter).await?;
+        let prepared = match self.prepare(&target, &metadata, &body, true, &counter).await {
+            Ok(prepared) => prepared,
+            Err(e) => return self.unless_made(&target, e).await.map(|()| None),
+        };
         if let Err(e) = self.verify_snapshot(&prepared, &metadata, progress).await {
             self.discard(&prepared, false).await;
-            return Err(e);
+            return self.unless_made(&target, e).await.map(|()| None);
         }
         crash_point!("compact::before-snapshot");
         let created = self.create_prepared(&target, &prepared).await?;

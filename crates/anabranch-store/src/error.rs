@@ -9,6 +9,10 @@ use std::path::PathBuf;
 
 use anabranch_format::{DatabaseId, DeltaError, Lsn, MetadataError, SnapshotError};
 
+/// The way out where a remote has lost something for good.
+const NEW_PLACE: &str = "Or publish a replica that is in step at a new place: move \
+    FILE-anabranch* away, then `anabranch init FILE --remote NEW`";
+
 /// What is wrong with an object.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -70,6 +74,27 @@ pub enum StoreError {
         #[source]
         source: Box<object_store::Error>,
     },
+    /// The folder's file system takes no more.
+    #[error(
+        "{location} has no room for {key}: {why}. Nothing was written; make room there and try again"
+    )]
+    NoSpace {
+        /// The remote.
+        location: String,
+        /// The object.
+        key: String,
+        /// What is used up.
+        why: &'static str,
+        /// Why.
+        #[source]
+        source: Box<object_store::Error>,
+    },
+    /// What is at the place can be no remote.
+    #[error("{location} is a file: a remote is a folder, or a bucket named by its URL")]
+    NotAFolder {
+        /// The remote.
+        location: String,
+    },
     /// The store answered with an error.
     #[error("an operation on {key} in {location} failed")]
     Failed {
@@ -82,7 +107,7 @@ pub enum StoreError {
         source: Box<object_store::Error>,
     },
     /// An object is damaged.
-    #[error("{key} in {location} is damaged")]
+    #[error("{key} in {location} is damaged. If you have a backup of it, put it back. {NEW_PLACE}")]
     Corrupt {
         /// The remote.
         location: String,
@@ -93,23 +118,47 @@ pub enum StoreError {
         source: Box<Damage>,
     },
     /// An object that must be there is missing.
-    #[error("{key} is missing in {location}, although the log goes on after it")]
+    #[error(
+        "{key} is missing in {location}, although the log goes on after it. If the remote is a copy \
+         that is still being made, try again once it is complete; if the object was lost, put it \
+         back from a backup. {NEW_PLACE}"
+    )]
     Missing {
         /// The remote.
         location: String,
         /// The object.
         key: String,
     },
+    /// The log goes on after a segment that is not there.
+    #[error(
+        "not all objects of the log are in {location} (yet): {key} is missing, although {proof} is \
+         there. If the remote is a copy that is still being made, try again once it is complete; \
+         if objects were lost, put them back from a backup. {NEW_PLACE}"
+    )]
+    Incomplete {
+        /// The remote.
+        location: String,
+        /// The object that is missing.
+        key: String,
+        /// What shows that it must have been there.
+        proof: String,
+    },
     /// The log does not hold what was read from it before.
     #[error(
         "{location} does not hold any more what was read from it before ({key} is gone or has \
-         other content): an older copy was put in its place"
+         other content), and ends at {found}: an older copy was put in its place. Nothing was \
+         changed. Put the newer objects back, or go on from what is there with `anabranch repair \
+         FILE --take-remote`, which keeps the file as it is beside the new one. {NEW_PLACE}"
     )]
     Rewound {
         /// The remote.
         location: String,
         /// The object.
         key: String,
+        /// The position that was known to be in the log.
+        at: Lsn,
+        /// Where the log ends now, as far as a listing shows.
+        found: Lsn,
     },
     /// The store overwrites objects although it was told to create them only if absent.
     #[error(
@@ -193,6 +242,17 @@ pub enum StoreError {
         #[source]
         source: Box<object_store::Error>,
     },
+    /// The endpoint of a service is no address of one.
+    #[error(
+        "the endpoint '{endpoint}' cannot be used: {why}. Write it as https://HOST or \
+         http://HOST:PORT (it comes from the option, or from a variable such as AWS_ENDPOINT_URL)"
+    )]
+    Endpoint {
+        /// As given, credentials left out.
+        endpoint: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The operation was cut short because the program is ending.
     #[error("the operation was cut short")]
     Interrupted,
@@ -208,7 +268,10 @@ impl StoreError {
     /// Whether an object is damaged or contradicts others.
     #[must_use]
     pub fn is_corrupt(&self) -> bool {
-        matches!(self, StoreError::Corrupt { .. } | StoreError::Missing { .. })
+        matches!(
+            self,
+            StoreError::Corrupt { .. } | StoreError::Missing { .. } | StoreError::Incomplete { .. }
+        )
     }
 
     /// The key of the object that the error is about.
@@ -217,9 +280,11 @@ impl StoreError {
         match self {
             StoreError::Unreachable { key, .. }
             | StoreError::Refused { key, .. }
+            | StoreError::NoSpace { key, .. }
             | StoreError::Failed { key, .. }
             | StoreError::Corrupt { key, .. }
             | StoreError::Missing { key, .. }
+            | StoreError::Incomplete { key, .. }
             | StoreError::Rewound { key, .. } => Some(key),
             _ => None,
         }
@@ -238,4 +303,16 @@ impl StoreError {
     pub(crate) fn into_pages_error(self) -> DeltaError {
         DeltaError::Io(io::Error::new(io::ErrorKind::InvalidData, self))
     }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line
 }

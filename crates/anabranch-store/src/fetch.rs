@@ -19,7 +19,7 @@ use anabranch_format::{
 };
 use futures::{StreamExt, TryStreamExt};
 
-use crate::error::{Damage, StoreError};
+use crate::error::{Damage, StoreError, causes};
 use crate::head::Head;
 use crate::history::Position;
 use crate::keys::Target;
@@ -62,7 +62,8 @@ pub struct Fetched {
     pub pages: (u32, u32),
     /// Database checksum before and after.
     pub sum: (DbChecksum, DbChecksum),
-    /// The pushes in it, oldest first; of a range that was compacted the newest of each writer.
+    /// The pushes in it, oldest first; of a range that was compacted the newest of each writer (none
+    /// if the table of these is damaged).
     pub pushes: Vec<Pushed>,
     /// Objects that were read.
     pub objects: u64,
@@ -270,7 +271,15 @@ impl Log {
             }
             (Kind::Segment, None) => {}
             (kind, _) => {
-                let table = self.writers_at(metadata.lsn.1).await?;
+                let table = match self.writers_at(metadata.lsn.1).await {
+                    Ok(table) => table,
+                    // All pages are there; only who pushed them last is not known.
+                    Err(e) if e.is_corrupt() => {
+                        tracing::warn!(log = %self.location(), error = %causes(&e), "going on without a table of writers; the next compaction makes it anew");
+                        return Ok(());
+                    }
+                    Err(e) => return Err(e),
+                };
                 let from = if kind == Kind::Snapshot { Lsn::ZERO } else { metadata.from() };
                 collected.pushes.extend(table.pushes().filter(|p| p.lsn > from));
             }

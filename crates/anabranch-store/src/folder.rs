@@ -1,13 +1,16 @@
-//! A folder as an object store: `object_store`'s own, with three repairs.
+//! A folder as an object store: `object_store`'s own, with four repairs.
 //!
 //! 1. Directories are made below the root only. Left to itself the store would make the root anew
 //!    after it was moved away or its disk unmounted, and a push would land in a new, empty folder.
 //! 2. Linking a staged object to its key works below paths that are not UTF-8.
 //! 3. [`settle`] makes an object durable that an earlier, killed process may have linked but not
 //!    synced, before anybody is told that it is there.
+//! 4. Listings pass over what cannot be an object: names that are not UTF-8, links that lead nowhere
+//!    or in a circle. They look closely only at files that are wanted: one beyond a key reads names.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
@@ -15,11 +18,12 @@ use std::path::{Path as FsPath, PathBuf};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyMode, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyMode, CopyOptions, Extensions, GetOptions, GetResult, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 /// A folder that must stay where it is.
@@ -42,6 +46,21 @@ impl Folder {
         &self.root
     }
 
+    fn listed(
+        &self,
+        prefix: Option<&Path>,
+        after: String,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (root, prefix) = (self.root.clone(), prefix.map(ToString::to_string));
+        let listing = async move {
+            let shown = root.clone();
+            let work = move || Listing::new(root, after).all_below(prefix.unwrap_or_default());
+            let found = blocking(&shown, work).await?;
+            Ok::<_, object_store::Error>(futures::stream::iter(found.into_iter().map(Ok)))
+        };
+        futures::stream::once(listing).try_flatten().boxed()
+    }
+
     async fn make_parents(&self, location: &Path) -> Result<()> {
         let root = self.root.clone();
         let parents: Vec<String> = location.parts().map(|p| p.as_ref().to_owned()).collect();
@@ -51,6 +70,111 @@ impl Folder {
         })
         .await
     }
+}
+
+/// What a directory holds that can be, or hold, an object.
+enum Entry {
+    Object(ObjectMeta),
+    /// Its key.
+    Directory(String),
+}
+
+/// A listing of the objects whose keys are greater than `after`.
+struct Listing {
+    root: PathBuf,
+    after: String,
+    /// Directories that links led to: each is followed once, so that no circle is.
+    followed: HashSet<PathBuf>,
+}
+
+impl Listing {
+    fn new(root: PathBuf, after: String) -> Self {
+        Listing { root, after, followed: HashSet::new() }
+    }
+
+    fn all_below(mut self, prefix: String) -> io::Result<Vec<ObjectMeta>> {
+        let mut objects = Vec::new();
+        let mut directories = vec![prefix];
+        while let Some(directory) = directories.pop() {
+            for entry in self.entries(&directory)? {
+                match entry {
+                    Entry::Object(meta) => objects.push(meta),
+                    Entry::Directory(key) => directories.push(key),
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// What lies in the directory `key`; nothing if that is none.
+    fn entries(&mut self, key: &str) -> io::Result<Vec<Entry>> {
+        let found = match std::fs::read_dir(path_of(&self.root, key)) {
+            Ok(found) => found,
+            Err(e) if leads_nowhere(&e) => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let mut entries = Vec::new();
+        for entry in found {
+            let entry = entry?;
+            match self.entry(key, &entry) {
+                Ok(Some(entry)) => entries.push(entry),
+                Ok(None) => {}
+                // Deleted since.
+                Err(e) if leads_nowhere(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(entries)
+    }
+
+    fn entry(&mut self, directory: &str, entry: &DirEntry) -> io::Result<Option<Entry>> {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| staged_for(name).is_none()) else {
+            return Ok(None);
+        };
+        let key = if directory.is_empty() { name.into() } else { format!("{directory}/{name}") };
+        let Ok(location) = Path::parse(&key) else { return Ok(None) };
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            return Ok(self.reaches(&key).then_some(Entry::Directory(key)));
+        }
+        if kind.is_file() && key <= self.after {
+            return Ok(None);
+        }
+        let metadata = match std::fs::metadata(entry.path()) {
+            // To nothing, or in a circle.
+            Err(_) if kind.is_symlink() => return Ok(None),
+            metadata => metadata?,
+        };
+        if metadata.is_dir() {
+            let follow = self.reaches(&key) && self.is_new(&entry.path());
+            return Ok(follow.then_some(Entry::Directory(key)));
+        }
+        if !metadata.is_file() || key <= self.after {
+            return Ok(None);
+        }
+        let last_modified = metadata.modified()?.into();
+        let size = metadata.len();
+        let meta = ObjectMeta { location, last_modified, size, e_tag: None, version: None };
+        Ok(Some(Entry::Object(meta)))
+    }
+
+    /// Whether keys below the directory `key` can be greater than `after`.
+    fn reaches(&self, key: &str) -> bool {
+        let below = format!("{key}/");
+        below > self.after || self.after.starts_with(&below)
+    }
+
+    /// Whether a link leads to a directory where this listing has not been.
+    fn is_new(&mut self, link: &FsPath) -> bool {
+        let Ok(target) = link.canonicalize() else { return false };
+        !link.starts_with(&target) && self.followed.insert(target)
+    }
+}
+
+/// The name leads to nothing, or to nothing that has entries.
+fn leads_nowhere(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Makes each directory in turn, syncing the one it is entered in; never the root itself.
@@ -98,27 +222,38 @@ pub(crate) fn sweep(
     is_dead: &dyn Fn(&str) -> bool,
 ) -> io::Result<u64> {
     let mut swept = 0;
-    let mut directories = vec![prefix.split('/').fold(root.to_path_buf(), |path, p| path.join(p))];
+    let mut directories = vec![prefix.to_owned()];
     while let Some(directory) = directories.pop() {
-        let entries = match std::fs::read_dir(&directory) {
+        let path = path_of(root, &directory);
+        let entries = match std::fs::read_dir(&path) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if leads_nowhere(&e) => continue,
             Err(e) => return Err(e),
         };
         for entry in entries {
             let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
             if entry.file_type()?.is_dir() {
-                directories.push(entry.path());
-            } else if let Some(name) = entry.file_name().to_str()
-                && let Some(key) = staged_for(name)
-                && (directory.join(key).exists() || is_dead(key))
+                directories.push(format!("{directory}/{name}"));
+            } else if let Some(name) = staged_for(name)
+                && (path.join(name).exists() || is_dead(&format!("{directory}/{name}")))
             {
-                std::fs::remove_file(entry.path())?;
-                swept += 1;
+                match std::fs::remove_file(entry.path()) {
+                    Ok(()) => swept += 1,
+                    // Somebody else sweeps, too.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
     }
     Ok(swept)
+}
+
+/// Where the object or directory `key` lies.
+pub(crate) fn path_of(root: &FsPath, key: &str) -> PathBuf {
+    key.split('/').fold(root.to_path_buf(), |path, part| path.join(part))
 }
 
 /// The file name that a staging file of the store is meant for.
@@ -192,11 +327,30 @@ impl ObjectStore for Folder {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        self.listed(prefix, String::new())
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.listed(prefix, offset.to_string())
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
+        let (root, prefix) = (self.root.clone(), prefix.map(ToString::to_string));
+        let directory = prefix.unwrap_or_default();
+        let entries =
+            blocking(&self.root, move || Listing::new(root, String::new()).entries(&directory));
+        let (mut objects, mut common_prefixes) = (Vec::new(), Vec::new());
+        for entry in entries.await? {
+            match entry {
+                Entry::Object(meta) => objects.push(meta),
+                Entry::Directory(key) => common_prefixes.push(Path::from(key)),
+            }
+        }
+        Ok(ListResult { common_prefixes, objects, extensions: Extensions::default() })
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
@@ -244,12 +398,70 @@ mod tests {
         for name in ["a", "a#1", "a#2", "b#1", "c#1", "d#x", "#", "e"] {
             std::fs::write(shard.join(name), "x").unwrap();
         }
-        assert_eq!(sweep(root.path(), "db/x/log", &|key| key == "c").unwrap(), 3);
+        assert_eq!(sweep(root.path(), "db/x/log", &|key| key == "db/x/log/0/c").unwrap(), 3);
         let left = std::fs::read_dir(&shard).unwrap().map(|e| e.unwrap().file_name());
         let mut left: Vec<String> = left.map(|n| n.into_string().unwrap()).collect();
         left.sort();
         assert_eq!(left, ["#", "a", "b#1", "d#x", "e"]);
         assert_eq!(sweep(root.path(), "db/none", &|_| true).unwrap(), 0);
+    }
+
+    async fn listed(folder: &Folder, prefix: &str, after: &str) -> Vec<String> {
+        let (prefix, after) = (Path::from(prefix), Path::from(after));
+        let listed = folder.list_with_offset(Some(&prefix), &after);
+        let listed: Vec<ObjectMeta> = listed.try_collect().await.unwrap();
+        let mut keys: Vec<String> = listed.into_iter().map(|o| o.location.into()).collect();
+        keys.sort();
+        keys
+    }
+
+    #[tokio::test]
+    async fn a_listing_has_what_is_beyond_a_key_and_no_staging_files() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::open(root.path()).unwrap();
+        for key in ["log/0/a", "log/0/b", "log/1/a", "log/10/a", "log/x", "other/a"] {
+            folder.put(&Path::from(key), "x".into()).await.unwrap();
+        }
+        std::fs::write(root.path().join("log/1/b#1"), "x").unwrap();
+        let all = ["log/0/a", "log/0/b", "log/1/a", "log/10/a", "log/x"];
+        assert_eq!(listed(&folder, "log", "").await, all);
+        for (n, after) in all.iter().enumerate() {
+            assert_eq!(listed(&folder, "log", after).await, all[n + 1..], "{after}");
+        }
+        assert_eq!(listed(&folder, "log", "log/1").await, all[2..]);
+        assert_eq!(listed(&folder, "log/0/a", "").await, [""; 0]);
+        assert_eq!(listed(&folder, "none", "").await, [""; 0]);
+        let level = folder.list_with_delimiter(Some(&Path::from("log"))).await.unwrap();
+        assert_eq!(level.common_prefixes.len(), 3);
+        assert_eq!(level.objects[0].location.as_ref(), "log/x");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_cannot_be_an_object_does_not_stop_a_listing() {
+        use std::os::unix::ffi::OsStrExt;
+        use std::os::unix::fs::symlink;
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("remote");
+        std::fs::create_dir(&root).unwrap();
+        let folder = Folder::open(&root).unwrap();
+        folder.put(&Path::from("log/0/a"), "x".into()).await.unwrap();
+        std::fs::write(root.join(std::ffi::OsStr::from_bytes(b"log/caf\xe9")), "x").unwrap();
+        std::fs::create_dir(root.join(std::ffi::OsStr::from_bytes(b"log/\xff"))).unwrap();
+        symlink("self", root.join("log/self")).unwrap();
+        symlink("..", root.join("log/up")).unwrap();
+        symlink("nowhere", root.join("log/0/nothing")).unwrap();
+        // A circle of two; each is followed once, and leads to objects that are there.
+        let elsewhere = parent.path().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        std::fs::write(elsewhere.join("b"), "x").unwrap();
+        symlink(&elsewhere, root.join("log/1")).unwrap();
+        symlink(root.join("log"), elsewhere.join("back")).unwrap();
+        assert_eq!(listed(&folder, "log", "").await, ["log/0/a", "log/1/b"]);
+        let level = folder.list_with_delimiter(Some(&Path::from("log"))).await.unwrap();
+        let mut directories: Vec<&str> = level.common_prefixes.iter().map(AsRef::as_ref).collect();
+        directories.sort_unstable();
+        assert_eq!(directories, ["log/0", "log/1"]);
     }
 
     #[cfg(unix)]

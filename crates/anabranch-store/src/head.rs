@@ -1,9 +1,12 @@
 //! Where the log ends, and how that is proven.
 //!
 //! The head is the end of the last segment: the key right after it is absent. Absence alone proves
-//! nothing, since a key below the floor is absent too; so the floor is read after each probe that
-//! found nothing, and again the walk begins anew if it has moved past. Listings are used to jump
-//! ahead to a segment that exists, never to conclude that one does not.
+//! nothing. A key below the floor is absent too; so the floor is read after each probe that found
+//! nothing, and the walk begins anew if it has moved past. And an object may be missing from the
+//! middle of a log, lost or not yet copied: then what follows it is there. So a listing after the
+//! absent key must show no segment either, before the end counts as the head and before anything
+//! is appended there: what stands behind a hole would be read by nobody. Otherwise listings are used
+//! to jump ahead to a segment that exists, never to conclude that one does not.
 //!
 //! Only the end of a segment *that was read* is a place to append at: positions end transactions,
 //! keys begin segments, and a key in the middle of a segment is absent too. [`Anchor`] keeps that.
@@ -12,11 +15,9 @@ use anabranch_format::{Lsn, Metadata, Micros, PushId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
-use crate::folder;
 use crate::keys::Keys;
 use crate::log::Log;
 use crate::objects::Seen;
-use crate::root::StoreKind;
 
 /// Segments that are walked one by one before a listing is used to jump ahead.
 const STEPS_BEFORE_JUMP: u32 = 8;
@@ -96,34 +97,110 @@ impl End {
     }
 }
 
+/// What a listing that shows segments beyond an absent key turned out to mean.
+pub(crate) enum Beyond {
+    /// The key is taken by now.
+    Filled(Seen),
+    /// The key is below the floor by now: it may well be absent.
+    BelowFloor(Lsn),
+    /// The segment is not there, although the log goes on after it.
+    Hole(StoreError),
+}
+
 impl Log {
     /// Finds where the log ends, starting from what the caller knows ([`Anchor::start`] if nothing).
     /// If `known` lies below the floor the answer's `floor` tells so. Fails with
-    /// [`StoreError::Rewound`] if the log does not hold the segment that the caller knows.
+    /// [`StoreError::Rewound`] if the log does not hold the segment that the caller knows, and with
+    /// [`StoreError::Incomplete`] if a segment is missing before others.
     pub async fn head(&self, known: &Anchor) -> Result<Head, StoreError> {
         for _ in 0..ROUNDS_MAX {
             let floor = self.floor().await?;
             let Some(start) = self.walk_start(known, floor).await? else { continue };
-            let end = self.walk(start).await?;
-            // Only now is the absence of the next key worth something.
-            let floor = self.floor().await?;
-            if floor <= end.anchor.last {
-                let (newest, modified) = end.seen.map(|s| (s.metadata, s.modified)).unzip();
-                return Ok(Head { anchor: end.anchor, newest, modified, floor });
+            if let Some(head) = self.head_from(start).await? {
+                return Ok(head);
             }
         }
-        Err(self.objects.unsettled())
+        Err(self.never_settled().await?)
     }
 
-    /// What stands right after `at`; `None` if the log ends there. One probe, and one look at the
-    /// floor after it. Fails with [`StoreError::BelowFloor`] if nothing can be said any more.
-    pub async fn next(&self, at: &Anchor) -> Result<Option<Metadata>, StoreError> {
-        let found = self.segment_after(at.last).await?;
+    /// Why no head was found, round after round: retention never rests, or the floor stands there
+    /// without the log that it is the floor of.
+    async fn never_settled(&self) -> Result<StoreError, StoreError> {
         let floor = self.floor().await?;
-        if floor > at.last {
-            return Err(self.below_floor(at.last, floor));
+        let newest = self.newest_listed(Lsn::ZERO).await?;
+        let reaches = newest.is_some_and(|seen| seen.metadata.lsn.1 >= floor);
+        if reaches || self.floor().await? > floor {
+            return Ok(self.objects.unsettled());
         }
-        Ok(found.map(|seen| seen.metadata))
+        let key = format!("the segment in {} that reaches position {floor}", self.keys.log());
+        Ok(self.objects.incomplete(key, self.keys.floor(floor)))
+    }
+
+    /// Walks from `end` to the head; `None` if the floor has passed the walk.
+    async fn head_from(&self, mut end: End) -> Result<Option<Head>, StoreError> {
+        loop {
+            end = self.walk(end).await?;
+            let at = end.anchor.last;
+            // Only now is the absence of the next key worth something.
+            let (floor, beyond) = tokio::try_join!(self.floor(), self.listed_beyond(at))?;
+            if floor > at {
+                return Ok(None);
+            }
+            let Some(beyond) = beyond else {
+                let (newest, modified) = end.seen.map(|s| (s.metadata, s.modified)).unzip();
+                return Ok(Some(Head { anchor: end.anchor, newest, modified, floor }));
+            };
+            match self.look_again(at, beyond).await? {
+                Beyond::Filled(next) => end = self.step(&end, next)?,
+                Beyond::BelowFloor(_) => return Ok(None),
+                Beyond::Hole(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The key of a segment that begins later than the one which would follow `at`, if a listing
+    /// shows one. One request on a bucket, unless there are a thousand keys of other programs.
+    pub(crate) async fn listed_beyond(&self, at: Lsn) -> Result<Option<String>, StoreError> {
+        let Some(next) = at.next() else { return Ok(None) };
+        let is_beyond = |key: &str| {
+            Keys::parse_segment(key).is_some_and(|f| f > next && self.keys.segment(f) == key)
+        };
+        self.objects.any_after(&self.keys.log(), &self.keys.segment(next), is_beyond).await
+    }
+
+    /// `beyond` was listed, but the key after `at` had been absent before: somebody may have
+    /// appended both since, or the floor may have risen.
+    pub(crate) async fn look_again(&self, at: Lsn, beyond: String) -> Result<Beyond, StoreError> {
+        if let Some(found) = self.segment_after(at).await? {
+            return Ok(Beyond::Filled(found));
+        }
+        let floor = self.floor().await?;
+        if floor > at {
+            return Ok(Beyond::BelowFloor(floor));
+        }
+        let key = self.keys.segment(at.next().unwrap_or(Lsn::MAX));
+        Ok(Beyond::Hole(self.objects.incomplete(key, beyond)))
+    }
+
+    /// What stands right after `at`; `None` if the log ends there. One probe, and a look at the
+    /// floor after it, and if it found nothing, one at what is beyond. Fails with
+    /// [`StoreError::BelowFloor`] if nothing can be said any more, and with
+    /// [`StoreError::Incomplete`] if the segment is missing.
+    pub async fn next(&self, at: &Anchor) -> Result<Option<Metadata>, StoreError> {
+        let at = at.last;
+        let found = self.segment_after(at).await?;
+        let beyond =
+            async { if found.is_some() { Ok(None) } else { self.listed_beyond(at).await } };
+        let (floor, beyond) = tokio::try_join!(self.floor(), beyond)?;
+        if floor > at {
+            return Err(self.below_floor(at, floor));
+        }
+        let Some(beyond) = beyond else { return Ok(found.map(|seen| seen.metadata)) };
+        match self.look_again(at, beyond).await? {
+            Beyond::Filled(seen) => Ok(Some(seen.metadata)),
+            Beyond::BelowFloor(floor) => Err(self.below_floor(at, floor)),
+            Beyond::Hole(e) => Err(e),
+        }
     }
 
     /// Who stands at the key that follows `after`, durably: decides what became of an append whose
@@ -136,23 +213,8 @@ impl Log {
             return Err(self.below_floor(after, floor));
         }
         let Some(seen) = found else { return Ok(None) };
-        self.settle(seen.metadata.lsn.0).await?;
+        self.objects.settle(&self.keys.segment(seen.metadata.lsn.0)).await?;
         Ok(Some(seen.metadata))
-    }
-
-    /// On a folder: makes the segment at `first` durable. Whoever linked it may have been killed
-    /// before it could.
-    pub(crate) async fn settle(&self, first: Lsn) -> Result<(), StoreError> {
-        let StoreKind::Folder(root) = self.objects.kind() else { return Ok(()) };
-        let (root, key) = (root.clone(), self.keys.segment(first));
-        let settled = tokio::task::spawn_blocking(move || folder::settle(&root, &key))
-            .await
-            .map_err(|_| StoreError::Interrupted)?;
-        settled.map_err(|e| {
-            let key = self.keys.segment(first);
-            let source = Box::new(e);
-            self.objects.failed(&key, object_store::Error::Generic { store: "folder", source })
-        })
     }
 
     pub(crate) async fn segment_after(&self, after: Lsn) -> Result<Option<Seen>, StoreError> {
@@ -176,23 +238,27 @@ impl Log {
     }
 
     async fn known_end(&self, known: &Anchor) -> Result<Option<End>, StoreError> {
-        let rewound = || StoreError::Rewound {
-            location: self.location().to_owned(),
-            key: self.keys.segment(known.first),
-        };
         match self.segment(known.first).await? {
             Some(seen) if Anchor::of(&seen.metadata) == *known => Ok(Some(End::of(seen))),
             _ if self.floor().await? > known.last => Ok(None),
-            _ => Err(rewound()),
+            _ => Err(self.rewound(known).await?),
         }
+    }
+
+    async fn rewound(&self, known: &Anchor) -> Result<StoreError, StoreError> {
+        let newest = self.newest_listed(Lsn::ZERO).await?;
+        Ok(StoreError::Rewound {
+            location: self.location().to_owned(),
+            key: self.keys.segment(known.first),
+            at: known.last,
+            found: newest.map_or(Lsn::ZERO, |seen| seen.metadata.lsn.1),
+        })
     }
 
     async fn walk(&self, mut end: End) -> Result<End, StoreError> {
         let mut steps = 0;
         while let Some(next) = self.segment_after(end.anchor.last).await? {
-            let key = self.keys.segment(next.metadata.lsn.0);
-            self.check_follows(&key, end.metadata(), &next.metadata)?;
-            end = End::of(next);
+            end = self.step(&end, next)?;
             steps += 1;
             if steps == STEPS_BEFORE_JUMP
                 && let Some(seen) = self.newest_listed(end.anchor.last).await?
@@ -201,6 +267,12 @@ impl Log {
             }
         }
         Ok(end)
+    }
+
+    fn step(&self, end: &End, next: Seen) -> Result<End, StoreError> {
+        let key = self.keys.segment(next.metadata.lsn.0);
+        self.check_follows(&key, end.metadata(), &next.metadata)?;
+        Ok(End::of(next))
     }
 
     /// The segment with the greatest key in a listing, if it begins after `after`. It exists, so the

@@ -40,6 +40,11 @@ impl Keys {
         format!("{}/{rest}", self.prefix)
     }
 
+    /// Everything of the database.
+    pub(crate) fn all(&self) -> &str {
+        &self.prefix
+    }
+
     pub(crate) fn log(&self) -> String {
         self.under("log")
     }

@@ -55,8 +55,20 @@ pub enum LocationError {
         /// The part before the colon.
         scheme: String,
     },
+    /// A URL of a known kind with something else than two slashes after the colon.
+    #[error(
+        "'{scheme}:' is followed by '//BUCKET/PREFIX'; for a folder whose name begins like this, \
+         write ./{scheme}:..."
+    )]
+    Slashes {
+        /// The part before the colon.
+        scheme: String,
+    },
     /// A query or fragment, which would be ignored.
-    #[error("the URL has a query or fragment; settings come from the environment and options")]
+    #[error(
+        "the URL has a query or fragment, which mean nothing here: settings come from the \
+         environment and options, and a '?' or '#' in a name is written %3F or %23"
+    )]
     Query,
 }
 
@@ -77,7 +89,12 @@ impl Location {
             {
                 Self::bucket_url(utf8)
             }
-            _ => Ok(Self::folder(text)),
+            _ => match utf8.split_once(':') {
+                Some((scheme, _)) if is_bucket_scheme(scheme) => {
+                    Err(LocationError::Slashes { scheme: scheme.to_owned() })
+                }
+                _ => Ok(Self::folder(text)),
+            },
         }
     }
 
@@ -94,25 +111,20 @@ impl Location {
         if !text["file:".len()..].starts_with('/') {
             return Err(bad("write file:/absolute/path"));
         }
+        refuse_settings(&url)?;
         let path = url.to_file_path().map_err(|()| bad("it names no local path"))?;
         Ok(Location { shown: shown(&url), place: Place::Folder(path) })
     }
 
     fn bucket_url(text: &str) -> Result<Self, LocationError> {
         let url = parse_url(text)?;
-        let scheme = match url.scheme() {
-            "s3" | "s3a" => Scheme::S3,
-            "gs" => Scheme::Google,
-            "az" | "azure" => Scheme::Azure,
-            other => return Err(LocationError::Scheme { scheme: shorten(other) }),
-        };
+        let scheme = bucket_scheme(url.scheme())
+            .ok_or_else(|| LocationError::Scheme { scheme: shorten(url.scheme()) })?;
         let bucket = url
             .host_str()
             .filter(|h| !h.is_empty())
             .ok_or_else(|| LocationError::NoBucket { scheme: url.scheme().to_owned() })?;
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(LocationError::Query);
-        }
+        refuse_settings(&url)?;
         let prefix = object_store::path::Path::from_url_path(url.path())
             .map_err(|e| LocationError::Url { text: shorten(text), why: e.to_string() })?;
         let place = Place::Bucket { scheme, bucket: bucket.to_owned(), prefix: prefix.to_string() };
@@ -129,9 +141,33 @@ impl Location {
     }
 }
 
+fn bucket_scheme(scheme: &str) -> Option<Scheme> {
+    match scheme {
+        "s3" | "s3a" => Some(Scheme::S3),
+        "gs" => Some(Scheme::Google),
+        "az" | "azure" => Some(Scheme::Azure),
+        _ => None,
+    }
+}
+
+/// Whether a text before a colon was surely meant to name a bucket or a server.
+fn is_bucket_scheme(scheme: &str) -> bool {
+    let scheme = scheme.to_ascii_lowercase();
+    bucket_scheme(&scheme).is_some() || matches!(scheme.as_str(), "http" | "https")
+}
+
+fn refuse_settings(url: &Url) -> Result<(), LocationError> {
+    let has = url.query().is_some() || url.fragment().is_some();
+    if has { Err(LocationError::Query) } else { Ok(()) }
+}
+
 fn parse_url(text: &str) -> Result<Url, LocationError> {
-    Url::parse(text)
-        .map_err(|e| LocationError::Url { text: shorten(&redact(text)), why: e.to_string() })
+    Url::parse(text).map_err(|e| LocationError::Url { text: redacted(text), why: e.to_string() })
+}
+
+/// A text that should be a URL, shortened and without credentials.
+pub(crate) fn redacted(text: &str) -> String {
+    shorten(&redact(text))
 }
 
 /// Cuts out what stands between `//` and `@` in a text that may not even be a URL.
@@ -207,6 +243,14 @@ mod tests {
             Err(LocationError::NoBucket { .. } | LocationError::Url { .. })
         ));
         assert_eq!(parse("s3://b/x?versionId=3"), Err(LocationError::Query));
+        for text in ["file:///path/x#1", "file:///path/x?y", "s3://b/x#1"] {
+            assert_eq!(parse(text), Err(LocationError::Query), "{text}");
+        }
+        assert_eq!(parse("file:///a/b%231").unwrap().is_folder(), Some(Path::new("/a/b#1")));
+        for text in ["s3:bucket/x", "s3:/bucket/x", "S3:x", "gs:b", "az:b", "https:host"] {
+            assert!(matches!(parse(text), Err(LocationError::Slashes { .. })), "{text}");
+        }
+        assert!(parse("./s3:bucket/x").unwrap().is_folder().is_some());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::Path as FsPath;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_format::{
     METADATA_BYTES_MAX, Metadata, MetadataError, Micros, SKIPPABLE_HEADER_BYTES,
@@ -22,6 +23,7 @@ use object_store::{
 };
 
 use crate::error::{Damage, StoreError};
+use crate::folder;
 use crate::progress::Counter;
 use crate::root::{StoreKind, StoreOptions};
 use crate::spool::SpoolReader;
@@ -31,6 +33,34 @@ const METADATA_GUESS_BYTES: u64 = 2048;
 
 /// Objects deleted at the same time.
 const DELETES_AT_ONCE: usize = 16;
+
+/// How often the same bytes are put where "exists already" was answered and nothing exists.
+const PUTS_MAX: u32 = 7;
+const PUT_BACKOFF_MS: u64 = 20;
+const PUT_BACKOFF_MS_MAX: u64 = 1_000;
+
+/// A bounded number of tries, ever further apart.
+pub(crate) struct Backoff {
+    tries_left: u32,
+    wait_ms: u64,
+}
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Backoff { tries_left: PUTS_MAX - 1, wait_ms: PUT_BACKOFF_MS }
+    }
+
+    /// Waits before the next try; `false` if there is none.
+    pub(crate) async fn again(&mut self) -> bool {
+        if self.tries_left == 0 {
+            return false;
+        }
+        self.tries_left -= 1;
+        tokio::time::sleep(Duration::from_millis(self.wait_ms)).await;
+        self.wait_ms = (self.wait_ms * 2).min(PUT_BACKOFF_MS_MAX);
+        true
+    }
+}
 
 /// A store, and how to speak of it.
 #[derive(Clone)]
@@ -114,6 +144,60 @@ impl Objects {
         }
     }
 
+    /// Creates the object unless one is there; once this returns one is, durably. "Exists already"
+    /// is not believed: it may be the answer to two conditional writes of which none was done.
+    pub(crate) async fn ensure(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let mut backoff = Backoff::new();
+        loop {
+            let Err(e) = self.create_raw(key, bytes.clone()).await else { return Ok(()) };
+            let again = is_already_exists(&e);
+            // Whatever the error was: the object decides. (A stage is swept once its key is taken,
+            // so that "exists already" is not the only answer then; and it may be deleted between
+            // these two looks.)
+            let failed = self.failed(key, e);
+            let found = if failed.is_offline() { None } else { self.size(key).await? };
+            if found.is_some() && self.is_settled(key).await? {
+                return Ok(());
+            }
+            if !again || !backoff.again().await {
+                return Err(failed);
+            }
+        }
+    }
+
+    /// Puts the object in the place of a damaged one.
+    pub(crate) async fn replace(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let put = self.store().put(&Path::from(key), bytes.into()).await;
+        put.map(|_| ()).map_err(|e| self.failed(key, e))
+    }
+
+    /// On a folder: makes the object durable. Whoever linked it may have been killed before it
+    /// could.
+    pub(crate) async fn settle(&self, key: &str) -> Result<(), StoreError> {
+        if self.is_settled(key).await? {
+            return Ok(());
+        }
+        self.check_root().await?;
+        Err(self.missing(key))
+    }
+
+    /// As [`Objects::settle`]; `false` if the object is not there.
+    async fn is_settled(&self, key: &str) -> Result<bool, StoreError> {
+        let StoreKind::Folder(root) = self.kind() else { return Ok(true) };
+        let (root, at) = (root.clone(), key.to_owned());
+        let settled = tokio::task::spawn_blocking(move || folder::settle(&root, &at))
+            .await
+            .map_err(|_| StoreError::Interrupted)?;
+        match settled {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => {
+                let source = Box::new(e);
+                Err(self.failed(key, object_store::Error::Generic { store: "folder", source }))
+            }
+        }
+    }
+
     pub(crate) async fn create_raw(&self, key: &str, bytes: Bytes) -> object_store::Result<()> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         self.store().put_opts(&Path::from(key), bytes.into(), options).await.map(|_| ())
@@ -162,6 +246,24 @@ impl Objects {
         let mut listed: Vec<Listed> = listed.into_iter().map(Listed::from).collect();
         listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(listed)
+    }
+
+    /// A key below `prefix` that is greater than `after` and `wanted`, if there is one. Lists no
+    /// further than it must.
+    pub(crate) async fn any_after(
+        &self,
+        prefix: &str,
+        after: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Option<String>, StoreError> {
+        let (prefix_path, after) = (Path::from(prefix), Path::from(after));
+        let mut listed = self.store().list_with_offset(Some(&prefix_path), &after);
+        while let Some(found) = listed.try_next().await.map_err(|e| self.failed(prefix, e))? {
+            if wanted(found.location.as_ref()) {
+                return Ok(Some(found.location.into()));
+            }
+        }
+        Ok(None)
     }
 
     /// The directories right below `prefix`, sorted.
@@ -322,6 +424,10 @@ impl Objects {
         StoreError::Missing { location: self.location().to_owned(), key: key.to_owned() }
     }
 
+    pub(crate) fn incomplete(&self, key: String, proof: String) -> StoreError {
+        StoreError::Incomplete { location: self.location().to_owned(), key, proof }
+    }
+
     pub(crate) fn gone(&self, what: &str) -> StoreError {
         StoreError::Gone { location: self.location().to_owned(), what: what.to_owned() }
     }
@@ -337,6 +443,18 @@ impl Objects {
     /// What an error of the store means to us.
     pub(crate) fn failed(&self, key: &str, e: object_store::Error) -> StoreError {
         let (location, key) = (self.location().to_owned(), key.to_owned());
+        if let StoreKind::Folder(root) = self.kind()
+            && let Some(kind) = io_kind(&e)
+        {
+            // As files people can look at.
+            let path = || folder::path_of(root, &key).display().to_string();
+            if is_refusal(kind) {
+                return StoreError::Refused { location, key: path(), source: Box::new(e) };
+            }
+            if let Some(why) = lack_of_space(kind) {
+                return StoreError::NoSpace { location, key: path(), why, source: Box::new(e) };
+            }
+        }
         match &e {
             object_store::Error::PermissionDenied { .. }
             | object_store::Error::Unauthenticated { .. } => {
@@ -394,6 +512,23 @@ fn is_unreachable(e: &object_store::Error) -> bool {
     false
 }
 
+/// The file system may be read at most.
+pub(crate) fn is_refusal(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind as Io;
+    matches!(kind, Io::PermissionDenied | Io::ReadOnlyFilesystem)
+}
+
+/// What is used up, if that is why a write failed.
+pub(crate) fn lack_of_space(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind as Io;
+    match kind {
+        Io::StorageFull => Some("the disk is full"),
+        Io::QuotaExceeded => Some("the quota is used up"),
+        Io::FileTooLarge => Some("it is larger than files may be here"),
+        _ => None,
+    }
+}
+
 /// The kind of the operating system's error behind `e`, if there is one.
 pub(crate) fn io_kind(e: &object_store::Error) -> Option<std::io::ErrorKind> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(e);
@@ -409,4 +544,40 @@ pub(crate) fn io_kind(e: &object_store::Error) -> Option<std::io::ErrorKind> {
 /// An object was missing that a plan counted on.
 pub(crate) fn is_vanished(e: &StoreError) -> bool {
     matches!(e, StoreError::Missing { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error as IoError, ErrorKind as Io};
+
+    use super::*;
+
+    #[test]
+    fn what_a_folder_refuses_or_has_no_room_for_is_named_by_its_path() {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let options = StoreOptions::new("/tmp");
+        let failed = |kind: StoreKind, io: Io| {
+            let objects = Objects::new(store.clone(), kind, "river".into(), &options);
+            let source = Box::new(IoError::from(io));
+            objects.failed("db/x/log/0", object_store::Error::Generic { store: "folder", source })
+        };
+        let folder = || StoreKind::Folder("/mnt/river".into());
+        for io in [Io::PermissionDenied, Io::ReadOnlyFilesystem] {
+            let e = failed(folder(), io);
+            assert!(matches!(e, StoreError::Refused { .. }), "{e:?}");
+            assert!(e.to_string().contains("/mnt/river/db/x/log/0"), "{e}");
+        }
+        for (io, said) in [
+            (Io::StorageFull, "disk is full"),
+            (Io::QuotaExceeded, "quota"),
+            (Io::FileTooLarge, "larger than"),
+        ] {
+            let e = failed(folder(), io);
+            assert!(matches!(e, StoreError::NoSpace { .. }) && !e.is_offline(), "{e:?}");
+            assert!(e.to_string().contains("no room for /mnt/river/db/x/log/0"), "{e}");
+            assert!(e.to_string().contains(said), "{e}");
+        }
+        let e = failed(StoreKind::Bucket, Io::StorageFull);
+        assert!(matches!(e, StoreError::Failed { .. }), "not the store's: {e:?}");
+    }
 }

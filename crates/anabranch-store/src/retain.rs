@@ -7,18 +7,20 @@
 //! counts, not below the one it would choose.
 //!
 //! The last segment before the floor stays: a replica that stands exactly there reads it as its
-//! anchor. Time decides only how much is kept, never whether something is right: and a clock that
+//! anchor. It is read before anything is deleted, and so is the floor: neither a table nor an
+//! answer to a put is taken at its word where objects are deleted for ever. Time decides only how much is kept, never whether something is right: and a clock that
 //! runs ahead of the store's is not believed.
 
 use std::time::Duration;
 
-use anabranch_format::{Lsn, Micros};
+use anabranch_format::{Kind, Lsn, Micros};
 use bytes::Bytes;
 
 use crate::compact::CompactReport;
 use crate::error::StoreError;
 use crate::fault::crash_point;
 use crate::folder;
+use crate::head::Anchor;
 use crate::keys::{Keys, Target};
 use crate::log::Log;
 use crate::objects::Listed;
@@ -35,28 +37,75 @@ impl Log {
     ) -> Result<CompactReport, StoreError> {
         let old = self.floor().await?;
         let floor = self.choose_floor(old, now, retain).await?;
+        let kept = match self.oldest_kept(floor, floor > old).await {
+            Ok(kept) => kept,
+            // Somebody else is at it.
+            Err(_) if self.floor().await? > floor => return Err(self.objects.unsettled()),
+            Err(e) => return Err(e),
+        };
+        if floor > Lsn::ZERO {
+            // Also if it is there already: whoever wrote it may have been killed before it was
+            // durable.
+            self.objects.ensure(&self.keys.floor(floor), Bytes::new()).await?;
+        }
         if floor > old {
-            self.objects.create(&self.keys.floor(floor), Bytes::new()).await?;
             crash_point!("retain::after-floor");
         }
-        let kept =
-            if floor == Lsn::ZERO { floor } else { self.writers_at(floor).await?.anchor.first };
+        if self.floor().await? < floor {
+            return Err(self.objects.missing(&self.keys.floor(floor)));
+        }
         let garbage = self.garbage(floor, kept).await?;
         let total = garbage.iter().map(|o| o.bytes).sum();
         let counter = progress.step(Step::Deleting, Some(total));
         self.delete_garbage(&garbage, &counter).await?;
-        self.sweep(kept).await;
+        self.sweep(floor, kept).await;
         let objects_deleted = garbage.len() as u64;
         Ok(CompactReport { floor, objects_deleted, bytes_deleted: total, ..Default::default() })
     }
 
-    /// On a folder: what killed writers left beside the log's keys. Best effort.
-    async fn sweep(&self, kept: Lsn) {
+    /// The first position of the segment that ends at `floor`, the oldest that stays, as the log
+    /// has it. A `new` floor must have a snapshot of the same state.
+    async fn oldest_kept(&self, floor: Lsn, new: bool) -> Result<Lsn, StoreError> {
+        if floor == Lsn::ZERO {
+            return Ok(floor);
+        }
+        // Below the floor nothing else will tell what became of pushes.
+        let anchor = self.ensure_writers(floor).await?.anchor;
+        let key = self.keys.segment(anchor.first);
+        let segment = self.segment(anchor.first).await?;
+        let segment = segment.ok_or_else(|| self.objects.missing(&key))?.metadata;
+        if Anchor::of(&segment) != anchor || anchor.last != floor {
+            return Err(self.contradiction(&key, format!("it does not end at {floor}")));
+        }
+        if new {
+            let key = self.keys.snapshot(floor);
+            let snapshot = self.objects.metadata(&key).await?;
+            let snapshot = snapshot.ok_or_else(|| self.objects.missing(&key))?.metadata;
+            self.check_identity(&key, &snapshot, Kind::Snapshot)?;
+            if (snapshot.pages.1, snapshot.sum.1) != (segment.pages.1, segment.sum.1) {
+                let text = format!("it is not the state of the log at {floor}");
+                return Err(self.contradiction(&key, text));
+            }
+        }
+        Ok(anchor.first)
+    }
+
+    /// On a folder: what killed writers left beside the keys. Best effort.
+    async fn sweep(&self, floor: Lsn, kept: Lsn) {
         let StoreKind::Folder(root) = self.objects.kind() else { return };
-        let (root, log) = (root.clone(), self.keys.log());
-        let is_dead = move |key: &str| Keys::parse_segment(key).is_some_and(|first| first < kept);
-        let swept = tokio::task::spawn_blocking(move || folder::sweep(&root, &log, &is_dead)).await;
-        match swept {
+        let (root, keys) = (root.clone(), self.keys.clone());
+        let swept = tokio::task::spawn_blocking(move || {
+            let stages = keys.stages() + "/";
+            let is_dead = |key: &str| match Target::parse(key) {
+                Some(target) if key.starts_with(&stages) => {
+                    let taken = folder::path_of(&root, &keys.target_key(&target));
+                    target.is_below(floor, kept) || taken.exists()
+                }
+                _ => is_below(key, floor) || Keys::parse_segment(key).is_some_and(|f| f < kept),
+            };
+            folder::sweep(&root, keys.all(), &is_dead)
+        });
+        match swept.await {
             Ok(Ok(0)) | Err(_) => {}
             Ok(Ok(files)) => tracing::debug!(files, "swept what killed writers left"),
             Ok(Err(e)) => tracing::debug!(error = %e, "sweeping stopped; the next one goes on"),
@@ -91,18 +140,10 @@ impl Log {
             let before = Lsn::new(kept.get().saturating_sub(1));
             let segments = self.segments_between(Lsn::ZERO, before).await?;
             garbage.extend(segments.into_iter().map(|(_, listed)| listed));
-            let below = |key: &str| {
-                Keys::parse_delta(key)
-                    .map(|d| d.0)
-                    .or_else(|| Keys::parse_snapshot(key))
-                    .or_else(|| Keys::parse_writers(key))
-                    .or_else(|| Keys::parse_floor(key))
-                    .is_some_and(|lsn| lsn < floor)
-            };
             let keys = &self.keys;
             for prefix in [keys.deltas(), keys.snapshots(), keys.writers_tables(), keys.floors()] {
                 let listed = self.objects.list(&prefix).await?;
-                garbage.extend(listed.into_iter().filter(|o| below(&o.key)));
+                garbage.extend(listed.into_iter().filter(|o| is_below(&o.key, floor)));
             }
         }
         for prefix in [self.keys.bodies(), self.keys.stages()] {
@@ -144,4 +185,14 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// Whether the delta, snapshot, table or floor at `key` is of no use once `floor` counts.
+fn is_below(key: &str, floor: Lsn) -> bool {
+    Keys::parse_delta(key)
+        .map(|(from, _)| from)
+        .or_else(|| Keys::parse_snapshot(key))
+        .or_else(|| Keys::parse_writers(key))
+        .or_else(|| Keys::parse_floor(key))
+        .is_some_and(|lsn| lsn < floor)
 }

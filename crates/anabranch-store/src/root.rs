@@ -4,6 +4,7 @@
 //! highest number counts. A database exists once its floor object does, which is written before the
 //! name, so that "has a floor" is the sign of its presence ever after.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +19,15 @@ use object_store::memory::InMemory;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::error::{Damage, StoreError};
 use crate::folder::Folder;
 use crate::keys::{self, Keys};
-use crate::location::{Location, Place, Scheme};
+use crate::location::{self, Location, Place, Scheme};
 use crate::log::Log;
 use crate::name::DatabaseName;
-use crate::objects::Objects;
+use crate::objects::{Objects, is_refusal, lack_of_space};
 
 /// How long a connection may take to be made: longer means "offline".
 const CONNECT_TIMEOUT: &str = "5 seconds";
@@ -105,9 +107,15 @@ impl Root {
                 Ok(Root { objects: Objects::new(Arc::new(folder), kind, shown, options) })
             }
             Place::Bucket { scheme, bucket, prefix } => {
-                let store = bucket_store(*scheme, bucket, prefix, options).map_err(|e| {
-                    StoreError::Settings { location: shown.clone(), source: Box::new(e) }
-                })?;
+                let store =
+                    bucket_store(*scheme, bucket, prefix, options).map_err(|e| match e {
+                        Unusable::Endpoint { endpoint, why } => {
+                            StoreError::Endpoint { endpoint, why }
+                        }
+                        Unusable::Settings(e) => {
+                            StoreError::Settings { location: shown.clone(), source: Box::new(e) }
+                        }
+                    })?;
                 Ok(Root { objects: Objects::new(store, StoreKind::Bucket, shown, options) })
             }
         }
@@ -170,8 +178,20 @@ impl Root {
         }
     }
 
-    /// The database that has the name `name`, if one has.
+    /// The database that has the name `name`, if one has. One that was deleted has it no more.
     pub async fn find(&self, name: &DatabaseName) -> Result<Option<DatabaseId>, StoreError> {
+        match self.find_even_deleted(name).await? {
+            Some(id) if self.is_deleted(name, &id).await? => Ok(None),
+            found => Ok(found),
+        }
+    }
+
+    /// The database that had the name `name` last. For who knows its id: the log itself tells
+    /// whether it was deleted.
+    pub async fn find_even_deleted(
+        &self,
+        name: &DatabaseName,
+    ) -> Result<Option<DatabaseId>, StoreError> {
         Ok(self.newest_name(name).await?.map(|(_, id)| id))
     }
 
@@ -206,11 +226,11 @@ impl Root {
                 Some((seq, _)) => seq.checked_add(1).ok_or_else(|| self.objects.unsettled())?,
                 None => 1,
             };
-            self.objects.create(&Keys::new(id).floor(Lsn::ZERO), Bytes::new()).await?;
+            self.objects.ensure(&Keys::new(id).floor(Lsn::ZERO), Bytes::new()).await?;
             let object = NameObject { database: id.clone() };
             let json = serde_json::to_vec(&object).expect("an id is plain text");
-            // Created or not, the next round reads what stands there.
-            self.objects.create(&keys::name(name, seq), json.into()).await?;
+            // Ours or not, the next round reads what stands there.
+            self.objects.ensure(&keys::name(name, seq), json.into()).await?;
         }
         Err(self.objects.unsettled())
     }
@@ -243,8 +263,7 @@ fn unsupported(e: StoreError) -> StoreError {
 fn open_folder(path: &std::path::Path, shown: &str) -> Result<Folder, StoreError> {
     let found = std::fs::metadata(path).map_err(|e| folder_error(e, shown))?;
     if !found.is_dir() {
-        let what = "it is a file, not a folder".to_owned();
-        return Err(StoreError::Gone { location: shown.to_owned(), what });
+        return Err(StoreError::NotAFolder { location: shown.to_owned() });
     }
     Folder::open(path)
         .map_err(|e| StoreError::Settings { location: shown.to_owned(), source: Box::new(e) })
@@ -252,18 +271,17 @@ fn open_folder(path: &std::path::Path, shown: &str) -> Result<Folder, StoreError
 
 fn folder_error(e: std::io::Error, shown: &str) -> StoreError {
     let location = shown.to_owned();
-    match e.kind() {
-        std::io::ErrorKind::PermissionDenied => StoreError::Refused {
-            location,
-            key: "the folder".to_owned(),
-            source: Box::new(object_store::Error::PermissionDenied {
-                path: shown.to_owned(),
-                source: Box::new(e),
-            }),
-        },
-        std::io::ErrorKind::NotFound => {
-            StoreError::Gone { location, what: "no such folder".to_owned() }
-        }
+    let key = || "the folder".to_owned();
+    let kind = e.kind();
+    let boxed = |e| Box::new(object_store::Error::Generic { store: "folder", source: Box::new(e) });
+    if let Some(why) = lack_of_space(kind) {
+        return StoreError::NoSpace { location, key: key(), why, source: boxed(e) };
+    }
+    match kind {
+        _ if is_refusal(kind) => StoreError::Refused { location, key: key(), source: boxed(e) },
+        // A file lies there, or on the way.
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => StoreError::NotAFolder { location },
+        ErrorKind::NotFound => StoreError::Gone { location, what: "no such folder".to_owned() },
         _ => StoreError::Gone { location, what: e.to_string() },
     }
 }
@@ -276,12 +294,43 @@ fn retry() -> RetryConfig {
     }
 }
 
+/// Why a bucket's client cannot be made.
+enum Unusable {
+    Endpoint { endpoint: String, why: String },
+    Settings(object_store::Error),
+}
+
+impl From<object_store::Error> for Unusable {
+    fn from(e: object_store::Error) -> Self {
+        Unusable::Settings(e)
+    }
+}
+
+/// The clients take any text for an endpoint, and panic at the first request.
+fn check_endpoint(endpoint: Option<String>) -> Result<Option<String>, Unusable> {
+    let Some(text) = endpoint else { return Ok(None) };
+    let refuse = |why: &str| {
+        Err(Unusable::Endpoint { endpoint: location::redacted(&text), why: why.to_owned() })
+    };
+    let url = match Url::parse(&text) {
+        Ok(url) => url,
+        Err(e) => return refuse(&e.to_string()),
+    };
+    if !matches!(url.scheme(), "http" | "https") {
+        return refuse("it begins neither with https:// nor with http://");
+    }
+    if !url.has_host() || url.query().is_some() || url.fragment().is_some() {
+        return refuse("it is not just a host and a path");
+    }
+    Ok(Some(text))
+}
+
 fn bucket_store(
     scheme: Scheme,
     bucket: &str,
     prefix: &str,
     options: &StoreOptions,
-) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
+) -> Result<Arc<dyn ObjectStore>, Unusable> {
     let store: Arc<dyn ObjectStore> = match scheme {
         Scheme::S3 => Arc::new(s3(bucket, options)?),
         Scheme::Google => Arc::new(google(bucket)?),
@@ -290,7 +339,7 @@ fn bucket_store(
     if prefix.is_empty() { Ok(store) } else { Ok(Arc::new(PrefixStore::new(store, prefix))) }
 }
 
-fn s3(bucket: &str, options: &StoreOptions) -> object_store::Result<object_store::aws::AmazonS3> {
+fn s3(bucket: &str, options: &StoreOptions) -> Result<object_store::aws::AmazonS3, Unusable> {
     let client = |key| AmazonS3ConfigKey::Client(key);
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
@@ -298,40 +347,67 @@ fn s3(bucket: &str, options: &StoreOptions) -> object_store::Result<object_store
         .with_retry(retry())
         .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
         .with_config(client(ClientConfigKey::Timeout), REQUEST_TIMEOUT);
-    if let Some(endpoint) = &options.endpoint {
-        builder = builder.with_endpoint(endpoint);
+    let mut endpoint = options.endpoint.clone();
+    for key in [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint] {
+        endpoint = endpoint.or_else(|| builder.get_config_value(&key));
     }
-    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
-    if endpoint.is_some_and(|e| e.starts_with("http://")) {
-        builder = builder.with_allow_http(true);
+    if let Some(endpoint) = check_endpoint(endpoint)? {
+        builder = builder.with_allow_http(is_plain(&endpoint));
+        // The one that goes before all others, also before those of the environment.
+        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
     }
-    builder.build()
+    Ok(builder.build()?)
 }
 
-fn google(bucket: &str) -> object_store::Result<object_store::gcp::GoogleCloudStorage> {
+fn is_plain(endpoint: &str) -> bool {
+    endpoint.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("http://"))
+}
+
+fn google(bucket: &str) -> Result<object_store::gcp::GoogleCloudStorage, Unusable> {
     let client = |key| GoogleConfigKey::Client(key);
-    GoogleCloudStorageBuilder::from_env()
+    let builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(bucket)
         .with_retry(retry())
         .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
-        .with_config(client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
-        .build()
+        .with_config(client(ClientConfigKey::Timeout), REQUEST_TIMEOUT);
+    check_endpoint(builder.get_config_value(&GoogleConfigKey::BaseUrl))?;
+    Ok(builder.build()?)
 }
 
 fn azure(
     container: &str,
     options: &StoreOptions,
-) -> object_store::Result<object_store::azure::MicrosoftAzure> {
+) -> Result<object_store::azure::MicrosoftAzure, Unusable> {
     let client = |key| AzureConfigKey::Client(key);
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_container_name(container)
         .with_retry(retry())
         .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
         .with_config(client(ClientConfigKey::Timeout), REQUEST_TIMEOUT);
-    if let Some(endpoint) = &options.endpoint {
-        builder = builder
-            .with_endpoint(endpoint.clone())
-            .with_allow_http(endpoint.starts_with("http://"));
+    let of_environment = || builder.get_config_value(&AzureConfigKey::Endpoint);
+    if let Some(endpoint) = check_endpoint(options.endpoint.clone().or_else(of_environment))? {
+        builder = builder.with_allow_http(is_plain(&endpoint)).with_endpoint(endpoint);
     }
-    builder.build()
+    Ok(builder.build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_endpoint_is_refused_without_its_credentials() {
+        for good in ["http://127.0.0.1:9000", "https://minio.example", "HTTP://host/path"] {
+            assert!(check_endpoint(Some(good.into())).is_ok_and(|e| e.as_deref() == Some(good)));
+        }
+        assert!(check_endpoint(None).is_ok_and(|e| e.is_none()));
+        let bad = ["", "nonsense", "minio:9000", "s3://host", "http://", "https://h/x?y", "/a"];
+        for text in bad.into_iter().chain(["ftp://me:secret@host"]) {
+            let Err(Unusable::Endpoint { endpoint, why }) = check_endpoint(Some(text.into()))
+            else {
+                panic!("{text} is accepted")
+            };
+            assert!(!endpoint.contains("secret") && !why.is_empty(), "{endpoint}: {why}");
+        }
+    }
 }

@@ -10,8 +10,10 @@ use std::time::Duration;
 use anabranch_format::{
     DbChecksum, Lsn, Metadata, Micros, PageChecksum, Pgno, Salts, WalHeader, WalWriter,
 };
-use anabranch_store::{Anchor, AppendError, Appended, At, Progress, Root, StoreError, StoreKind};
-use common::fault::{Fault, Faulty};
+use anabranch_store::{
+    Anchor, AppendError, Appended, At, Log, Progress, Root, StoreError, StoreKind,
+};
+use common::fault::{Fault, Faulty, Objects};
 use common::{Db, Fixture, PAGE, Random, Replica, cloned};
 use object_store::memory::InMemory;
 
@@ -23,15 +25,18 @@ struct FaultyFixture {
     faults: Arc<Mutex<VecDeque<Fault>>>,
     unreadable: Arc<Mutex<Option<String>>>,
     overtaken: Arc<Mutex<Option<(String, String)>>>,
+    appears: Arc<Mutex<Objects>>,
+    conflicting: Arc<Mutex<Option<(String, u32)>>>,
 }
 
 fn faulty(unconditional: bool) -> FaultyFixture {
     let mut store = Faulty::new(Arc::new(InMemory::new()));
     store.unconditional = unconditional;
     let (faults, unreadable) = (store.faults.clone(), store.unreadable.clone());
-    let overtaken = store.overtaken.clone();
+    let (overtaken, appears) = (store.overtaken.clone(), store.appears.clone());
+    let conflicting = store.conflicting.clone();
     let fixture = Fixture::on(Arc::new(store), StoreKind::Memory);
-    FaultyFixture { fixture, faults, unreadable, overtaken }
+    FaultyFixture { fixture, faults, unreadable, overtaken, appears, conflicting }
 }
 
 #[tokio::test]
@@ -115,6 +120,52 @@ async fn a_reader_that_retention_overtook_does_not_take_its_place_for_the_head()
 }
 
 #[tokio::test]
+async fn a_floor_without_its_log_is_told_from_a_cleanup_in_progress() {
+    let fixture = Fixture::memory();
+    let log = fixture.log().await;
+    let (a, floor) = two_snapshots(&log).await;
+    compacted(&log).await.unwrap();
+    for key in fixture.keys("log").await {
+        fixture.delete(&key).await;
+    }
+    for known in [Anchor::start(), Anchor { last: Lsn::new(1), ..a.head.anchor }] {
+        let e = log.head(&known).await.unwrap_err();
+        let StoreError::Incomplete { key, proof, .. } = &e else { panic!("{e:?}") };
+        assert!(key.contains(&floor.to_string()) && proof.contains("/floor/"), "{e}");
+        assert!(e.to_string().contains("anabranch init FILE --remote NEW"), "{e}");
+    }
+}
+
+#[tokio::test]
+async fn segments_that_others_append_between_probe_and_listing_are_no_hole() {
+    let f = faulty(false);
+    let log = f.fixture.log().await;
+    let mut a = Replica::new(&log, "a");
+    a.pushed(3).await;
+    let mut b = cloned(&log, "b").await.unwrap();
+    a.pushed(4).await;
+    a.pushed(5).await;
+    let mut newest = Vec::new();
+    for key in f.fixture.keys("log").await.split_off(1) {
+        let bytes = f.fixture.read(&key).await;
+        f.fixture.delete(&key).await;
+        newest.push((key, bytes));
+    }
+    f.appears.lock().unwrap().clone_from(&newest);
+    b.pull().await.unwrap();
+    assert_eq!(b.db, a.db);
+    // The same right before an append, which then loses as usual.
+    let mut c = Replica::new(&log, "c");
+    for (key, _) in &newest {
+        f.fixture.delete(key).await;
+    }
+    c.pull().await.unwrap();
+    *f.appears.lock().unwrap() = newest;
+    let appended = c.push(6).await.unwrap();
+    assert!(matches!(appended, Appended::Lost(_)), "{appended:?}");
+}
+
+#[tokio::test]
 async fn endless_conflicts_end_in_an_unknown_outcome() {
     let f = faulty(false);
     let log = f.fixture.log().await;
@@ -169,6 +220,23 @@ async fn a_remote_that_was_moved_away_is_offline_and_stays_untouched() {
 }
 
 #[tokio::test]
+async fn a_file_is_no_remote_and_not_offline() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("some.db");
+    std::fs::write(&file, "x").unwrap();
+    let options = anabranch_store::StoreOptions::new(directory.path());
+    for path in [file.clone(), file.join("below")] {
+        let location = anabranch_store::Location::folder(&path);
+        for opened in
+            [Root::open(&location, &options).await, Root::create(&location, &options).await]
+        {
+            let e = opened.unwrap_err();
+            assert!(matches!(e, StoreError::NotAFolder { .. }) && !e.is_offline(), "{e:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_remote_that_was_put_back_to_an_older_copy_is_noticed() {
     let fixture = Fixture::memory();
     let log = fixture.log().await;
@@ -179,7 +247,9 @@ async fn a_remote_that_was_put_back_to_an_older_copy_is_noticed() {
     let key = fixture.keys("log").await.pop().unwrap();
     fixture.delete(&key).await;
     let e = log.head(&a.head.anchor).await.unwrap_err();
-    assert!(matches!(e, StoreError::Rewound { .. }), "{e:?}");
+    let StoreError::Rewound { at, found, .. } = &e else { panic!("{e:?}") };
+    assert_eq!((*at, *found), (a.at(), older.lsn()));
+    assert!(e.to_string().contains("--take-remote"), "{e}");
     // The same when somebody has gone on from there.
     let mut b = cloned(&log, "b").await.unwrap();
     assert_eq!(b.head.lsn(), older.lsn());
@@ -450,6 +520,172 @@ async fn an_interrupted_retention_is_finished_by_the_next() {
     assert!(log.history(9).await.unwrap().iter().all(|e| e.metadata.lsn.0 > Lsn::new(1)));
     assert!(compact().await.objects_deleted >= 1);
     assert!(!fixture.keys("log").await.contains(&first));
+}
+
+/// Compacts, keeping no more history than it must.
+async fn compacted(log: &Log) -> Result<Lsn, StoreError> {
+    log.compact(Micros(i64::MAX), Duration::ZERO, &Progress::none()).await.map(|r| r.floor)
+}
+
+/// A log of which the next compaction will delete the start: snapshots at the two positions given.
+async fn two_snapshots(log: &Log) -> (Replica, Lsn) {
+    let mut a = Replica::new(log, "a");
+    a.pushed(5).await;
+    a.pushed(6).await;
+    let floor = a.at();
+    compacted(log).await.unwrap();
+    a.pushed(7).await;
+    // The second snapshot, without its retention.
+    let month = Duration::from_secs(30 * 24 * 3600);
+    log.compact(Micros(i64::MAX), month, &Progress::none()).await.unwrap();
+    (a, floor)
+}
+
+#[tokio::test]
+async fn a_table_that_names_another_segment_deletes_nothing_that_is_needed() {
+    let fixture = Fixture::memory();
+    let log = fixture.log().await;
+    let (a, floor) = two_snapshots(&log).await;
+    let kept = fixture.keys("log").await[1].clone();
+    // Well-formed, at its place, with a first position far beyond: everything would lie below it.
+    let table = format!("db/0123456789abcdef/writers/{floor}.json.zst");
+    for first in [floor.get() + 1000, floor.get(), 1, 0] {
+        let (first, last) = (Lsn::new(first).get(), floor.get());
+        let json =
+            format!(r#"{{"anchor":{{"first":{first},"last":{last},"push":null}},"writers":{{}}}}"#);
+        let packed = zstd::bulk::compress(json.as_bytes(), 3).unwrap();
+        fixture.overwrite(&table, packed).await;
+        assert_eq!(compacted(&log).await.unwrap(), floor);
+        let left = fixture.keys("log").await;
+        assert!(left.contains(&kept), "the segment before the floor stays: {left:?}");
+        assert_eq!(cloned(&log, "b").await.unwrap().db, a.db);
+        let last = log.last_push(&"a".parse().unwrap()).await.unwrap().unwrap();
+        assert_eq!(last.0.as_str(), "a-3", "and the table is made anew");
+    }
+}
+
+#[tokio::test]
+async fn i1_nothing_is_deleted_before_the_floor_stands() {
+    let f = faulty(false);
+    let log = f.fixture.log().await;
+    let (mut a, floor) = two_snapshots(&log).await;
+    let before = f.fixture.keys("").await;
+    *f.conflicting.lock().unwrap() = Some(("/floor/".to_owned(), u32::MAX));
+    let e = compacted(&log).await.unwrap_err();
+    assert_eq!(e.key(), Some(format!("db/0123456789abcdef/floor/{floor}").as_str()), "{e:?}");
+    assert_eq!(f.fixture.keys("").await, before);
+    // A conflict that passes is no obstacle.
+    *f.conflicting.lock().unwrap() = Some(("/floor/".to_owned(), 3));
+    assert_eq!(compacted(&log).await.unwrap(), floor);
+    assert_eq!(log.floor().await.unwrap(), floor);
+    a.pushed(4).await;
+    assert_eq!(cloned(&log, "b").await.unwrap().db, a.db);
+}
+
+#[tokio::test]
+async fn conflicts_do_not_leave_a_database_without_floor_name_or_table() {
+    let f = faulty(false);
+    for part in ["/floor/", "names/"] {
+        *f.conflicting.lock().unwrap() = Some((part.to_owned(), 2));
+        let (name, id) = ("app".parse().unwrap(), "app-id".parse().unwrap());
+        f.fixture.root.name(&name, &id).await.unwrap();
+        assert_eq!(f.fixture.root.log(&name, &id).floor().await.unwrap(), Lsn::ZERO);
+    }
+    let log = f.fixture.log().await;
+    *f.conflicting.lock().unwrap() = Some(("/writers/".to_owned(), 2));
+    Replica::new(&log, "a").pushed(3).await;
+    compacted(&log).await.unwrap();
+    assert_eq!(f.fixture.keys("writers").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_or_damaged_table_of_writers_stops_no_fetch_and_is_made_anew() {
+    let fixture = Fixture::memory();
+    let log = fixture.log().await;
+    let mut a = Replica::new(&log, "a");
+    a.pushed(5).await;
+    compacted(&log).await.unwrap();
+    let table = fixture.keys("writers").await[0].clone();
+    let good = fixture.read(&table).await;
+    for damaged in [None, Some(good[..9].to_vec()), Some(b"junk".to_vec())] {
+        fixture.delete(&table).await;
+        if let Some(damaged) = damaged.clone() {
+            fixture.overwrite(&table, damaged).await;
+            // Whether a push of unknown outcome arrived is not guessed.
+            let e = log.last_push(&"a".parse().unwrap()).await.unwrap_err();
+            assert!(e.is_corrupt() && e.key() == Some(&table), "{e:?}");
+        }
+        assert_eq!(cloned(&log, "b").await.unwrap().db, a.db);
+        compacted(&log).await.unwrap();
+        assert_eq!(fixture.read(&table).await, good);
+    }
+}
+
+#[tokio::test]
+async fn a_table_of_writers_is_made_anew_from_what_retention_left() {
+    let fixture = Fixture::memory();
+    let log = fixture.log().await;
+    let (mut a, floor) = two_snapshots(&log).await;
+    assert_eq!(compacted(&log).await.unwrap(), floor);
+    for table in fixture.keys("writers").await {
+        fixture.overwrite(&table, b"junk".to_vec()).await;
+    }
+    compacted(&log).await.unwrap();
+    assert_eq!(cloned(&log, "b").await.unwrap().db, a.db);
+    a.pushed(8).await;
+    for table in fixture.keys("writers").await {
+        fixture.delete(&table).await;
+    }
+    // What became of older pushes nobody can tell now: that is no "it never arrived".
+    let e = log.last_push(&"b".parse().unwrap()).await.unwrap_err();
+    assert!(matches!(e, StoreError::Missing { .. }), "{e:?}");
+    compacted(&log).await.unwrap();
+    let last = log.last_push(&"a".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(last.1, a.at());
+    assert_eq!(cloned(&log, "b").await.unwrap().db, a.db);
+}
+
+#[tokio::test]
+async fn what_killed_uploads_left_in_a_folder_is_swept_once_it_is_dead() {
+    let fixture = Fixture::folder().await;
+    let log = fixture.log().await;
+    let (mut a, floor) = two_snapshots(&log).await;
+    let db = fixture.folder_path().join("db/0123456789abcdef");
+    let (head, old, later) = (a.at(), Lsn::new(1), Lsn::new(a.at().get() + 100));
+    let dead = [
+        format!("tmp/s-{head}-0f.zst"),
+        format!("tmp/s-{head}-0f.zst#1"),
+        format!("tmp/s-{old}-0f.zst"),
+        format!("tmp/s-{old}-0f.zst#2"),
+        format!("tmp/d-{}-{floor}-0f.zst#1", Lsn::ZERO),
+        format!("tmp/{old}-0f.zst#1"),
+        format!("delta/{}-{floor}.wal.zst#1", Lsn::ZERO),
+        format!("snapshot/{old}.db.zst#7"),
+        format!("snapshot/{head}.db.zst#7"),
+        format!("writers/{old}.json.zst#1"),
+        format!("writers/{head}.json.zst#1"),
+        format!("floor/{}#1", Lsn::ZERO),
+        format!("log/00000000000/{old}.wal.zst#3"),
+    ];
+    let alive = [
+        format!("tmp/s-{later}-0f.zst"),
+        format!("tmp/s-{later}-1f.zst#1"),
+        format!("tmp/{later}-0f.zst#1"),
+        format!("delta/{floor}-{later}.wal.zst#1"),
+        format!("writers/{later}.json.zst#1"),
+        format!("log/00000000000/{later}.wal.zst#1"),
+    ];
+    for name in dead.iter().chain(&alive) {
+        std::fs::create_dir_all(db.join(name).parent().unwrap()).unwrap();
+        std::fs::write(db.join(name), "half").unwrap();
+    }
+    assert_eq!(compacted(&log).await.unwrap(), floor);
+    let left: Vec<&String> = dead.iter().filter(|name| db.join(name).exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let lost: Vec<&String> = alive.iter().filter(|name| !db.join(name).exists()).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    a.pushed(4).await;
+    assert_eq!(cloned(&log, "b").await.unwrap().db, a.db);
 }
 
 #[tokio::test]

@@ -180,10 +180,19 @@ fn refuse_unnameable(location: &Location) -> Result<(), Error> {
 
 /// The client's error for the store's.
 pub(crate) fn of_store(remote: &str, source: StoreError) -> Error {
-    if source.is_offline() {
-        Error::Offline { remote: remote.to_owned(), source: Box::new(source) }
-    } else {
-        Error::Store(source)
+    let remote = remote.to_owned();
+    match source {
+        // Where others went on from the older copy the log may end anywhere: that stays the store's
+        // to tell.
+        StoreError::Rewound { at, found, .. } if found < at => {
+            Error::RemoteWentBack { remote, base: at, found }
+        }
+        StoreError::Deleted { database, .. } => {
+            Error::Deleted { remote, database: database.to_string() }
+        }
+        e @ StoreError::Endpoint { .. } => Error::Usage(e.to_string()),
+        e if e.is_offline() => Error::Offline { remote, source: Box::new(e) },
+        e => Error::Store(e),
     }
 }
 
@@ -196,7 +205,8 @@ pub(crate) async fn connect(
 ) -> Result<Box<dyn Remote>, Error> {
     let place = place(text, scratch, options, false).await?;
     let remote = place.location.to_string();
-    match place.root.find(&place.name).await.map_err(|e| of_store(&remote, e))? {
+    let found = place.root.find_even_deleted(&place.name).await;
+    match found.map_err(|e| of_store(&remote, e))? {
         Some(found) if found == *database => {}
         Some(found) => {
             return Err(Error::OtherDatabase {
@@ -208,4 +218,24 @@ pub(crate) async fn connect(
         None => return Err(Error::RemoteGone { remote }),
     }
     Ok(Box::new(place.root.log(&place.name, database)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_ends_before_what_was_seen_of_it_went_back() {
+        let rewound = |found| StoreError::Rewound {
+            location: "river".into(),
+            key: "db/x/log/0".into(),
+            at: Lsn::new(7),
+            found: Lsn::new(found),
+        };
+        let went_back =
+            |e: &Error| matches!(e, Error::RemoteWentBack { base, found, .. } if *base > *found);
+        assert!(went_back(&of_store("river", rewound(6))));
+        let forked = of_store("river", rewound(9));
+        assert!(matches!(&forked, Error::Store(StoreError::Rewound { .. })), "{forked:?}");
+    }
 }

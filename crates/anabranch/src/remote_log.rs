@@ -57,18 +57,32 @@ impl RemoteLog {
 
     /// The newest `count` segments of the log, newest first.
     pub async fn history(&self, count: usize) -> Result<Vec<HistoryEntry>, Error> {
+        let entries = self.history_received(count).await?;
+        Ok(entries.into_iter().map(|(entry, _)| entry).collect())
+    }
+
+    /// As [`RemoteLog::history`], each entry with the moment at which the remote received it (where
+    /// its objects were copied: at which they were). [`At::Time`] goes by that moment, which all
+    /// writers share, not by the log's own time.
+    pub async fn history_received(
+        &self,
+        count: usize,
+    ) -> Result<Vec<(HistoryEntry, Micros)>, Error> {
         let entries = self.log.history(count).await.map_err(self.failed())?;
         Ok(entries
             .into_iter()
-            .map(|entry| HistoryEntry {
-                first: entry.metadata.lsn.0,
-                lsn: entry.metadata.lsn.1,
-                time: entry.metadata.time,
-                pages: entry.metadata.frame_count(),
-                bytes: entry.bytes,
-                db_pages: entry.metadata.pages.1,
-                writer: entry.metadata.writer,
-                generation: entry.metadata.generation.0,
+            .map(|entry| {
+                let shown = HistoryEntry {
+                    first: entry.metadata.lsn.0,
+                    lsn: entry.metadata.lsn.1,
+                    time: entry.metadata.time,
+                    pages: entry.metadata.frame_count(),
+                    bytes: entry.bytes,
+                    db_pages: entry.metadata.pages.1,
+                    writer: entry.metadata.writer,
+                    generation: entry.metadata.generation.0,
+                };
+                (shown, entry.modified)
             })
             .collect())
     }
@@ -86,7 +100,10 @@ impl RemoteLog {
                 _ => Error::BeforeHistory { remote },
             });
         }
-        let notes = position.clock_gap.iter().map(clocks_disagree).collect();
+        let mut notes: Vec<Note> = position.clock_gap.iter().map(clocks_disagree).collect();
+        if let At::Time(time) = at {
+            notes.extend(here.received_later(position.lsn, time).await);
+        }
         let fetched =
             here.log.fetch_position(Lsn::ZERO, &position, progress).await.map_err(self.failed())?;
         let (target, bytes, written) = (file.to_owned(), fetched.bytes, progress.clone());
@@ -107,6 +124,21 @@ impl RemoteLog {
         })
     }
 
+    /// A word about the segment after `lsn` if it was written at or before `time`, and received after
+    /// that. What is restored does not depend on it, so neither does whether it can be read.
+    async fn received_later(&self, lsn: Lsn, time: Micros) -> Option<Note> {
+        let next = self.log.at_key_after(lsn).await.ok().flatten()?;
+        (next.time <= time).then(|| Note::Other {
+            text: format!(
+                "position {} was written at {} by its writer's clock, but the remote received it \
+                 after the time asked for, which is what counts; `--at {}` restores it",
+                next.lsn.1,
+                text_of(next.time),
+                next.lsn.1,
+            ),
+        })
+    }
+
     /// Merges old segments into deltas, writes a verified snapshot, and deletes what is older than
     /// `retain` and needed by nothing younger.
     pub async fn compact(&self, retain: Duration) -> Result<CompactReport, Error> {
@@ -116,15 +148,16 @@ impl RemoteLog {
 }
 
 fn clocks_disagree(gap: &ClockGap) -> Note {
-    let time = |t: Micros| {
-        jiff::Timestamp::from_microsecond(t.0).map_or_else(|_| t.0.to_string(), |t| t.to_string())
-    };
     Note::Other {
         text: format!(
             "clocks disagree: the writer's says {}, but the remote received it at {}; positions in \
              the history are exact",
-            time(gap.logged),
-            time(gap.received)
+            text_of(gap.logged),
+            text_of(gap.received)
         ),
     }
+}
+
+fn text_of(time: Micros) -> String {
+    jiff::Timestamp::from_microsecond(time.0).map_or_else(|_| time.0.to_string(), |t| t.to_string())
 }

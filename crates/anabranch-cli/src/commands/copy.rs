@@ -39,7 +39,8 @@ impl Human for Cloned {
 
 pub(super) async fn clone(args: Clone_, ctx: &Context) -> Result<Outcome, Failure> {
     let started = Instant::now();
-    let (_, report) = Replica::clone_from(&args.remote, &args.file, ctx.options()).await?;
+    let cloned = Replica::clone_from(&args.remote, &args.file, ctx.options()).await;
+    let (_, report) = cloned.map_err(Failure::at_named_place)?;
     let file = args.file.display().to_string();
     Ok(Outcome::done(Cloned { file, report, elapsed: started.elapsed() }))
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use anabranch::HistoryEntry;
+use anabranch::{HistoryEntry, Micros};
 use serde::Serialize;
 
 use crate::args;
@@ -25,11 +25,31 @@ struct Entry {
     at: Option<String>,
     #[serde(flatten)]
     entry: HistoryEntry,
+    /// When the remote received it, microseconds since 1970: `restore --at TIME` goes by that.
+    received: Micros,
+    /// The same in RFC 3339.
+    received_at: Option<String>,
+}
+
+/// Times that differ by no more are shown as one (1 second).
+const GAP_SHOWN: u64 = 1_000_000;
+
+impl Entry {
+    fn new(entry: HistoryEntry, received: Micros) -> Self {
+        let received_at = human::rfc3339(received);
+        Entry { at: human::rfc3339(entry.time), entry, received, received_at }
+    }
+
+    /// Set if the remote received it at a time noticeably different from that in the log.
+    fn gap(&self) -> Option<String> {
+        let gap = self.received.0.abs_diff(self.entry.time.0);
+        (gap > GAP_SHOWN).then(|| format!("  (received {})", human::time(self.received)))
+    }
 }
 
 impl Human for History {
     fn human(&self, out: &mut dyn Write, paint: Paint) -> io::Result<()> {
-        if self.entries.is_empty() {
+        if self.entries.is_empty() && !self.more {
             return writeln!(out, "no history yet");
         }
         let head = format!(
@@ -37,17 +57,24 @@ impl Human for History {
             "position", "time", "pages", "bytes", "size", "writer"
         );
         writeln!(out, "{}", paint.faint(&head))?;
-        for Entry { entry, .. } in &self.entries {
+        for shown in &self.entries {
+            let entry = &shown.entry;
             writeln!(
                 out,
-                "{}  {}  {:>9}  {:>8}  {:>9}  {}",
+                "{}  {}  {:>9}  {:>8}  {:>9}  {}{}",
                 paint.strong(&entry.lsn.to_string()),
                 human::time(entry.time),
                 count(entry.pages),
                 bytes(entry.bytes),
                 count(entry.db_pages.into()),
                 entry.writer,
+                shown.gap().map_or(String::new(), |gap| paint.warn(&gap)),
             )?;
+        }
+        if self.entries.iter().any(|entry| entry.gap().is_some()) {
+            let text =
+                "times are the writers'; `restore --at TIME` goes by when the remote received";
+            writeln!(out, "{}", paint.faint(text))?;
         }
         if self.more {
             writeln!(out, "{}", paint.faint("older entries: -n N"))?;
@@ -62,10 +89,9 @@ impl Human for History {
 
 pub(super) async fn log(args: args::Log, ctx: &Context) -> Result<Outcome, Failure> {
     let log = ctx.remote_log(args.place).await?;
-    let mut found = log.history(args.number.saturating_add(1)).await?;
+    let mut found = log.history_received(args.number.saturating_add(1)).await?;
     let more = found.len() > args.number;
     found.truncate(args.number);
-    let entries =
-        found.into_iter().map(|entry| Entry { at: human::rfc3339(entry.time), entry }).collect();
+    let entries = found.into_iter().map(|(entry, received)| Entry::new(entry, received)).collect();
     Ok(Outcome::done(History { remote: log.location().to_owned(), entries, more }))
 }

@@ -46,11 +46,12 @@ pub(super) async fn init(args: Init, ctx: &Context) -> Result<Outcome, Failure> 
     let started = Instant::now();
     // An existing file is published as it is, also with `--create`.
     let create = args.create && !args.file.exists();
-    let (replica, report) = if create {
-        Replica::init_new(&args.file, &args.remote, ctx.options()).await?
+    let published = if create {
+        Replica::init_new(&args.file, &args.remote, ctx.options()).await
     } else {
-        Replica::init(&args.file, &args.remote, ctx.options()).await?
+        Replica::init(&args.file, &args.remote, ctx.options()).await
     };
+    let (replica, report) = published.map_err(Failure::at_named_place)?;
     Ok(Outcome::done(Done {
         file: args.file.display().to_string(),
         remote: replica.remote().to_owned(),

@@ -34,7 +34,8 @@ impl Human for Place {
 pub(super) async fn remote(args: args::Remote, ctx: &Context) -> Result<Outcome, Failure> {
     let mut replica = ctx.replica(args.file).await?;
     if let Some(place) = &args.set {
-        replica.set_remote(place, !args.no_check).await?;
+        let set = replica.set_remote(place, !args.no_check).await;
+        set.map_err(Failure::at_named_place)?;
     }
     Ok(Outcome::done(Place {
         file: replica.file().display().to_string(),

@@ -1,11 +1,13 @@
 //! SQLite databases, and the sidecars of replicas, which are databases too.
 //!
 //! Opened read-only, through SQLite alone, and left without a checkpoint, so that looking changes
-//! nothing. The database checksum is the one that the log states: two files with the same one are
+//! nothing. One at rest, without a `-wal` or journal, is read as a file that cannot change: opened
+//! otherwise, a database in WAL mode would get a `-wal` and `-shm`, which a reader cannot remove. If
+//! somebody began to use it meanwhile it is read again, through these files. The database checksum is the one that the log states: two files with the same one are
 //! equal page by page, the fields of page 1 that belong to one copy aside.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anabranch_format::{DbChecksum, PageChecksum, PageOne, PageSize, Pgno};
 use rusqlite::config::DbConfig;
@@ -13,6 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 use super::findings::Findings;
+use crate::context::with_suffix;
 use crate::failure::Failure;
 
 /// "anab": SQLite's application id of a sidecar.
@@ -23,8 +26,39 @@ const FINDINGS_MAX: u32 = 100;
 
 /// Explains the database at `path`.
 pub(super) fn explain(path: &Path, findings: &mut Findings) -> Result<(), Failure> {
+    if let Some(before) = at_rest(path) {
+        let explained = explain_as(path, How::AtRest, findings);
+        if at_rest(path) == Some(before) {
+            return explained;
+        }
+        *findings = findings.anew();
+    }
+    explain_as(path, How::InUse, findings)
+}
+
+/// How a database is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Nobody uses it: only the file itself is looked at.
+    AtRest,
+    /// With SQLite's locks, and the files beside it.
+    InUse,
+}
+
+/// The time and length of a file that nobody uses, as far as files tell.
+fn at_rest(path: &Path) -> Option<(SystemTime, u64)> {
+    let path = path.canonicalize().ok().filter(|_| cfg!(unix))?;
+    let has = |suffix| with_suffix(&path, suffix).symlink_metadata().is_ok();
+    if has("-wal") || has("-journal") {
+        return None;
+    }
+    let metadata = path.metadata().ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+fn explain_as(path: &Path, how: How, findings: &mut Findings) -> Result<(), Failure> {
     findings.kind = "SQLite database";
-    let opened = open(path).map_err(|source| Failure::Sqlite {
+    let opened = open(path, how).map_err(|source| Failure::Sqlite {
         what: "opening",
         path: path.to_owned(),
         source,
@@ -43,12 +77,33 @@ pub(super) fn explain(path: &Path, findings: &mut Findings) -> Result<(), Failur
     Ok(())
 }
 
-fn open(path: &Path) -> rusqlite::Result<Connection> {
+fn open(path: &Path, how: How) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags)?;
+    let conn = match how {
+        How::InUse => Connection::open_with_flags(path, flags)?,
+        How::AtRest => {
+            let uri = format!("file:{}?immutable=1", escaped(path));
+            Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
+        }
+    };
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(Duration::from_secs(5))?;
     Ok(conn)
+}
+
+/// A path as part of a URI.
+fn escaped(path: &Path) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for &byte in path.as_os_str().as_encoded_bytes() {
+        // Writing to a string cannot fail.
+        let _ = match byte {
+            b'/' | b'.' | b'-' | b'_' => write!(text, "{}", char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => write!(text, "{}", char::from(byte)),
+            byte => write!(text, "%{byte:02X}"),
+        };
+    }
+    text
 }
 
 fn pragma<T: rusqlite::types::FromSql>(conn: &Connection, name: &str) -> rusqlite::Result<T> {
@@ -62,7 +117,7 @@ fn explain_open(conn: &Connection, findings: &mut Findings) -> rusqlite::Result<
     let pages: u32 = pragma(conn, "page_count")?;
     findings.fact_as("page_size", page_size, page_size.to_string());
     findings.fact("pages", pages);
-    findings.fact("journal_mode", pragma::<String>(conn, "journal_mode")?);
+    findings.fact("journal_mode", journal_mode(conn)?);
     findings.fact("encoding", pragma::<String>(conn, "encoding")?);
     findings.fact_as(
         "user_version",
@@ -83,6 +138,13 @@ fn explain_open(conn: &Connection, findings: &mut Findings) -> rusqlite::Result<
         explain_sidecar(conn, findings)?;
     }
     conn.execute_batch("COMMIT")
+}
+
+/// As the file itself says: SQLite answers otherwise for one that is taken to be at rest.
+fn journal_mode(conn: &Connection) -> rusqlite::Result<String> {
+    let sql = "SELECT hex(substr(data, 19, 1)) FROM sqlite_dbpage WHERE pgno = 1";
+    let write_version: String = conn.query_row(sql, [], |row| row.get(0))?;
+    if write_version == "02" { Ok("wal".to_owned()) } else { pragma(conn, "journal_mode") }
 }
 
 fn schema_facts(conn: &Connection, findings: &mut Findings) -> rusqlite::Result<()> {

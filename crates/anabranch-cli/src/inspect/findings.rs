@@ -61,6 +61,11 @@ impl Findings {
         }
     }
 
+    /// Nothing found yet, for another look at the same file.
+    pub(super) fn anew(&self) -> Self {
+        Findings::new(self.list)
+    }
+
     /// Adds a fact that reads the same for programs and people.
     pub(super) fn fact(&mut self, name: &'static str, value: impl Serialize) {
         let value = serde_json::to_value(value).unwrap_or(Value::Null);

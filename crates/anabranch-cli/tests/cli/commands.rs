@@ -107,6 +107,43 @@ fn log_shows_the_newest_first_and_says_if_there_is_more() {
 }
 
 #[test]
+fn log_and_restore_tell_when_the_remote_received_what_others_wrote_before() {
+    let yard = Yard::published();
+    let alike = yard.json(["log", "river"]);
+    assert!(alike["entries"][0]["received"].as_i64().unwrap() > 0, "{alike}");
+    yard.sql("a.db", "DELETE FROM note WHERE id > 7");
+    yard.ok(["sync", "a.db"]);
+    let newest = &yard.json(["log", "river"])["entries"][0];
+    // As if the store's clock were a day ahead, or the object had been copied there.
+    let first = newest["first"].as_u64().unwrap();
+    let object = yard.only("river", &format!("{first:016x}.wal.zst"));
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let file = std::fs::File::options().write(true).open(object).unwrap();
+    file.set_modified(std::time::SystemTime::now() + day).unwrap();
+    let entries = yard.json(["log", "river"])["entries"].clone();
+    let received = entries[0]["received_at"].as_str().unwrap();
+    assert_ne!(received[..10], entries[0]["at"].as_str().unwrap()[..10]);
+    let said = yard.ok(["log", "river"]);
+    assert_eq!(said.matches("(received ").count(), 1, "{said}");
+    let asked = entries[0]["at"].as_str().unwrap();
+    let said = yard.ok(["restore", "river", "old.db", "--at", asked]);
+    let lsn = entries[0]["lsn"].as_u64().unwrap();
+    assert!(said.contains(&format!("note: position {lsn:016x} was written at ")), "{said}");
+    assert!(said.contains(&format!("--at {lsn:016x}")), "{said}");
+    assert_eq!(yard.number("old.db", "SELECT count(*) FROM note"), 100);
+    let said = yard.ok(["restore", "river", "older.db", "--at", &format!("{}", lsn - 1)]);
+    assert!(!said.contains("was written at"), "{said}");
+}
+
+#[test]
+fn a_log_of_no_entries_does_not_say_that_there_are_none() {
+    let yard = Yard::published();
+    let said = yard.ok(["log", "river", "-n", "0"]);
+    assert!(!said.contains("no history"), "{said}");
+    assert!(said.contains("older entries"), "{said}");
+}
+
+#[test]
 fn restore_brings_back_a_state_by_position_and_by_time() {
     let yard = Yard::published();
     yard.sql("a.db", "DELETE FROM note");

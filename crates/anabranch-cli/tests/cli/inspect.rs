@@ -301,6 +301,24 @@ fn a_database_is_checked_without_being_changed() {
 }
 
 #[test]
+fn looking_at_a_database_at_rest_leaves_nothing_beside_it() {
+    let yard = Yard::new();
+    fs::create_dir(yard.path("a ?#%b")).unwrap();
+    for name in ["w.db", "a ?#%b/w.db"] {
+        yard.make_notes(name, 20);
+        yard.sql(name, "PRAGMA journal_mode = WAL; DELETE FROM note WHERE id = 1");
+        let report = yard.json(["inspect", name]);
+        assert_eq!(
+            (&report["journal_mode"], &report["integrity_check"]),
+            (&"wal".into(), &"ok".into())
+        );
+        for suffix in ["-wal", "-shm"] {
+            assert!(!yard.path(format!("{name}{suffix}")).exists(), "{name}{suffix}");
+        }
+    }
+}
+
+#[test]
 fn what_a_remote_and_a_replica_hold_is_explained() {
     let yard = Yard::published();
     let sidecar = yard.json(["inspect", "a.db-anabranch"]);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -29,6 +30,9 @@ pub enum Fault {
     None,
 }
 
+/// Keys and contents.
+pub type Objects = Vec<(String, Vec<u8>)>;
+
 /// Wraps a store.
 #[derive(Debug)]
 pub struct Faulty {
@@ -41,6 +45,10 @@ pub struct Faulty {
     /// When a key that contains the first is next put or read, the object at the second is created
     /// before that: retention is quicker.
     pub overtaken: Arc<Mutex<Option<(String, String)>>>,
+    /// Puts of keys that contain this are answered so many times by "conflict", and not done.
+    pub conflicting: Arc<Mutex<Option<(String, u32)>>>,
+    /// Created, one after the other, when the log is next listed: others append.
+    pub appears: Arc<Mutex<Objects>>,
 }
 
 impl Faulty {
@@ -51,6 +59,18 @@ impl Faulty {
             unconditional: false,
             unreadable: Arc::default(),
             overtaken: Arc::default(),
+            appears: Arc::default(),
+            conflicting: Arc::default(),
+        }
+    }
+
+    fn is_conflict(&self, location: &Path) -> bool {
+        match &mut *self.conflicting.lock().unwrap() {
+            Some((part, left)) if *left > 0 && location.as_ref().contains(part.as_str()) => {
+                *left -= 1;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -75,6 +95,11 @@ fn no_answer() -> Error {
     Error::Generic { store: "faulty", source: Box::new(source) }
 }
 
+fn conflict(location: &Path) -> Error {
+    let source = "conflicting conditional request".into();
+    Error::AlreadyExists { path: location.to_string(), source }
+}
+
 #[async_trait]
 impl ObjectStore for Faulty {
     async fn put_opts(
@@ -87,6 +112,9 @@ impl ObjectStore for Faulty {
             opts.mode = PutMode::Overwrite;
         }
         self.overtake(location).await?;
+        if self.is_conflict(location) {
+            return Err(conflict(location));
+        }
         let is_log = location.as_ref().contains("/log/");
         let fault = if is_log { self.faults.lock().unwrap().pop_front() } else { None };
         let put = || self.inner.put_opts(location, payload.clone(), opts.clone());
@@ -94,10 +122,7 @@ impl ObjectStore for Faulty {
             Fault::None => put().await,
             Fault::LostAnswer => put().await.and(Err(no_answer())),
             Fault::LostRequest => Err(no_answer()),
-            Fault::ConflictWithNothing => {
-                let source = "conflicting conditional request".into();
-                Err(Error::AlreadyExists { path: location.to_string(), source })
-            }
+            Fault::ConflictWithNothing => Err(conflict(location)),
             Fault::Repeated => {
                 put().await?;
                 put().await
@@ -134,7 +159,16 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        let is_log = prefix.is_some_and(|p| p.as_ref().contains("/log"));
+        let due = if is_log { std::mem::take(&mut *self.appears.lock().unwrap()) } else { vec![] };
+        let (inner, prefix) = (self.inner.clone(), prefix.cloned());
+        let listed = async move {
+            for (key, bytes) in due {
+                inner.put_opts(&Path::from(key), bytes.into(), PutOptions::default()).await?;
+            }
+            Ok::<_, Error>(inner.list(prefix.as_ref()))
+        };
+        futures::stream::once(listed).try_flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anabranch_format::{Lsn, Micros};
-use anabranch_store::{Anchor, Appended, At, Named, Progress, StoreError};
+use anabranch_store::{Anchor, AppendError, Appended, At, Named, Progress, StoreError};
 
 use super::{Db, Fixture, Random, Replica, cloned};
 
@@ -37,6 +37,7 @@ macro_rules! suite {
             two_compactors_do_not_disturb_each_other,
             a_damaged_segment_is_named,
             a_damaged_snapshot_is_named,
+            i1_a_hole_in_the_log_is_no_head_and_nothing_is_put_into_it,
             history_and_positions_are_found,
         ]);
     };
@@ -166,6 +167,8 @@ pub async fn names_are_given_once(fixture: &Fixture) {
     fixture.overwrite(&format!("db/id-1/floor/{}", Lsn::MAX), b"x".to_vec()).await;
     let refused = replica.push(3).await.unwrap_err();
     assert!(refused.to_string().contains("deleted"), "{refused}");
+    assert_eq!(fixture.root.find(&name).await.unwrap(), None);
+    assert_eq!(fixture.root.find_even_deleted(&name).await.unwrap(), Some(one));
     assert_eq!(fixture.root.name(&name, &two).await.unwrap(), Named::Created);
     assert_eq!(fixture.root.find(&name).await.unwrap(), Some(two));
 }
@@ -306,6 +309,35 @@ pub async fn a_damaged_segment_is_named(fixture: &Fixture) {
     fixture.delete(&key).await;
     let e = cloned(&log, "x").await.err().unwrap();
     assert!(e.is_corrupt() && e.key() == Some(&key), "{e:?}");
+}
+
+pub async fn i1_a_hole_in_the_log_is_no_head_and_nothing_is_put_into_it(fixture: &Fixture) {
+    let log = fixture.log().await;
+    let (mut a, mut b) = (Replica::new(&log, "a"), Replica::new(&log, "b"));
+    a.pushed(3).await;
+    a.pushed(4).await;
+    b.pull().await.unwrap();
+    a.pushed(5).await;
+    a.pushed(6).await;
+    let keys = fixture.keys("log").await;
+    let lost = fixture.read(&keys[2]).await;
+    fixture.delete(&keys[2]).await;
+    let names_it = |e: &StoreError| {
+        let StoreError::Incomplete { key, proof, .. } = e else { return false };
+        *key == keys[2] && *proof == keys[3]
+    };
+    let e = b.pull().await.unwrap_err();
+    assert!(names_it(&e), "{e:?}");
+    let e = log.next(&b.head.anchor).await.unwrap_err();
+    assert!(names_it(&e), "{e:?}");
+    let e = b.push(7).await.unwrap_err();
+    assert!(matches!(&e, AppendError::Store(e) if names_it(e)), "{e:?}");
+    assert_eq!(fixture.keys("log").await.len(), 3, "nothing was put into the hole");
+    // Once the object is there everything goes on.
+    fixture.overwrite(&keys[2], lost).await;
+    b.pull().await.unwrap();
+    assert_eq!(b.db, a.db);
+    b.pushed(7).await;
 }
 
 pub async fn a_damaged_snapshot_is_named(fixture: &Fixture) {
