@@ -398,7 +398,8 @@ impl Replica {
                 Some(frames) => (RemoteStatus::Ahead { head, frames }, counted),
             },
             Err(e) if e.is_offline() => (RemoteStatus::Offline { reason: causes(&e) }, None),
-            Err(e) => return Err(e),
+            // What is here can be told all the same.
+            Err(e) => (RemoteStatus::Trouble { reason: causes(&e) }, None),
         };
         Ok(parts.status(&session, remote_status, counted))
     }

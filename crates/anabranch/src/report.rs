@@ -153,6 +153,11 @@ pub enum RemoteStatus {
         /// Why.
         reason: String,
     },
+    /// The remote was reached, but what is there stops every sync.
+    Trouble {
+        /// Why, and what can be done.
+        reason: String,
+    },
     /// The remote was not asked.
     NotAsked,
 }

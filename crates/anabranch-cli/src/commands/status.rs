@@ -71,6 +71,7 @@ fn there(remote: &RemoteStatus, paint: Paint) -> String {
         RemoteStatus::Offline { reason } => {
             format!("{}: {}", paint.warn("offline"), human::offline_reason(reason))
         }
+        RemoteStatus::Trouble { reason } => format!("{}: {reason}", paint.bad("trouble")),
         RemoteStatus::NotAsked => "not asked".to_owned(),
     }
 }
@@ -104,5 +105,11 @@ pub(super) async fn status(args: args::Status, ctx: &Context) -> Result<Outcome,
         // JSON has no way to write a path that is not UTF-8.
         status.file = PathBuf::from(status.file.to_string_lossy().into_owned());
     }
-    Ok(Outcome::done(Found(status)))
+    let trouble = matches!(status.remote_status, RemoteStatus::Trouble { .. });
+    let found = Found(status);
+    Ok(if trouble {
+        Outcome::damaged(found, "no sync is possible as things stand".to_owned())
+    } else {
+        Outcome::done(found)
+    })
 }
