@@ -101,10 +101,11 @@ fn options_that_cannot_be_used_are_refused_before_anything_panics() {
     let said = yard.fails(2, ["sync", "a.db", "--busy-timeout", "30d"]);
     assert!(said.contains("at most 24 days"), "{said}");
     yard.ok(["sync", "a.db", "--busy-timeout", "24d"]);
+    yard.sql("fresh.db", "CREATE TABLE t(x)");
     for args in [
         &["clone", "s3://bucket/x", "c.db", "--endpoint", "nonsense"][..],
         &["log", "s3://bucket/x", "--endpoint", "minio:9000"],
-        &["init", "a.db", "--remote", "az://c/x", "--endpoint", "nonsense"],
+        &["init", "fresh.db", "--remote", "az://c/x", "--endpoint", "nonsense"],
     ] {
         let said = yard.fails(2, args);
         assert!(said.contains("the endpoint '"), "{args:?}: {said}");

@@ -327,10 +327,24 @@ impl Replica {
         cookie: CookieRule,
         before: impl FnOnce(),
     ) -> (Result<Applied, ApplyError<std::fmt::Error>>, Option<ApplyIntent>) {
+        self.try_apply_at(change, cookie, None, before)
+    }
+
+    /// As `try_apply`, but only to the state that `at` marks, if it is given.
+    pub fn try_apply_at(
+        &mut self,
+        change: &Change,
+        cookie: CookieRule,
+        at: Option<Mark>,
+        before: impl FnOnce(),
+    ) -> (Result<Applied, ApplyError<std::fmt::Error>>, Option<ApplyIntent>) {
         self.intents += 1;
         let id = self.intents;
         let map = BaseMap::new(&self.sidecar, SEED, self.live.page_size());
         let view = self.live.begin().unwrap();
+        if at.is_some_and(|at| view.mark() != Some(&at)) {
+            return (Err(ApplyError::Moved), None);
+        }
         before();
         let mut told = None;
         let outcome = view.apply(

@@ -1,7 +1,7 @@
 //! Several processes at once.
 
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anabranch_sqlite::{ApplyError, CookieRule};
 use serde_json::json;
@@ -88,6 +88,9 @@ fn commits_of_others_come_before_an_apply_or_after_it_and_none_is_lost() {
     let stop = AtomicBool::new(false);
     let db = replica.db.clone();
     let (mut done, mut moved) = (0, 0);
+    // The writer keeps pace, a commit for every other attempt, so that they meet again and again and
+    // the attempts come to an end.
+    let (attempts, ready) = (AtomicU64::new(0), Barrier::new(2));
     let committed = std::thread::scope(|scope| {
         let ends = Stop(&stop);
         // Rewrites one row that no change touches, each commit on the same page: what it adds is
@@ -95,7 +98,12 @@ fn commits_of_others_come_before_an_apply_or_after_it_and_none_is_lost() {
         let writer = scope.spawn(|| {
             let mut app = App::open(&db);
             let mut committed = 0u64;
+            ready.wait();
             while !stop.load(Ordering::Relaxed) {
+                if 2 * committed >= attempts.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                    continue;
+                }
                 match app.try_sql("BEGIN IMMEDIATE") {
                     Ok(_) => {}
                     Err(error) => {
@@ -109,11 +117,13 @@ fn commits_of_others_come_before_an_apply_or_after_it_and_none_is_lost() {
             }
             committed
         });
+        ready.wait();
         for n in 1..=40 {
             remote.sql(&format!("UPDATE a SET n = {n} WHERE id = {n}"));
             // What the remote changed of `a` only: the local rows stay as they are. This is what a
             // later merge will do; here it makes changes that can follow any local commit.
             loop {
+                attempts.fetch_add(1, Ordering::Relaxed);
                 replica.look();
                 let change = {
                     let view = source.live.begin().unwrap();
@@ -123,7 +133,9 @@ fn commits_of_others_come_before_an_apply_or_after_it_and_none_is_lost() {
                 if change.pages.is_empty() {
                     break;
                 }
-                let (outcome, intent) = replica.try_apply(&change, CookieRule::Keep, || {});
+                // What was committed since the look is in no change and no base.
+                let at = replica.mark;
+                let (outcome, intent) = replica.try_apply_at(&change, CookieRule::Keep, at, || {});
                 match outcome {
                     Ok(applied) => {
                         replica.settle(&change, intent.unwrap().id, applied.mark);
