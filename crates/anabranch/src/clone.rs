@@ -150,6 +150,5 @@ fn write(
     session.sidecar.begin_settling()?;
     session.sidecar.save_state(&session.state)?;
     session.sidecar.commit_settled()?;
-    session.sidecar.tidy();
     Ok(u64::from(pages))
 }

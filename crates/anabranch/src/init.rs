@@ -55,11 +55,6 @@ pub(crate) async fn init(
     let remote = claim(&session, &text, folder_of(&db), options).await?;
     let session = claimed(session).await?;
     let (published, session) = publish(session, &*remote, options).await?;
-    let session = blocking(move || {
-        session.sidecar.tidy();
-        Ok(session)
-    })
-    .await?;
     let report = InitReport {
         database: session.state.database.to_string(),
         published,

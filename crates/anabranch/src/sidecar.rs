@@ -180,16 +180,6 @@ impl Sidecar {
         Error::SidecarDamaged { path: self.path.clone(), what: what.to_owned() }
     }
 
-    /// Moves everything into the sidecar itself: whoever opens it next need not read a long `-wal`.
-    /// For the end of what wrote a whole base map; everything is as durable without it.
-    pub(crate) fn tidy(&self) {
-        let tidied =
-            self.run(|conn| conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
-        if let Err(error) = tidied {
-            tracing::debug!(path = %self.path.display(), %error, "the sidecar keeps its -wal");
-        }
-    }
-
     /// Begins a transaction that takes the write lock; ended by one of the two commits, or by
     /// [`Sidecar::rollback`].
     pub(crate) fn begin(&self) -> Result<(), Error> {

@@ -23,13 +23,15 @@ fn main() -> std::io::Result<()> {
         put("metadata", &name, &metadata.encode().expect("it is sound"))?;
         put("metadata", &format!("json-{page_size}"), &json)?;
         put("delta", &name, &delta)?;
+        put("frames", &name, &delta)?;
         put("segment", &name, &delta)?;
         put("wal", &name, &wal(page_size, &[(1, 0, 1), (2, 0, 2), (3, 3, 3), (1, 3, 4)]))?;
         let snapshot = snapshot(page_size);
         put("snapshot", &name, &snapshot)?;
+        put("frames", &format!("chunks-{page_size}"), &snapshot)?;
         put("seek_table", &name, &snapshot[snapshot.len() - 41..])?;
     }
-    for target in ["delta", "segment", "merge", "snapshot", "seek_table"] {
+    for target in ["delta", "segment", "merge", "snapshot", "seek_table", "frames"] {
         put(target, "numbers", &(0..=255).collect::<Vec<u8>>())?;
         put(target, "few", &[1, 3, 1, 0, 7, 2, 0, 8, 3, 200, 3, 9, 0, 0, 3])?;
     }
