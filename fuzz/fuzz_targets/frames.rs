@@ -2,7 +2,7 @@
 //! input and packed soundly, with the rest of the input behind them.
 #![no_main]
 
-use anabranch_format::{FRAME_CONTENT_MAX, FrameSplitter, WINDOW_LOG_MAX};
+use anabranch_format::{FRAME_CONTENT_MAX, FrameSplitter, FrameUnpacker, WINDOW_LOG_MAX};
 use anabranch_fuzz::{Recipe, pack};
 use libfuzzer_sys::fuzz_target;
 
@@ -12,7 +12,8 @@ const BYTES_MAX: usize = 64 << 20;
 /// What the frames give, as far as they are sound.
 fn split(bytes: &[u8]) -> (Vec<u8>, bool) {
     let mut splitter = FrameSplitter::new(bytes);
-    let mut out = Vec::new();
+    let mut unpacker = FrameUnpacker::new().expect("memory takes it");
+    let (mut out, mut content) = (Vec::new(), Vec::new());
     loop {
         match splitter.next_frame() {
             Ok(None) => return (out, true),
@@ -20,8 +21,8 @@ fn split(bytes: &[u8]) -> (Vec<u8>, bool) {
             Err(_) => return (out, false),
             Ok(Some(frame)) => {
                 assert!(frame.content_len() <= FRAME_CONTENT_MAX);
-                match frame.unpack() {
-                    Ok(content) => out.extend(content),
+                match unpacker.unpack(&frame, &mut content) {
+                    Ok(()) => out.extend_from_slice(&content),
                     Err(_) => return (out, false),
                 }
             }

@@ -87,18 +87,40 @@ impl PackedFrame {
     pub fn content_len(&self) -> usize {
         self.content
     }
+}
 
-    /// Unpacks the frame; damage is told by the error kind `InvalidData`.
-    pub fn unpack(&self) -> io::Result<Vec<u8>> {
+/// Unpacks frames, one after another.
+pub struct FrameUnpacker {
+    decoder: Decompressor<'static>,
+}
+
+impl std::fmt::Debug for FrameUnpacker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FrameUnpacker").finish_non_exhaustive()
+    }
+}
+
+impl FrameUnpacker {
+    /// Prepares a decoder, which takes windows up to [`WINDOW_LOG_MAX`].
+    pub fn new() -> io::Result<Self> {
         let mut decoder = Decompressor::new()?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
-        let content = decoder
-            .decompress(&self.bytes, self.content)
+        Ok(FrameUnpacker { decoder })
+    }
+
+    /// Puts the content of `frame` into `out`, in place of what was there. Damage is told by the error
+    /// kind `InvalidData`; then `out` means nothing.
+    pub fn unpack(&mut self, frame: &PackedFrame, out: &mut Vec<u8>) -> io::Result<()> {
+        out.clear();
+        out.reserve_exact(frame.content);
+        self.decoder
+            .decompress_to_buffer(&frame.bytes, out)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        if content.len() == self.content {
-            Ok(content)
+        // A vector may have room for more than was asked for.
+        if out.len() == frame.content {
+            Ok(())
         } else {
-            Err(damaged("a zstd frame unpacks to less than it states"))
+            Err(damaged("a zstd frame unpacks to another length than it states"))
         }
     }
 }
@@ -212,10 +234,12 @@ mod tests {
 
     fn unpack(bytes: &[u8]) -> io::Result<(usize, Vec<u8>)> {
         let mut splitter = FrameSplitter::new(bytes);
-        let (mut frames, mut out) = (0, Vec::new());
+        let (mut frames, mut out, mut content) = (0, Vec::new(), Vec::new());
+        let mut unpacker = FrameUnpacker::new()?;
         while let Some(frame) = splitter.next_frame()? {
             frames += 1;
-            out.extend(frame.unpack()?);
+            unpacker.unpack(&frame, &mut content)?;
+            out.extend_from_slice(&content);
         }
         Ok((frames, out))
     }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-use anabranch_format::{FrameInfo, FrameSplitter, PackedFrame};
+use anabranch_format::{FrameInfo, FrameSplitter, FrameUnpacker, PackedFrame};
 
 use crate::spool::SpoolReader;
 
@@ -17,12 +17,16 @@ const THREADS: usize = 2;
 /// Content that is being unpacked or waits to be read: enough that no thread waits for the other.
 const BYTES_AHEAD: usize = 6 * 1024 * 1024;
 const FRAMES_AHEAD: usize = 64;
+/// Memory that is kept to be written to again, in contents of a frame.
+const SPARE_MAX: usize = 4;
 /// Shorter bodies are not worth two threads.
 const BODY_BYTES_MIN: u64 = 1024 * 1024;
 const BUFFER_BYTES: usize = 64 * 1024;
 
 struct Job {
     frame: PackedFrame,
+    /// Where the content goes: what was read of an earlier frame, since new memory costs time.
+    content: Vec<u8>,
     answer: SyncSender<io::Result<Vec<u8>>>,
 }
 
@@ -38,6 +42,8 @@ pub(crate) struct SideBySide {
     ended: bool,
     content: Vec<u8>,
     at: usize,
+    /// What was read, to be written to again.
+    spare: Vec<Vec<u8>>,
 }
 
 impl SideBySide {
@@ -54,10 +60,12 @@ impl SideBySide {
         for _ in 0..THREADS {
             let (sender, jobs) = channel::<Job>();
             let thread = std::thread::Builder::new().name("anabranch-zstd".to_owned());
+            let mut unpacker = FrameUnpacker::new()?;
             thread.spawn(move || {
-                for Job { frame, answer } in jobs {
+                for Job { frame, mut content, answer } in jobs {
+                    let unpacked = unpacker.unpack(&frame, &mut content);
                     // Nobody waits for an answer any more if the reader is gone.
-                    let _ = answer.send(frame.unpack());
+                    let _ = answer.send(unpacked.map(|()| content));
                 }
             })?;
             threads.push(sender);
@@ -72,6 +80,7 @@ impl SideBySide {
             ended: false,
             content: Vec::new(),
             at: 0,
+            spare: Vec::new(),
         })
     }
 
@@ -86,7 +95,8 @@ impl SideBySide {
                 Ok(Some(frame)) => {
                     let length = frame.content_len();
                     // A thread that is gone does not answer, which its reader will see.
-                    let _ = self.threads[self.turn].send(Job { frame, answer });
+                    let content = self.spare.pop().unwrap_or_default();
+                    let _ = self.threads[self.turn].send(Job { frame, content, answer });
                     self.turn = (self.turn + 1) % self.threads.len();
                     length
                 }
@@ -114,7 +124,11 @@ impl BufRead for SideBySide {
             let Some((length, answer)) = self.waiting.pop_front() else { return Ok(&[]) };
             self.bytes_ahead -= length;
             let gone = |_| io::Error::other("a thread that unpacks is gone");
-            self.content = answer.recv().map_err(gone)??;
+            let content = answer.recv().map_err(gone)??;
+            let used = std::mem::replace(&mut self.content, content);
+            if self.spare.len() < SPARE_MAX {
+                self.spare.push(used);
+            }
             self.at = 0;
         }
         Ok(&self.content[self.at..])

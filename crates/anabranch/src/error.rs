@@ -29,8 +29,9 @@ pub enum ErrorKind {
 pub enum Error {
     /// Both sides changed since they last had a common state.
     #[error(
-        "diverged: {local_pages} pages changed here since position {base}, and the remote went on \
-         to {remote_lsn}; nothing was changed"
+        "diverged: {changed} changed here since position {base}, and the remote went on to \
+         {remote_lsn}; nothing was changed",
+        changed = pages(*local_pages)
     )]
     Diverged {
         /// Local changes, in pages.
@@ -313,7 +314,8 @@ pub enum Error {
     /// The base of the replica is older than what the remote keeps, and there are local changes.
     #[error(
         "the remote keeps nothing as old as position {base} any more, and there are \
-         {local_pages} changed pages here"
+         {changed} changed here",
+        changed = pages(*local_pages)
     )]
     BaseGone {
         /// The replica's position.
@@ -401,6 +403,11 @@ pub enum Error {
     /// A part of this library panicked; the operation was given up.
     #[error("an internal error: {0}; please report it. The next sync recovers")]
     Panicked(String),
+}
+
+/// That many pages.
+fn pages(count: u64) -> String {
+    if count == 1 { "1 page".to_owned() } else { format!("{count} pages") }
 }
 
 /// What shows that a file is older.

@@ -4,7 +4,7 @@
 //! A thread of its own unpacks, and hashes if it is asked to, a bounded number of batches ahead. It
 //! ends when the pages end, when it fails, or when the reader is dropped.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use anabranch_format::{DeltaError, PageSize, PageSource, Pgno};
 use anabranch_sqlite::{PageEntry, PageHasher};
@@ -29,6 +29,8 @@ struct Batch {
 pub(crate) struct ReadAhead {
     page_bytes: usize,
     batches: Receiver<Result<Batch, DeltaError>>,
+    /// Batches that were read go back: new memory costs time.
+    spare: Sender<Batch>,
     batch: Batch,
     /// The page after the current one.
     next: usize,
@@ -55,24 +57,27 @@ impl ReadAhead {
         let ahead = usize::try_from(ahead / BATCH_BYTES as u64).unwrap_or(usize::MAX).max(1);
         let (sender, batches) = sync_channel(ahead);
         let thread = std::thread::Builder::new().name("anabranch-unpack".to_owned());
-        let mut unpacker = Unpacker { source, page_size, hasher };
+        let (spare, used) = channel();
+        let mut unpacker = Unpacker { source, page_size, hasher, used };
         thread.spawn(move || unpacker.run(&sender)).map_err(|source| Error::Io {
             what: "starting a thread to read",
             path: "what was fetched".into(),
             source,
         })?;
         let page_bytes = page_size.bytes();
-        Ok(ReadAhead { page_bytes, batches, batch: Batch::default(), next: 0 })
+        Ok(ReadAhead { page_bytes, batches, spare, batch: Batch::default(), next: 0 })
     }
 
     /// Goes to the next page; `None` after the last.
     pub(crate) fn advance(&mut self) -> Result<Option<Pgno>, DeltaError> {
         if self.next == self.batch.numbers.len() {
-            self.batch = match self.batches.recv() {
+            let batch = match self.batches.recv() {
                 Ok(batch) => batch?,
                 // The thread is gone without a word only if it panicked.
                 Err(_) => return Err(std::io::Error::other("unpacking was given up").into()),
             };
+            // At the end nobody takes it any more.
+            let _ = self.spare.send(std::mem::replace(&mut self.batch, batch));
             self.next = 0;
         }
         let Some(&pgno) = self.batch.numbers.get(self.next) else { return Ok(None) };
@@ -110,6 +115,7 @@ struct Unpacker {
     source: Box<dyn PageSource + Send>,
     page_size: PageSize,
     hasher: Option<PageHasher>,
+    used: Receiver<Batch>,
 }
 
 impl Unpacker {
@@ -128,11 +134,10 @@ impl Unpacker {
     fn fill(&mut self) -> Result<Batch, DeltaError> {
         let page_bytes = self.page_size.bytes();
         let most = (BATCH_BYTES / page_bytes).max(1);
-        let mut batch = Batch {
-            numbers: Vec::with_capacity(most),
-            entries: Vec::with_capacity(if self.hasher.is_some() { most } else { 0 }),
-            pages: vec![0; most * page_bytes],
-        };
+        let mut batch = self.used.try_recv().unwrap_or_default();
+        batch.numbers.clear();
+        batch.entries.clear();
+        batch.pages.resize(most * page_bytes, 0);
         for page in batch.pages.chunks_exact_mut(page_bytes) {
             let Some(pgno) = self.source.next_page(page)? else { break };
             batch.numbers.push(pgno);
