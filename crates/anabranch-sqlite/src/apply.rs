@@ -5,9 +5,11 @@
 //! restarted the WAL) since. Steps, in this order and no other:
 //!
 //! 1. take the write lock; someone else's open write is waited for within the busy timeout;
-//! 2. write the pages as they come, but page 1 last: with its cookie SQLite reads the schema anew at
-//!    the next statement, and everything that it then looks at must be there;
-//! 3. cut off the pages above the new size: *after* page 1, as any write of a page cancels it;
+//! 2. write the pages as they come, but page 1 last: with a new cookie on it SQLite would read the
+//!    schema at the next statement, and take what it remembers of the old pages for the layout of
+//!    the new ones;
+//! 3. cut off the pages above the new size: *after* page 1, as any write of a page cancels it. It
+//!    takes a statement, so page 1 keeps its cookie until then, and gets the new one last;
 //! 4. let the caller write its intent, while nobody can commit in between;
 //! 5. COMMIT, durable on return (or at close: see [`LiveFile::begin_apply`](crate::LiveFile));
 //! 6. verify from another connection what was committed, and go on with that connection.
@@ -202,7 +204,6 @@ impl View<'_> {
         let (base, intent) = (change.base, change.intent);
         let (size_after, cookie_rule) = (change.size_after, change.schema_cookie);
         let written = self.write_pages(change)?;
-        self.cut_off(size_after)?;
         let told = UnderLock {
             intent: ApplyIntent {
                 id: intent,
@@ -330,6 +331,9 @@ impl View<'_> {
         }
         order.end()?;
         match page_one {
+            Some(page) if size_after < self.db_size() => {
+                self.write_page_one_and_cut_off(page, size_after, written.cookie_after)?;
+            }
             Some(page) => self.write_page(Pgno::ONE, &page)?,
             None if size_after != self.db_size() => {
                 return Err(ApplyError::PageOne("it is missing although the size changes".into()));
@@ -383,17 +387,30 @@ impl View<'_> {
         Ok(())
     }
 
-    /// Cuts off the pages above `size_after`. Consumes nothing but must follow the last page: SQLite
-    /// forgets the cut at the next write of any page.
-    fn cut_off<E>(&self, size_after: u32) -> Result<(), ApplyError<E>> {
-        if size_after >= self.db_size() {
-            return Ok(());
-        }
+    /// Writes page 1, cuts off the pages above `size_after`, and only then gives the file its new
+    /// schema cookie: see the module.
+    fn write_page_one_and_cut_off(
+        &self,
+        mut page: Vec<u8>,
+        size_after: u32,
+        cookie: Option<u32>,
+    ) -> Result<(), FileError> {
+        let failed = |e| self.live.error("truncating", e);
+        page[40..44].copy_from_slice(&self.page_one().schema_cookie.to_be_bytes());
+        self.write_page(Pgno::ONE, &page)?;
         self.live
             .conn
             .execute("INSERT INTO sqlite_dbpage(pgno, data) VALUES (?1, NULL)", [size_after + 1])
-            .map_err(|e| self.live.error("truncating", e))?;
-        Ok(())
+            .map_err(failed)?;
+        match cookie {
+            // The pragma takes what it writes for a signed number.
+            Some(cookie) => self
+                .live
+                .conn
+                .pragma_update(None, "schema_version", cookie.cast_signed())
+                .map_err(failed),
+            None => Ok(()),
+        }
     }
 
     /// A number that changes for this connection exactly when another one has committed.

@@ -97,15 +97,16 @@ impl<'a> View<'a> {
         read_page(self.live, pgno, f)
     }
 
-    /// Names of the tables, up to `limit` of them, as SQLite reads them: for telling databases apart,
-    /// not for trusting them.
-    pub fn table_names(&self, limit: u32) -> Result<Vec<String>, FileError> {
-        let read = || -> rusqlite::Result<Vec<String>> {
+    /// Names and definitions of the tables, up to `limit` of them, as SQLite reads them: for telling
+    /// databases apart, not for trusting them.
+    pub fn tables(&self, limit: u32) -> Result<Vec<(String, String)>, FileError> {
+        let read = || -> rusqlite::Result<Vec<(String, String)>> {
             let mut statement = self.live.conn.prepare(
-                "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name LIMIT ?1",
+                "SELECT name, coalesce(sql, '') FROM sqlite_schema
+                 WHERE type = 'table' ORDER BY name LIMIT ?1",
             )?;
-            let names = statement.query_map([limit], |row| row.get(0))?;
-            names.collect()
+            let tables = statement.query_map([limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            tables.collect()
         };
         read().map_err(|e| self.live.error("reading the schema of", e))
     }

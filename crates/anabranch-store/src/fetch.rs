@@ -247,10 +247,11 @@ impl Log {
         }
         self.note_pushes(&mut collected, &piece.metadata).await?;
         collected.in_memory &= piece.body.is_in_memory();
-        collected.pages_max += match piece.metadata.kind {
+        let pages = match piece.metadata.kind {
             Kind::Snapshot => u64::from(piece.metadata.pages.1),
             _ => piece.metadata.frame_count(),
         };
+        collected.pages_max = collected.pages_max.saturating_add(pages);
         collected.first.get_or_insert_with(|| piece.metadata.clone());
         collected.last = Some(piece.metadata.clone());
         collected.last_key.clone_from(&piece.key);

@@ -124,7 +124,15 @@ impl BufRead for SideBySide {
             let Some((length, answer)) = self.waiting.pop_front() else { return Ok(&[]) };
             self.bytes_ahead -= length;
             let gone = |_| io::Error::other("a thread that unpacks is gone");
-            let content = answer.recv().map_err(gone)??;
+            let content = match answer.recv().map_err(gone).flatten() {
+                Ok(content) => content,
+                Err(e) => {
+                    // Nothing after it counts.
+                    self.ended = true;
+                    self.waiting.clear();
+                    return Err(e);
+                }
+            };
             let used = std::mem::replace(&mut self.content, content);
             if self.spare.len() < SPARE_MAX {
                 self.spare.push(used);

@@ -136,8 +136,8 @@ pub enum Error {
     #[error(
         "{path} is not the file that its sidecar belongs to: {what}. Nothing was pushed. If it is a \
          copy of this database, `anabranch repair --adopt {path}` takes it as a replica of its own, \
-         and what it holds is pushed; if it is another database, move it away, and \
-         `anabranch repair {path}` or `anabranch clone` brings the right one back",
+         and what it holds is pushed; if it is another database, `anabranch repair {path}` brings \
+         the right one back and keeps this one beside it",
         path = path.display()
     )]
     NotTheSameFile {

@@ -18,7 +18,7 @@ use anabranch_store::{Head, Location, Named};
 use crate::crash::crash_point;
 use crate::entropy;
 use crate::error::Error;
-use crate::image::folder_of;
+use crate::image::{folder_of, refuse_existing};
 use crate::lock::ReplicaLock;
 use crate::push::{self, Outcome};
 use crate::remote::{self, Remote, of_store};
@@ -27,6 +27,19 @@ use crate::report::{InitReport, Note, Pushed};
 use crate::session::{Session, identity_of};
 use crate::sidecar::{self, Sidecar};
 use crate::state::{Phase, RemoteText, State};
+
+/// Whether a database could be published to `remote`, as far as can be told beforehand.
+pub(crate) async fn ask(file: &Path, remote: &OsStr, options: &Options) -> Result<(), Error> {
+    refuse_existing(file)?;
+    let location = Location::parse(remote)?;
+    let text = remote::absolute(&location, remote)?;
+    let place = remote::place(&text, folder_of(file), options, true).await?;
+    let claimed_by = place.root.find(&place.name).await;
+    match claimed_by.map_err(|e| of_store(&place.location.to_string(), e))? {
+        Some(_) => Err(Error::RemoteNotEmpty { remote: place.location.to_string() }),
+        None => Ok(()),
+    }
+}
 
 /// Publishes the database at `file`; see the module.
 pub(crate) async fn init(

@@ -26,7 +26,7 @@ pub(crate) struct Kept {
 impl Kept {
     /// Copies the database at `db` as `view` shows it.
     pub(crate) fn copy(view: &View<'_>, db: &Path) -> Result<Self, Error> {
-        let target = free_name(db);
+        let target = free_name(db)?;
         let file = create_part(&target)?;
         let failed = |source| Error::Copying { path: db.to_owned(), source };
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, file.as_file());
@@ -52,13 +52,16 @@ impl Kept {
     }
 }
 
-fn free_name(db: &Path) -> PathBuf {
-    (1u64..)
-        .map(|n| {
-            let mut name = OsString::from(db.as_os_str());
-            name.push(format!(".before-repair-{n}"));
-            PathBuf::from(name)
-        })
-        .find(|target| refuse_existing(target).is_ok())
-        .expect("some number is free")
+fn free_name(db: &Path) -> Result<PathBuf, Error> {
+    let mut number = 1u64;
+    loop {
+        let mut name = OsString::from(db.as_os_str());
+        name.push(format!(".before-repair-{number}"));
+        let target = PathBuf::from(name);
+        match refuse_existing(&target) {
+            Ok(()) => return Ok(target),
+            Err(Error::TargetExists { .. } | Error::LeftBehind { .. }) => number += 1,
+            Err(e) => return Err(e),
+        }
+    }
 }

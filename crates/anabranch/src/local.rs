@@ -9,25 +9,13 @@ use anabranch_sqlite::{How, LiveFile};
 use crate::error::Error;
 use crate::report::{RemoteStatus, Status};
 use crate::rows::Counted;
-use crate::session::{LocalChanges, Session, resolve};
-use crate::sidecar;
+use crate::session::{LocalChanges, Session};
 use crate::state::{Intent, Phase};
 
 /// Creates an empty database at `path`, where nothing may be yet.
 pub(crate) fn create_empty(path: &Path, busy: Duration) -> Result<(), Error> {
     LiveFile::create_empty(path, PageSize::DEFAULT, busy)?;
     Ok(())
-}
-
-/// Removes a database that was just created, unless it became a replica. Best effort: another error
-/// is on its way.
-pub(crate) fn remove_if_no_replica(path: &Path) {
-    let Ok(db) = resolve(path) else { return };
-    if !sidecar::path_for(&db).exists() {
-        for file in [db.clone(), sidecar::lock_path_for(&db)] {
-            let _ = std::fs::remove_file(file);
-        }
-    }
 }
 
 /// The local part of a status.

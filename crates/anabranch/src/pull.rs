@@ -101,8 +101,11 @@ pub(crate) fn take(
 /// What a change must lead to, and from where.
 #[derive(Debug, Clone, Copy)]
 struct Expect {
-    /// Database checksum and size before; nothing and 0 if the whole database came.
-    before: (DbChecksum, u32),
+    /// Database checksum before; that of nothing if the whole database came.
+    sum_before: DbChecksum,
+    /// Size of the base: pages above it are in no base map that counts.
+    base_size: u32,
+    /// Database checksum and size after.
     after: (DbChecksum, u32),
     /// The whole database came, not a change from the base.
     replace: bool,
@@ -151,7 +154,8 @@ impl Change {
             return Err(mismatch(base.lsn(), base.sum, fetched.sum.0));
         }
         let expect = Expect {
-            before: if replace { (DbChecksum::EMPTY, 0) } else { (base.sum, base.size) },
+            sum_before: if replace { DbChecksum::EMPTY } else { base.sum },
+            base_size: base.size,
             after: (fetched.sum.1, fetched.pages.1),
             replace,
             skip_equal: local == Local::Stop,
@@ -196,8 +200,8 @@ impl Source {
     ) -> std::io::Result<Box<dyn NewPages + 'a>> {
         Ok(match self {
             Source::Ahead(source) => {
-                let (expect, sum) = (*expect, expect.before.0);
-                let total = expect.pages_max * u64::from(expect.page_size.get());
+                let (expect, sum) = (*expect, expect.sum_before);
+                let total = expect.pages_max.saturating_mul(u64::from(expect.page_size.get()));
                 let counted =
                     progress.map(|p| Pages::of(p, Step::Applying, total, expect.page_size));
                 Box::new(Checking { source, map, expect, sum, counted })
@@ -219,20 +223,26 @@ struct Checking<'a> {
 }
 
 impl Checking<'_> {
-    /// What the page was before the change.
-    fn before(&self, pgno: Pgno) -> Result<Option<PageEntry>, BaseError> {
-        if pgno.get() > self.expect.before.1 {
+    /// What the page is in the base.
+    fn in_base(&self, pgno: Pgno) -> Result<Option<PageEntry>, BaseError> {
+        if pgno.get() > self.expect.base_size {
             return Ok(None);
         }
         self.map.get(pgno)
     }
 
+    /// Takes a page of the state before out of the sum: of nothing, if the whole database came.
+    fn take_out(&mut self, page: Option<PageEntry>) {
+        if let Some(page) = page.filter(|_| !self.expect.replace) {
+            self.sum.toggle(page.shared);
+        }
+    }
+
     fn end(&mut self) -> Result<(), NewPagesError> {
         let (sum, size) = self.expect.after;
-        for pgno in (size.saturating_add(1)..=self.expect.before.1).filter_map(Pgno::new) {
-            if let Some(gone) = self.before(pgno)? {
-                self.sum.toggle(gone.shared);
-            }
+        for pgno in (size.saturating_add(1)..=self.expect.base_size).filter_map(Pgno::new) {
+            let gone = self.in_base(pgno)?;
+            self.take_out(gone);
         }
         if self.sum == sum {
             Ok(())
@@ -253,10 +263,8 @@ impl NewPages for Checking<'_> {
                 counted.one();
             }
             let entry = self.source.entry();
-            let old = self.before(pgno)?;
-            if let Some(old) = old {
-                self.sum.toggle(old.shared);
-            }
+            let old = self.in_base(pgno)?;
+            self.take_out(old);
             self.sum.toggle(entry.shared);
             let needless = self.expect.skip_equal && old == Some(entry) && pgno != Pgno::ONE;
             if !needless {
@@ -293,6 +301,9 @@ fn apply(session: &mut Session, change: &mut Change) -> Result<(u64, Option<Path
         };
         let Done { id, intent, mark, change_counter, kept } = done;
         let now = entropy::now();
+        if intent.apply.cookie_after.is_some() {
+            session.forget_tables();
+        }
         session.settle(id, intent.base_after(), mark, change_counter, now)?;
         return Ok((intent.apply.pages, kept));
     }
@@ -480,6 +491,7 @@ pub(crate) fn recover(session: &mut Session) -> Result<Option<String>, Error> {
     let to = intent.target.last;
     let (applied, counter) = was_applied(session, &intent)?;
     if applied {
+        session.forget_tables();
         session.settle(id, intent.base_after(), None, counter, entropy::now())?;
         Ok(Some(format!("an interrupted pull had been applied, up to position {to}")))
     } else {

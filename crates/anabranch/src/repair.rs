@@ -20,7 +20,7 @@ use crate::read_ahead::ReadAhead;
 use crate::remote::{self, Remote, of_store};
 use crate::replica::{Options, Repair, blocking};
 use crate::report::RepairReport;
-use crate::session::{Session, identity_of};
+use crate::session::{Session, identity_of, known_of};
 use crate::sidecar::{self, Sidecar};
 use crate::state::{Base, Phase, RemoteText, State};
 
@@ -128,6 +128,7 @@ fn keep_base(mut session: Session) -> Result<RepairReport, Error> {
     let changes = {
         let mut live = session.live()?;
         let view = live.begin()?;
+        session.state.known = known_of(&view);
         session.difference(&view, &mut |_, _, _| Ok(()))?
     };
     session.state.change_counter = changes.change_counter;
@@ -216,6 +217,7 @@ fn rebase_sidecar(mut session: Session, found: Found) -> Result<RepairReport, Er
     };
     session.state.change_counter = view.page_one().change_counter;
     session.state.mark = view.mark().copied();
+    session.state.known = known_of(&view);
     session.state.phase = Phase::Ready;
     session.sidecar.forget_history()?;
     session.sidecar.remember(session.state.base.lsn(), sum)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anabranch_store::{Head, Location, Progress};
 
 use crate::clone;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::image::folder_of;
 use crate::init;
 use crate::local::{self, StatusParts};
@@ -121,12 +121,10 @@ impl Replica {
     ) -> Result<(Self, InitReport), Error> {
         let path = file.to_owned();
         let busy = options.busy_timeout;
+        // First, so that a remote that is taken or out of reach leaves no file behind.
+        init::ask(file, remote, &options).await?;
         blocking(move || local::create_empty(&path, busy)).await?;
-        let made = Self::init(file, remote, options).await;
-        if made.is_err() {
-            local::remove_if_no_replica(file);
-        }
-        made
+        Self::init(file, remote, options).await
     }
 
     /// Makes a new replica of the database at `remote`, as the file `file`, where nothing may be yet.
@@ -386,22 +384,30 @@ impl Replica {
         let asked = async {
             let remote = remote::connect(&text, database, &scratch, &self.options).await?;
             let head = head(&session, &*remote).await?.anchor.last;
-            let counted = match tables {
-                true => Some(verify::table_changes(&session, &*remote, &self.options).await?),
-                false => None,
-            };
-            Ok::<_, Error>((head, counted))
+            Ok::<_, Error>((head, remote))
         };
-        let (remote_status, counted) = match asked.await {
-            Ok((head, counted)) => match head.frames_since(base) {
-                None | Some(0) => (RemoteStatus::UpToDate, counted),
-                Some(frames) => (RemoteStatus::Ahead { head, frames }, counted),
-            },
-            Err(e) if e.is_offline() => (RemoteStatus::Offline { reason: causes(&e) }, None),
+        let (head, remote) = match asked.await {
+            Ok(found) => found,
+            Err(e) if e.kind() == ErrorKind::Usage => return Err(e),
             // What is here can be told all the same.
-            Err(e) => (RemoteStatus::Trouble { reason: causes(&e) }, None),
+            Err(e) => {
+                let reason = causes(&e);
+                let there = match e.is_offline() {
+                    true => RemoteStatus::Offline { reason },
+                    false => RemoteStatus::Trouble { reason },
+                };
+                return Ok(parts.status(&session, there, None));
+            }
         };
-        Ok(parts.status(&session, remote_status, counted))
+        let counted = match tables {
+            true => Some(verify::table_changes(&session, &*remote, &self.options).await?),
+            false => None,
+        };
+        let there = match head.frames_since(base) {
+            None | Some(0) => RemoteStatus::UpToDate,
+            Some(frames) => RemoteStatus::Ahead { head, frames },
+        };
+        Ok(parts.status(&session, there, counted))
     }
 
     /// Compares the file with the remote at the replica's position, page by page.

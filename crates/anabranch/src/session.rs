@@ -262,16 +262,16 @@ impl Session {
     }
 
     /// Another database that was copied over this one looks like one with local changes. VACUUM may
-    /// leave no page as it was, and a schema may be renamed from end to end; both at once, out of
-    /// sight, is taken for another database.
+    /// leave no page as it was, and a schema may be made anew from end to end; both at once, out of
+    /// sight, is taken for another database. Of a small one an ordinary change may leave nothing.
     fn refuse_foreign(&self, view: &View<'_>, changes: &LocalChanges) -> Result<(), Error> {
         let known = &self.state.known.tables;
-        if changes.unchanged > 0 || known.is_empty() {
+        if changes.unchanged > 0 || known.is_empty() || self.state.base.size < FOREIGN_PAGES_MIN {
             return Ok(());
         }
-        // A schema that cannot be read proves nothing.
-        let Ok(now) = tables_of(view) else { return Ok(()) };
-        if now.iter().any(|table| known.contains(table)) {
+        // A schema that is empty or cannot be read proves nothing.
+        let now = tables_of(view).unwrap_or_default();
+        if now.is_empty() || now.iter().any(|table| known.contains(table)) {
             return Ok(());
         }
         Err(Error::NotTheSameFile {
@@ -285,9 +285,12 @@ impl Session {
     /// Reads the names of the tables of the file.
     pub(crate) fn read_tables(&self) -> Result<Known, Error> {
         let mut live = self.live()?;
-        let view = live.begin()?;
-        let cookie = view.page_one().schema_cookie;
-        Ok(Known { tables: tables_of(&view).unwrap_or_default(), cookie })
+        Ok(known_of(&live.begin()?))
+    }
+
+    /// The schema became another one; what it is known by is read when it is next looked at.
+    pub(crate) fn forget_tables(&mut self) {
+        *self.tables.get_mut() = Some(Known::default());
     }
 
     /// Reads the names of the tables, unless they are known.
@@ -295,8 +298,7 @@ impl Session {
         let cookie = view.page_one().schema_cookie;
         let known = &self.state.known;
         if known.tables.is_empty() || known.cookie != cookie {
-            let read = tables_of(view).ok();
-            *self.tables.borrow_mut() = read.map(|tables| Known { tables, cookie });
+            *self.tables.borrow_mut() = Some(known_of(view));
         }
     }
 
@@ -470,13 +472,27 @@ fn refuse_what_is_no_replica(db: &Path, busy: Duration) -> Result<(), Error> {
     Err(Error::NotAReplica { path: db.to_owned(), sidecar })
 }
 
+/// Smaller databases are not told from others by what is gone.
+const FOREIGN_PAGES_MIN: u32 = 16;
+
 /// How many tables are remembered by name: a few are enough to know a database again.
 const TABLES_MAX: u32 = 256;
 
-/// Hashes of the names of the tables in `view`.
+/// What the database in `view` is known by; nothing if its schema cannot be read.
+pub(crate) fn known_of(view: &View<'_>) -> Known {
+    let cookie = view.page_one().schema_cookie;
+    Known { tables: tables_of(view).unwrap_or_default(), cookie }
+}
+
+/// Hashes of the names of the tables in `view`, and of their columns, so that a table is known again
+/// after it was renamed.
 fn tables_of(view: &View<'_>) -> Result<Vec<u64>, FileError> {
-    let names = view.table_names(TABLES_MAX)?;
-    Ok(names.iter().map(|name| content_hash(name.as_bytes())).collect())
+    let tables = view.tables(TABLES_MAX)?;
+    let columns = |sql: &str| sql.find('(').map(|at| content_hash(&sql.as_bytes()[at..]));
+    let hashes = tables
+        .iter()
+        .flat_map(|(name, sql)| std::iter::once(content_hash(name.as_bytes())).chain(columns(sql)));
+    Ok(hashes.collect())
 }
 
 /// What tells two files apart; `None` if they are the same.

@@ -176,12 +176,12 @@ fn a_file_put_in_place_of_the_replica_is_not_the_same_file() {
     assert_eq!(history(&world), before, "a foreign database is not pushed");
 }
 
-#[test]
-fn another_database_copied_over_the_replica_is_not_pushed() {
-    let world = World::new();
-    let (a, first) = world.published("a.db", SCHEMA);
-    let (b, second) = world.cloned("b.db");
-    let before = history(&world);
+/// Some twenty pages of one table.
+const TWENTY_PAGES: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT);
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
+    INSERT INTO t SELECT i, printf('%0380d', i) FROM n";
+
+fn foreign(world: &World) -> Vec<u8> {
     let other = world.path("other.db");
     stock(
         &other,
@@ -189,34 +189,119 @@ fn another_database_copied_over_the_replica_is_not_pushed() {
          WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 999)
          INSERT INTO secret SELECT i FROM n",
     );
-    for _ in 0..100 {
+    // So that the change counter does not give it away.
+    for _ in 0..50 {
         stock(&other, "PRAGMA user_version = 1; PRAGMA user_version = 2");
     }
-    let foreign = fs::read(&other).unwrap();
+    fs::read(&other).unwrap()
+}
+
+#[test]
+fn another_database_copied_over_the_replica_is_not_pushed() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", TWENTY_PAGES);
+    let (b, second) = world.cloned("b.db");
+    let before = history(&world);
+    let foreign = foreign(&world);
     for (file, replica) in [(&a, &first), (&b, &second)] {
         overwrite(file, &foreign);
         assert!(matches!(replica.sync(), Err(Error::NotTheSameFile { .. })));
         let report = Replica::repair(file, Repair::TakeRemote, options()).unwrap();
         assert_eq!(value(&report.kept.unwrap(), "SELECT count(*) FROM secret"), "1000");
-        assert_eq!(value(file, "SELECT count(*) FROM t"), "2");
+        assert_eq!(value(file, "SELECT count(*) FROM t"), "200");
     }
     assert_eq!(history(&world), before);
 }
 
 #[test]
-fn a_database_that_is_renamed_or_rebuilt_from_end_to_end_stays_the_same() {
+fn another_database_that_is_meant_is_pushed_once_told_so() {
     let world = World::new();
-    let (a, first) = world.published("a.db", SCHEMA);
-    stock(&a, "ALTER TABLE t RENAME TO u");
-    assert!(first.sync().unwrap().pushed.is_some());
-    stock(&a, "INSERT INTO u(v) SELECT hex(randomblob(900)) FROM u, u AS w, u AS x");
-    assert!(first.sync().unwrap().pushed.is_some());
-    stock(
-        &a,
-        "CREATE TABLE first(x); INSERT INTO first SELECT v FROM u; DELETE FROM u WHERE id < 5; VACUUM",
-    );
+    let (a, first) = world.published("a.db", TWENTY_PAGES);
+    let foreign = foreign(&world);
+    overwrite(&a, &foreign);
+    for how in [Repair::Keep, Repair::Adopt] {
+        assert!(Replica::repair(&a, how, options()).unwrap().local_pages > 0);
+        assert!(first.status(false, false).unwrap().local_pages > 0);
+    }
     assert!(first.sync().unwrap().pushed.is_some());
     assert_same(&a, &world.cloned("b.db").0);
+}
+
+#[test]
+fn a_database_that_is_renamed_or_rebuilt_from_end_to_end_stays_the_same() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", TWENTY_PAGES);
+    let (b, second) = world.cloned("b.db");
+    for sql in [
+        "ALTER TABLE t RENAME TO u; UPDATE u SET v = printf('%0380d', -id)",
+        "CREATE INDEX iv ON u(v); UPDATE u SET v = printf('%0381d', id)",
+        "CREATE TABLE first(x); INSERT INTO first SELECT v FROM u; DELETE FROM u WHERE id < 5; VACUUM",
+        "DROP TABLE u; DROP TABLE first; VACUUM",
+        "CREATE TABLE anew(x); INSERT INTO anew VALUES (1)",
+        "DROP TABLE anew",
+        "CREATE TABLE once_more(y, z); INSERT INTO once_more VALUES (1, 2)",
+    ] {
+        stock(&a, sql);
+        assert!(first.sync().unwrap().pushed.is_some(), "{sql}");
+        assert!(second.sync().unwrap().pulled.is_some(), "{sql}");
+        // What was pulled is what the other side is known by from now on.
+        stock(&b, "CREATE TABLE IF NOT EXISTS here(x); INSERT INTO here VALUES (1)");
+        assert!(second.sync().unwrap().pushed.is_some(), "{sql}");
+        first.sync().unwrap();
+        assert_same(&a, &b);
+    }
+}
+
+#[test]
+fn a_name_too_long_for_a_copy_is_an_error_and_no_endless_search() {
+    let world = World::new();
+    let (a, _) = world.published(&format!("{}.db", "n".repeat(232)), SCHEMA);
+    let before = stock(&a, ".dump");
+    let refused = Replica::repair(&a, Repair::TakeRemote, options());
+    assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+    assert_eq!(stock(&a, ".dump"), before);
+}
+
+#[test]
+fn a_new_database_is_not_made_for_a_remote_that_is_taken() {
+    let world = World::new();
+    world.published("a.db", SCHEMA);
+    let new = world.path("new.db");
+    let refused = Replica::init_new(&new, &world.remote(), options());
+    assert!(matches!(refused, Err(Error::RemoteNotEmpty { .. })), "{refused:?}");
+    assert!(!new.exists());
+    stock(&new, "CREATE TABLE precious(x)");
+    let refused = Replica::init_new(&new, &world.path("elsewhere").into_os_string(), options());
+    assert!(refused.is_err());
+    assert_eq!(value(&new, "SELECT count(*) FROM precious"), "0");
+}
+
+/// I7: also where the whole database has to come, only what differs is written.
+#[test]
+fn a_pull_by_snapshot_writes_only_what_differs() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", TWENTY_PAGES);
+    let (b, second) = world.cloned("b.db");
+    for n in 0..3 {
+        stock(&a, &format!("UPDATE t SET v = printf('%0380d', {n}) WHERE id = 100"));
+        first.sync().unwrap();
+    }
+    let log = RemoteLog::open(&world.remote(), options()).unwrap();
+    let report = log.compact(Duration::ZERO).unwrap();
+    let report = if report.floor == anabranch::Lsn::ZERO {
+        // Retention wants two snapshots.
+        stock(&a, "UPDATE t SET v = printf('%0380d', 9) WHERE id = 100");
+        first.sync().unwrap();
+        log.compact(Duration::ZERO).unwrap()
+    } else {
+        report
+    };
+    let base = second.status(false, false).unwrap().position;
+    let pulled = second.sync().unwrap().pulled.unwrap();
+    if report.floor > base {
+        assert!(pulled.pages <= 2, "{pulled:?}");
+    }
+    assert_same(&a, &b);
 }
 
 /// R1: a power failure took back what an application had not synced, after it was pushed.

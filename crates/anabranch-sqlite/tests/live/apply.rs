@@ -92,6 +92,39 @@ fn a_change_that_shrinks_cuts_the_file_off_and_the_file_shrinks_at_a_checkpoint(
     assert_eq!(bytes, u64::from(change.size_after) * 4096);
 }
 
+/// The layout of page 1 that the writing connection remembers is not that of the new page 1.
+#[test]
+fn a_change_that_drops_most_of_the_schema_and_shrinks_is_applied() {
+    for random in [7, u32::MAX] {
+        let (mut replica, mut source, change) = with_change(
+            4096,
+            &[
+                "CREATE TABLE x1(a)",
+                "CREATE TABLE x2(a)",
+                "CREATE TABLE x3(a)",
+                "CREATE INDEX ix ON x2(a)",
+                "INSERT INTO x1 SELECT hex(randomblob(3000)) FROM t",
+            ],
+        );
+        replica.apply(&change);
+        let drops = ["DROP TABLE x1", "DROP TABLE x2", "DROP TABLE x3", "DROP TABLE t"];
+        source.app().all(&drops);
+        source.app().all(&["CREATE TABLE last(a)", "VACUUM"]);
+        let change = replica.change_to(&mut source.live);
+        let rule = CookieRule::Replace { random };
+        let (applied, intent) = replica.try_apply(&change, rule, || {});
+        let applied = applied.unwrap();
+        assert!(applied.verified);
+        replica.settle(&change, intent.unwrap().id, applied.mark);
+        let view = replica.live.begin().unwrap();
+        assert_eq!(view.page_one().schema_cookie, applied.local_cookie);
+        assert_ne!(applied.local_cookie, source.live.begin().unwrap().page_one().schema_cookie);
+        drop(view);
+        assert_eq!(cli(&replica.db, "SELECT name FROM sqlite_schema"), "last");
+        assert_intact(&replica.db);
+    }
+}
+
 #[test]
 fn a_commit_since_the_view_began_is_not_overwritten() {
     let (mut replica, _source, change) = with_change(4096, &["UPDATE t SET v = 'remote'"]);
