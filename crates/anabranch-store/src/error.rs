@@ -305,8 +305,10 @@ impl StoreError {
     }
 }
 
-/// An error and its causes in one line.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+/// An error and its causes in one line: what errors of this project leave to their sources, they do
+/// not repeat.
+#[must_use]
+pub fn causes(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -41,7 +41,7 @@ mod writers;
 
 pub use append::{AppendError, Appended, NewSegment};
 pub use compact::CompactReport;
-pub use error::{Damage, StoreError};
+pub use error::{Damage, StoreError, causes};
 pub use fetch::{Fetched, Pushed};
 pub use head::{Anchor, Head};
 pub use history::{At, CLOCK_TOLERANCE, ClockGap, Entry, Position};

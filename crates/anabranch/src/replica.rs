@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anabranch_store::{Head, Location, Progress};
+use anabranch_store::{Head, Location, Progress, causes};
 
 use crate::clone;
 use crate::error::{Error, ErrorKind};
@@ -456,16 +456,4 @@ pub(crate) fn joined(earlier: Option<Pushed>, now: Pushed) -> Pushed {
             bytes: earlier.bytes + now.bytes,
         },
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line
 }

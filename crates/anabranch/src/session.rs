@@ -306,8 +306,11 @@ impl Session {
     /// changes came after the base there is no doubt; elsewhere the state is compared with those
     /// this replica had before.
     fn refuse_older(&self, view: &View<'_>, changes: &LocalChanges) -> Result<(), Error> {
-        if let Some(lsn) = self.sidecar.position_of(changes.sum, self.state.base.lsn())? {
-            return Err(self.older(Some(lsn)));
+        // A copy that nobody wrote since cannot have counted further than the file itself had.
+        let counted_on = changes.change_counter > self.state.change_counter;
+        let lsn = self.sidecar.position_of(changes.sum, self.state.base.lsn())?;
+        if lsn.is_some() && !counted_on {
+            return Err(self.older(lsn));
         }
         if self.newest_deltas_are_undone(view)? {
             return Err(self.older(None));
@@ -317,7 +320,9 @@ impl Session {
 
     /// Whether the newest settled deltas, one or several, are missing from the file as if it were a
     /// copy from before them that was written since: none of the pages they left is there as they
-    /// left it, and at least half of those that are there are as some earlier position had them.
+    /// left it, and at least half of those that are there are as some earlier position had them. If
+    /// the change counter is beyond what it was, the file itself has been written, and one page that
+    /// is as before, a row that was added and deleted again, is no sign yet.
     ///
     /// Pages that are not there tell nothing: deleting rows and VACUUM cut them off, too. Nor does
     /// page 1, which many commits rewrite, nor a page that the base has as an earlier position had
@@ -328,6 +333,8 @@ impl Session {
         let earlier: HashSet<_> = deltas.iter().flatten().map(|r| (r.pgno, r.keyed)).collect();
         let mut looked_at = HashSet::new();
         let mut page = vec![0; self.state.page_size.bytes()];
+        let counted_on = view.page_one().change_counter > self.state.change_counter;
+        let least = if counted_on { 2 } else { 1 };
         let (mut present, mut as_before) = (0, 0);
         for delta in &deltas {
             if delta.is_empty() {
@@ -349,7 +356,7 @@ impl Session {
                 present += 1;
                 as_before += usize::from(earlier.contains(&(pgno.get(), now)));
             }
-            if as_before > 0 && as_before * 2 >= present {
+            if as_before >= least && as_before * 2 >= present {
                 return Ok(true);
             }
         }

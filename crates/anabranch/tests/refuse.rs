@@ -28,6 +28,16 @@ fn overwrite(path: &Path, content: &[u8]) {
     file.write_all(content).unwrap();
 }
 
+/// Puts another database into the place of the one at `path`, as `mv` does: another inode.
+fn replace_by_another(world: &World, path: &Path) {
+    let other = world.path("other.db");
+    stock(
+        &other,
+        "PRAGMA journal_mode = WAL; CREATE TABLE secret(x); INSERT INTO secret VALUES (1)",
+    );
+    fs::rename(&other, path).unwrap();
+}
+
 fn objects(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
         match entry.file_type().unwrap().is_dir() {
@@ -166,12 +176,7 @@ fn a_file_put_in_place_of_the_replica_is_not_the_same_file() {
     let world = World::new();
     let (a, first) = world.published("a.db", SCHEMA);
     let before = history(&world);
-    let other = world.path("other.db");
-    stock(
-        &other,
-        "PRAGMA journal_mode = WAL; CREATE TABLE secret(x); INSERT INTO secret VALUES (1)",
-    );
-    fs::rename(&other, &a).unwrap();
+    replace_by_another(&world, &a);
     assert!(matches!(first.sync(), Err(Error::NotTheSameFile { .. })));
     assert_eq!(history(&world), before, "a foreign database is not pushed");
 }
@@ -396,12 +401,7 @@ fn a_repair_that_fails_leaves_a_strange_file_as_strange_as_it_was() {
     let world = World::new();
     let (a, first) = world.published("a.db", SCHEMA);
     let before = history(&world);
-    let other = world.path("other.db");
-    stock(
-        &other,
-        "PRAGMA journal_mode = WAL; CREATE TABLE secret(x); INSERT INTO secret VALUES (1)",
-    );
-    fs::rename(&other, &a).unwrap();
+    replace_by_another(&world, &a);
     let app = rusqlite::Connection::open(&a).unwrap();
     app.execute_batch("BEGIN IMMEDIATE").unwrap();
     let hurried = Options { busy_timeout: Duration::from_millis(50), ..options() };
