@@ -309,7 +309,7 @@ fn a_pull_by_snapshot_writes_only_what_differs() {
     assert_same(&a, &b);
 }
 
-/// R1: a power failure took back what an application had not synced, after it was pushed.
+/// A power failure took back what an application had not synced, after it was pushed.
 #[cfg(unix)]
 #[test]
 fn a_file_that_lost_the_end_of_its_wal_is_never_pushed() {
@@ -350,7 +350,7 @@ sys.stdin.read()";
     assert_eq!(value(&a, "SELECT count(*) FROM t"), "52");
 }
 
-/// R15: what an application meets after a pull, as the README says.
+/// What an application meets after a pull, as the README says.
 #[test]
 fn a_deferred_transaction_that_has_read_is_told_at_once_that_it_is_out_of_date() {
     let world = World::new();
