@@ -135,7 +135,10 @@ fn look(file: &Path, remote: &OsString, options: &Options) -> Result<Found, Erro
     if !sidecar::path_for(&db).exists() {
         return Ok(Found::Plain(db, lock));
     }
-    let (sidecar, state) = Sidecar::open(&db)?;
+    let (sidecar, state) = match Sidecar::open(&db) {
+        Err(Error::NotAReplica { .. }) => return Ok(Found::Plain(db, lock)),
+        opened => opened?,
+    };
     let session = Session::new(db, lock, sidecar, state, options);
     let same = session.state.remote == RemoteText::new(remote);
     let unpublished = session.state.base.lsn() == Lsn::ZERO

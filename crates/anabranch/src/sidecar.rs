@@ -115,6 +115,13 @@ impl Sidecar {
             ))
         })?;
         if application != APPLICATION_ID {
+            let objects: i64 = sidecar.run(|conn| {
+                conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+            })?;
+            if (application, version, objects) == (0, 0, 0) {
+                // Whoever made it died before it held anything: it was never one.
+                return Err(Error::NotAReplica { path: db.to_owned(), sidecar: sidecar.path });
+            }
             return Err(sidecar.damaged("it is not a sidecar"));
         }
         if version != VERSION {

@@ -622,6 +622,21 @@ fn a_damaged_sidecar_is_an_error_wherever_the_damage_is() {
 }
 
 #[test]
+fn a_sidecar_that_never_held_anything_is_none() {
+    let world = World::new();
+    let db = world.path("a.db");
+    stock(&db, SCHEMA);
+    for sql in ["", "PRAGMA journal_mode = WAL"] {
+        fs::write(world.path("a.db-anabranch"), b"").unwrap();
+        stock(&world.path("a.db-anabranch"), sql);
+        let refused = Replica::open(&db, options());
+        assert!(matches!(refused, Err(Error::NotAReplica { .. })), "{refused:?}");
+    }
+    let (replica, _) = Replica::init(&db, &world.remote(), options()).unwrap();
+    assert!(replica.sync().unwrap().pushed.is_none());
+}
+
+#[test]
 fn a_lost_sidecar_is_made_anew_from_the_log() {
     let world = World::new();
     let (a, first) = world.published("a.db", SCHEMA);
