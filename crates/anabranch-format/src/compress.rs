@@ -39,8 +39,8 @@ const CHUNK_LEVEL: i32 = 2;
 /// side. It costs less than a hundredth more bytes than one frame, at frames of 1 MiB twice that.
 const CHUNK_BYTES: usize = 2 * 1024 * 1024;
 
-/// The most content that a frame may have for [`FrameSplitter`](crate::FrameSplitter) to hand it out: what its receiver
-/// will allocate.
+/// The most content that a frame may have for [`FrameSplitter`](crate::FrameSplitter) to hand it
+/// out: what its receiver will allocate.
 pub const FRAME_CONTENT_MAX: usize = 4 * 1024 * 1024;
 
 /// Compresses a stream of unknown length in frames that state their content's length; small bodies

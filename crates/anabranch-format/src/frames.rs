@@ -17,8 +17,8 @@ const FRAME_MAGIC: u32 = 0xFD2F_B528;
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 const BLOCK_HEADER_BYTES: usize = 3;
 const CHECKSUM_BYTES: usize = 4;
-/// The longest frame header: magic, descriptor, window, dictionary id, content size.
-const HEADER_BYTES_MAX: usize = 4 + 1 + 1 + 4 + 8;
+/// The longest zstd frame header: magic, descriptor, window, dictionary id, content size.
+pub const ZSTD_HEADER_BYTES_MAX: usize = 4 + 1 + 1 + 4 + 8;
 
 /// What the header of a zstd frame states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,6 @@ pub struct FrameInfo {
     pub window: u64,
     /// Length of the content, if stated.
     pub content: Option<u64>,
-    header_bytes: usize,
     checksum: bool,
 }
 
@@ -62,7 +61,6 @@ impl FrameInfo {
             // Without a window of its own it is the whole content.
             window: window.or(content)?,
             content,
-            header_bytes: start.len() - rest.len() + width,
             checksum: descriptor & 4 != 0,
         })
     }
@@ -179,11 +177,10 @@ impl<R: BufRead> FrameSplitter<R> {
             if let Some(info) = FrameInfo::decode(&bytes) {
                 break info;
             }
-            if bytes.len() >= HEADER_BYTES_MAX {
+            if bytes.len() >= ZSTD_HEADER_BYTES_MAX {
                 return Err(damaged("a zstd frame header that makes no sense"));
             }
         };
-        debug_assert_eq!(info.header_bytes, bytes.len());
         let content = info
             .content_if_small()
             .ok_or_else(|| damaged("a zstd frame that is longer than those before it may be"))?;

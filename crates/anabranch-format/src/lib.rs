@@ -30,7 +30,7 @@ pub use delta::{
     DeltaEncoder, DeltaError, DeltaReader, EncodedDelta, Merge, PageOrder, PageSource,
     SegmentReader,
 };
-pub use frames::{FrameInfo, FrameSplitter, FrameUnpacker, PackedFrame};
+pub use frames::{FrameInfo, FrameSplitter, FrameUnpacker, PackedFrame, ZSTD_HEADER_BYTES_MAX};
 pub use lsn::{Lsn, ParseLsnError};
 pub use metadata::{
     DatabaseId, FORMAT_VERSION, Kind, METADATA_BYTES_MAX, Metadata, MetadataError, Micros,

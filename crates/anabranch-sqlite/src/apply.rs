@@ -194,7 +194,7 @@ impl View<'_> {
         under_lock: &mut dyn FnMut(&UnderLock) -> Result<(), E>,
     ) -> Result<Applied, ApplyError<E>> {
         self.check(&change)?;
-        self.lock_for_writing()?;
+        self.lock()?;
         if self.live.lazy && !self.live.has_empty_wal() {
             // Somebody wrote to the `-wal` and took it back: the next try waits for the disk.
             return Err(ApplyError::Moved);
@@ -267,13 +267,10 @@ impl View<'_> {
 
     /// Takes the write lock before an apply: nobody else can commit from here to its end, or until
     /// the view is dropped. [`ApplyError::Moved`] if somebody has committed since the view began.
+    ///
+    /// SQLite does not wait here by itself, since waiting cannot help a reader whose state is no longer
+    /// the newest; what others hold is waited for within the busy timeout.
     pub fn lock<E>(&self) -> Result<(), ApplyError<E>> {
-        self.lock_for_writing()
-    }
-
-    /// Turns the read transaction into a write transaction. SQLite does not wait here by itself,
-    /// since waiting cannot help a reader whose state is no longer the newest.
-    fn lock_for_writing<E>(&self) -> Result<(), ApplyError<E>> {
         let began = Instant::now();
         let mut pause = LOCK_RETRY.0;
         loop {

@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-use anabranch_format::{FrameInfo, FrameSplitter, FrameUnpacker, PackedFrame};
+use anabranch_format::{
+    FrameInfo, FrameSplitter, FrameUnpacker, PackedFrame, ZSTD_HEADER_BYTES_MAX,
+};
 
 use crate::spool::SpoolReader;
 
@@ -159,8 +161,8 @@ impl Read for SideBySide {
 
 /// What the header of the first zstd frame of `body` states; `None` if it is no such header.
 pub(crate) fn first_frame(body: &SpoolReader) -> io::Result<Option<FrameInfo>> {
-    let mut start = Vec::with_capacity(18);
-    body.rewound().take(18).read_to_end(&mut start)?;
+    let mut start = Vec::with_capacity(ZSTD_HEADER_BYTES_MAX);
+    body.rewound().take(ZSTD_HEADER_BYTES_MAX as u64).read_to_end(&mut start)?;
     Ok(FrameInfo::decode(&start))
 }
 

@@ -18,6 +18,7 @@ use tempfile::NamedTempFile;
 use crate::error::Error;
 use crate::page_count::Pages;
 use crate::read_ahead::ReadAhead;
+use crate::sidecar::beside;
 
 /// How much is gathered before it is written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -55,9 +56,7 @@ pub(crate) fn refuse_existing(target: &Path) -> Result<(), Error> {
         return Err(Error::TargetExists { path: target.to_owned() });
     }
     for suffix in ["-wal", "-journal"] {
-        let mut beside = target.as_os_str().to_owned();
-        beside.push(suffix);
-        let beside = PathBuf::from(beside);
+        let beside = beside(target, suffix);
         if length_of(&beside)?.is_some_and(|length| length > 0) {
             return Err(Error::LeftBehind { path: target.to_owned(), beside });
         }

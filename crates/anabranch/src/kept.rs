@@ -4,7 +4,6 @@
 //! file does so in the transaction of that view. It is written under a temporary name, and gets its
 //! own, `FILE.before-repair-1` and so on, complete and durable.
 
-use std::ffi::OsString;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +13,7 @@ use tempfile::NamedTempFile;
 
 use crate::error::Error;
 use crate::image::{create_part, folder_of, refuse_existing, sync_folder};
+use crate::sidecar::beside;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -55,9 +55,7 @@ impl Kept {
 fn free_name(db: &Path) -> Result<PathBuf, Error> {
     let mut number = 1u64;
     loop {
-        let mut name = OsString::from(db.as_os_str());
-        name.push(format!(".before-repair-{number}"));
-        let target = PathBuf::from(name);
+        let target = beside(db, &format!(".before-repair-{number}"));
         match refuse_existing(&target) {
             Ok(()) => return Ok(target),
             Err(Error::TargetExists { .. } | Error::LeftBehind { .. }) => number += 1,

@@ -510,7 +510,9 @@ fn difference(known: &FileIdentity, now: &FileIdentity) -> Option<String> {
         return Some("it was copied from another machine together with its sidecar".into());
     }
     if known.inode != now.inode || !known.same_birth(now) {
-        return Some("it was replaced or copied: it is not the file that was there when they were last in step".into());
+        let what = "it was replaced or copied: it is not the file that was there when they were \
+                    last in step";
+        return Some(what.into());
     }
     // Device numbers may change from boot to boot.
     if known.device != now.device && known.same_boot(now) {

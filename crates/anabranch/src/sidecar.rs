@@ -44,7 +44,7 @@ pub(crate) const REPLACED_PAGES_MAX: usize = 16_384;
 const REPLACED_ENTRY_BYTES: usize = 12;
 
 /// `db` with `suffix` behind its name.
-fn beside(db: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(db: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(db.as_os_str());
     name.push(suffix);
     PathBuf::from(name)

@@ -13,6 +13,7 @@ use crate::replica::{Options, blocking};
 use crate::report::VerifyReport;
 use crate::rows::{self, Counted};
 use crate::session::Session;
+use crate::sidecar::beside;
 
 /// Fetches the whole database as it was at the session's base; `None` for the empty base.
 async fn fetch_base(
@@ -117,16 +118,9 @@ pub(crate) async fn table_changes(
     let (db, busy) = (session.db.clone(), options.busy_timeout);
     let progress = options.progress.clone();
     blocking(move || {
-        let mut target = db.as_os_str().to_owned();
-        target.push("-anabranch-base");
+        let target = beside(&db, "-anabranch-base");
         let hasher = PageHasher::new(0);
-        let image = Image::write(
-            fetched,
-            std::path::Path::new(&target),
-            hasher,
-            &progress,
-            &mut |_, _| Ok(()),
-        )?;
+        let image = Image::write(fetched, &target, hasher, &progress, &mut |_, _| Ok(()))?;
         rows::count(&db, image.path(), busy)
             .map_err(|source| Error::Comparing { path: db.clone(), source })
     })
