@@ -256,13 +256,30 @@ pub enum StoreError {
     /// The operation was cut short because the program is ending.
     #[error("the operation was cut short")]
     Interrupted,
+    /// A remote that is no object store failed: for those who stand in for a [`crate::Log`] by
+    /// other means, such as a server.
+    #[error("{location} failed")]
+    Other {
+        /// The remote.
+        location: String,
+        /// It cannot be reached for now, so that trying later can help.
+        offline: bool,
+        /// What happened.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl StoreError {
     /// Whether the remote is out of reach for now, so that trying later can help.
     #[must_use]
     pub fn is_offline(&self) -> bool {
-        matches!(self, StoreError::Gone { .. } | StoreError::Unreachable { .. })
+        matches!(
+            self,
+            StoreError::Gone { .. }
+                | StoreError::Unreachable { .. }
+                | StoreError::Other { offline: true, .. }
+        )
     }
 
     /// Whether an object is damaged or contradicts others.
