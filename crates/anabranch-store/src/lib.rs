@@ -42,7 +42,7 @@ mod writers;
 pub use append::{AppendError, Appended, NewSegment};
 pub use compact::CompactReport;
 pub use error::{Damage, StoreError, causes};
-pub use fetch::{Fetched, Pushed};
+pub use fetch::{Fetched, Pushed, Unstated};
 pub use head::{Anchor, Head};
 pub use history::{At, CLOCK_TOLERANCE, ClockGap, Entry, Position};
 pub use location::{Location, LocationError};

@@ -162,6 +162,20 @@ pub enum Error {
         /// As the log is.
         expected: PageSize,
     },
+    /// The remote takes one page size only, and the database has another.
+    #[error(
+        "{path} has pages of {found} bytes, but the remote's protocol knows pages of {only} only: \
+         set `PRAGMA page_size = {only}` and VACUUM (outside WAL mode), then try again",
+        path = path.display()
+    )]
+    OnlyPageSize {
+        /// The database.
+        path: PathBuf,
+        /// As the file is.
+        found: PageSize,
+        /// What the remote takes.
+        only: PageSize,
+    },
     /// `init` on a remote that holds a database already.
     #[error("{remote} holds a database already: use `anabranch clone {remote} FILE` to get it")]
     RemoteNotEmpty {

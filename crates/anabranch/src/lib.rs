@@ -46,6 +46,7 @@ mod rows;
 mod session;
 mod sidecar;
 mod state;
+mod transaction_hash;
 mod verify;
 
 pub mod blocking;
@@ -54,9 +55,9 @@ pub use anabranch_format::{Lsn, Micros, WriterId};
 pub use anabranch_sqlite::FileError;
 pub use anabranch_store::{At, CompactReport, Progress, ProgressEvent, Step, StoreError};
 pub use error::{Error, ErrorKind};
-pub use remote::{RETAIN_DEFAULT, ServerUrlError};
+pub use remote::{FrameFault, LibsqlError, RETAIN_DEFAULT, ServerUrlError};
 pub use remote_log::RemoteLog;
-pub use replica::{AuthToken, Options, Repair, Replica};
+pub use replica::{AuthToken, EncryptionKey, Options, Repair, Replica};
 pub use report::{
     CloneReport, HistoryEntry, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed,
     RemoteStatus, RepairReport, RestoreReport, Status, SyncReport, TableChanges, VerifyReport,

@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PushId, WriterId};
+use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PageSize, PushId, WriterId};
 use anabranch_store::{
     Anchor, AppendError, Appended, At, CompactReport, DatabaseName, Entry, Fetched, Head, Location,
     Named, NewSegment, Position, Progress, StoreError,
@@ -26,13 +26,17 @@ use anabranch_store::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::entropy;
 use crate::error::Error;
 use crate::replica::Options;
+use crate::transaction_hash::PushIds;
 
+pub(crate) mod libsql;
 mod server;
 mod server_url;
 mod store;
 
+pub use libsql::{FrameFault, LibsqlError};
 pub use server_url::ServerUrlError;
 
 use server_url::ServerUrl;
@@ -50,6 +54,22 @@ pub(crate) trait Remote: Send + Sync {
     /// request less, because the answer to an append that comes too late says so as well.
     fn appends_blindly(&self) -> bool {
         false
+    }
+
+    /// Where the ids of pushes come from that are appended here.
+    fn push_ids(&self) -> PushIds {
+        PushIds::Drawn
+    }
+
+    /// How many frames lie between two positions, if that is known.
+    fn frames_between(&self, from: Lsn, to: Lsn) -> Option<u64> {
+        to.frames_since(from)
+    }
+
+    /// How many bytes an append has sent whose body has `body` bytes and which `won`.
+    fn bytes_of(&self, body: u64, won: &Metadata) -> u64 {
+        // The object is the body behind its metadata.
+        body + won.encode().map_or(0, |head| head.len() as u64)
     }
 
     /// The end of the log, found from `known` on.
@@ -108,6 +128,16 @@ pub(crate) trait Place: Send + Sync {
     /// How it is spoken to; remembered, so that nobody has to find it out again. `None` where the
     /// text of the remote says it all.
     fn dialect(&self) -> Option<Dialect>;
+
+    /// The id for a database that is published here anew.
+    fn new_database(&self) -> DatabaseId {
+        entropy::database_id()
+    }
+
+    /// The only page size that can be published here, if there is only one.
+    fn page_size(&self) -> Option<PageSize> {
+        None
+    }
 
     /// The database that has the name, if one has. One that was deleted has it no more.
     async fn find(&self) -> Result<Option<DatabaseId>, StoreError>;

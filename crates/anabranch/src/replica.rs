@@ -38,6 +38,33 @@ pub struct Options {
     pub name: String,
     /// Sent to servers to prove who asks.
     pub auth_token: Option<AuthToken>,
+    /// Sent to libSQL servers that keep the database encrypted with a key of the client's own, in
+    /// base64.
+    pub encryption_key: Option<EncryptionKey>,
+}
+
+/// The key, in base64, that a libSQL server needs to read a database it keeps encrypted. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncryptionKey(String);
+
+impl EncryptionKey {
+    /// The key itself.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for EncryptionKey {
+    fn from(key: T) -> Self {
+        EncryptionKey(key.into())
+    }
+}
+
+impl std::fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EncryptionKey")
+    }
 }
 
 /// A secret that a server knows its clients by. Never shown.
@@ -72,6 +99,7 @@ impl Default for Options {
             progress: Progress::none(),
             name: "default".to_owned(),
             auth_token: None,
+            encryption_key: None,
         }
     }
 }
@@ -436,7 +464,7 @@ impl Replica {
             true => Some(verify::table_changes(&session, &*remote, &self.options).await?),
             false => None,
         };
-        let there = match head.frames_since(base) {
+        let there = match remote.frames_between(base, head) {
             None | Some(0) => RemoteStatus::UpToDate,
             Some(frames) => RemoteStatus::Ahead { head, frames },
         };

@@ -5,7 +5,8 @@
 //! dialect is not spoken, and the next one is tried. What was found is remembered in the sidecar, so
 //! that no later operation asks; it is found out again once it does not fit any more.
 
-use super::{Dialect, Opening, Place, ServerUrl};
+use super::libsql::LibsqlPlace;
+use super::{Dialect, Opening, Place, ServerUrl, of_store};
 use crate::error::Error;
 
 /// Opens the database at `url`, with the dialect that is remembered or that the server turns out to
@@ -13,8 +14,20 @@ use crate::error::Error;
 pub(super) async fn place(url: ServerUrl, how: &Opening<'_>) -> Result<Box<dyn Place>, Error> {
     match how.dialect {
         // Each dialect is a module beside this one, whose places and logs stand behind the traits.
-        None | Some(Dialect::Anabranch | Dialect::Libsql) => {
-            Err(Error::NoDialect { remote: url.to_string() })
+        Some(Dialect::Libsql) => Ok(libsql(url, how)?),
+        Some(Dialect::Anabranch) => Err(Error::NoDialect { remote: url.to_string() }),
+        None => {
+            let remote = url.to_string();
+            let place = libsql(url, how)?;
+            match place.is_spoken().await.map_err(|e| of_store(&remote, e))? {
+                true => Ok(place),
+                false => Err(Error::NoDialect { remote }),
+            }
         }
     }
+}
+
+fn libsql(url: ServerUrl, how: &Opening<'_>) -> Result<Box<LibsqlPlace>, Error> {
+    let remote = url.to_string();
+    LibsqlPlace::new(url, how).map(Box::new).map_err(|e| of_store(&remote, e))
 }
