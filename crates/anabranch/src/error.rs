@@ -7,6 +7,8 @@ use anabranch_format::{DeltaError, Lsn, PageSize};
 use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError};
 use anabranch_store::{AppendError, LocationError, StoreError};
 
+use crate::adopt::AdoptError;
+
 use crate::remote::ServerUrlError;
 
 /// What a caller can do about an [`Error`].
@@ -175,6 +177,15 @@ pub enum Error {
         found: PageSize,
         /// What the remote takes.
         only: PageSize,
+    },
+    /// A file of an official libSQL client cannot be taken over.
+    #[error("{path} cannot be adopted", path = path.display())]
+    Adopt {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<AdoptError>,
     },
     /// `init` on a remote that holds a database already.
     #[error("{remote} holds a database already: use `anabranch clone {remote} FILE` to get it")]

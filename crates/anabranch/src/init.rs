@@ -184,12 +184,7 @@ fn look(file: &Path, remote: &OsString, options: &Options) -> Result<Found, Erro
 }
 
 /// Prepares the file and writes the sidecar; or takes up the one that is there.
-fn begin(
-    found: Found,
-    remote: &OsString,
-    kind: Kind,
-    options: &Options,
-) -> Result<Session, Error> {
+fn begin(found: Found, remote: &OsString, kind: Kind, options: &Options) -> Result<Session, Error> {
     let mut session = match found {
         Found::Plain(db, lock) => return create(db, lock, remote, kind, options),
         Found::Interrupted(session) => *session,

@@ -26,6 +26,7 @@ use anabranch_store::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::adopt::{AdoptError, Adoptable, LastFrame};
 use crate::entropy;
 use crate::error::Error;
 use crate::replica::Options;
@@ -36,7 +37,7 @@ mod server;
 mod server_url;
 mod store;
 
-pub use libsql::{FrameFault, LibsqlError};
+pub use libsql::{FrameFault, LibsqlError, Spot};
 pub use server_url::ServerUrlError;
 
 use server_url::ServerUrl;
@@ -144,6 +145,16 @@ pub(crate) trait Place: Send + Sync {
 
     /// Makes sure, before anything is written, that two writers will be kept apart here.
     async fn verify(&self) -> Result<(), StoreError>;
+
+    /// The position that an official libSQL client calls `at`, where a transaction ends with the frame
+    /// `last`, or a generation begins.
+    async fn libsql_position(
+        &self,
+        _at: Spot,
+        _last: Option<LastFrame>,
+    ) -> Result<Result<Adoptable, AdoptError>, Error> {
+        Ok(Err(AdoptError::NoGenerations(self.location().to_owned())))
+    }
 
     /// Gives the name to the new database `id`, unless another has it. Repeating it is harmless.
     async fn claim(&self, id: &DatabaseId) -> Result<Named, StoreError>;

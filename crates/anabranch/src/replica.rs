@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anabranch_store::{Head, Progress, causes};
 
+use crate::adopt;
 use crate::clone;
 use crate::error::{Error, ErrorKind};
 use crate::image::folder_of;
@@ -17,8 +18,8 @@ use crate::remote::{self, Opening, Remote, of_store};
 use crate::remote_log::RemoteLog;
 use crate::repair;
 use crate::report::{
-    CloneReport, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed, RemoteStatus,
-    RepairReport, Status, SyncReport, VerifyReport,
+    AdoptReport, CloneReport, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed,
+    RemoteStatus, RepairReport, Status, SyncReport, VerifyReport,
 };
 use crate::session::Session;
 use crate::state::{Phase, RemoteText};
@@ -190,6 +191,20 @@ impl Replica {
         options: Options,
     ) -> Result<(Self, CloneReport), Error> {
         let (session, report) = clone::clone(remote, file, &options).await?;
+        Ok((Self::of(&session, options), report))
+    }
+
+    /// Takes over the file at `file`, a replica that an official libSQL client made, from the same
+    /// remote. What that client had not pushed become local changes; the file that it knows its
+    /// replica by is put aside, so that only one of both uses it.
+    ///
+    /// Run again after an interruption it goes on where it was.
+    pub async fn adopt(
+        file: &Path,
+        remote: &OsStr,
+        options: Options,
+    ) -> Result<(Self, AdoptReport), Error> {
+        let (session, report) = adopt::adopt(file, remote, &options).await?;
         Ok((Self::of(&session, options), report))
     }
 
@@ -485,6 +500,7 @@ impl Replica {
 
 /// Finishes what can be decided from the file alone.
 fn recover_locally(mut session: Session) -> Result<Session, Error> {
+    adopt::finish(&mut session)?;
     if let Some(what) = pull::recover(&mut session)? {
         session.notes.push(Note::Recovered { what });
     }

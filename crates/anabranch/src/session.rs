@@ -14,6 +14,7 @@ use anabranch_sqlite::{
     BaseMap, Compare, FileError, FileIdentity, How, LiveFile, Mark, PageEntry, ScanReason, View,
 };
 
+use crate::adopt;
 use crate::crash::crash_point;
 use crate::entropy;
 use crate::error::Error;
@@ -94,6 +95,7 @@ impl Session {
 
     fn read(db: PathBuf, lock: Option<ReplicaLock>, options: &Options) -> Result<Self, Error> {
         let (sidecar, state) = Sidecar::open(&db)?;
+        adopt::refuse_unfinished(&db, &state)?;
         let seen = Some(identity_of(&db)?);
         let busy = options.busy_timeout;
         let tables = RefCell::new(None);

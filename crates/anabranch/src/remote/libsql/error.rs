@@ -240,7 +240,9 @@ pub enum LibsqlError {
 #[non_exhaustive]
 pub enum FrameFault {
     /// Not a row of frames.
-    #[error("{0} bytes are not a number of frames of {FRAME_BYTES} bytes, from 1 to {BATCH_FRAMES}")]
+    #[error(
+        "{0} bytes are not a number of frames of {FRAME_BYTES} bytes, from 1 to {BATCH_FRAMES}"
+    )]
     Length(usize),
     /// Page number 0, or that of the lock page.
     #[error("it names page {0}, which no frame can hold")]

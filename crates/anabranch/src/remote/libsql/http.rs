@@ -159,8 +159,7 @@ impl Http {
 
     /// One attempt, through redirects.
     async fn follow(&self, request: &Request) -> Result<Response, LibsqlError> {
-        let refused =
-            |why: String| Err(LibsqlError::Redirect { request: request.name(), why });
+        let refused = |why: String| Err(LibsqlError::Redirect { request: request.name(), why });
         let mut url = request.url.clone();
         for _ in 0..=REDIRECTS_MAX {
             let home = is_home(&request.url, &url);

@@ -270,10 +270,7 @@ mod tests {
         let mut bytes = frame(1, 1, 0);
         bytes[FRAME_HEADER_BYTES] = b'X';
         let refused = inbox.take(Spot::base(1), &bytes);
-        assert!(matches!(
-            refused,
-            Err(LibsqlError::Frames { what: FrameFault::PageOne(_), .. })
-        ));
+        assert!(matches!(refused, Err(LibsqlError::Frames { what: FrameFault::PageOne(_), .. })));
     }
 
     proptest! {

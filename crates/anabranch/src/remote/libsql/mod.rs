@@ -47,7 +47,7 @@ use anabranch_format::{FRAME_HEADER_BYTES, PageSize};
 
 pub use error::{FrameFault, LibsqlError};
 pub(crate) use place::LibsqlPlace;
-pub(crate) use spot::Spot;
+pub use spot::Spot;
 
 #[cfg(doc)]
 use crate::transaction_hash::TransactionHash;

@@ -48,8 +48,8 @@ impl Outbox {
         while let Some(pgno) = source.next_page(&mut page).map_err(failed)? {
             write(pgno, &page).map_err(|e| failed(e.into()))?;
         }
-        let frames = u32::try_from(wal.frames())
-            .map_err(|e| failed(std::io::Error::other(e).into()))?;
+        let frames =
+            u32::try_from(wal.frames()).map_err(|e| failed(std::io::Error::other(e).into()))?;
         Ok(Outbox { wal: wal.into_inner(), frames })
     }
 

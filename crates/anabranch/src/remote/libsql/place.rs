@@ -4,16 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anabranch_format::{DatabaseId, content_hash};
-use anabranch_store::{Named, Progress, StoreError};
+use anabranch_store::{Anchor, Named, Progress, StoreError};
 use async_trait::async_trait;
 
 use super::error::LibsqlError;
+use super::inbox::split;
 use super::remote::LibsqlRemote;
 use super::spot::Spot;
 use super::wire::{Pulled, Wire};
 use super::{DATABASE_PREFIX, PAGE_SIZE};
+use crate::adopt::{AdoptError, Adoptable, LastFrame};
 use crate::error::Error;
-use crate::remote::{Dialect, Opening, Place, Remote, ServerUrl};
+use crate::remote::{Dialect, Opening, Place, Remote, ServerUrl, of_store};
+use crate::transaction_hash::TransactionHash;
 
 /// See the module.
 pub(crate) struct LibsqlPlace {
@@ -71,6 +74,14 @@ fn database_at(url: &str) -> DatabaseId {
     format!("{DATABASE_PREFIX}{hash:016x}").parse().expect("letters, digits and a dash are an id")
 }
 
+/// Whether what the server has `at` is the frame `last`.
+fn is_frame(frame: &[u8], at: Spot, last: LastFrame) -> Result<bool, LibsqlError> {
+    let (header, page) = split(frame, at)?;
+    let mut hash = TransactionHash::default();
+    hash.frame(header.pgno, page);
+    Ok(hash.ends(&last.hash.finish(last.size), header.commit_size) == Some(true))
+}
+
 #[async_trait]
 impl Place for LibsqlPlace {
     fn location(&self) -> &str {
@@ -92,6 +103,36 @@ impl Place for LibsqlPlace {
     async fn find(&self) -> Result<Option<DatabaseId>, StoreError> {
         let empty = self.is_empty().await.map_err(|e| e.at(&self.location))?;
         Ok(Some(self.database.clone()).filter(|_| !empty))
+    }
+
+    async fn libsql_position(
+        &self,
+        at: Spot,
+        last: Option<LastFrame>,
+    ) -> Result<Result<Adoptable, AdoptError>, Error> {
+        let failed = |e: LibsqlError| of_store(&self.location, e.at(&self.location));
+        let push = match last {
+            Some(last) => match self.wire.pull(at, 1).await {
+                Ok(Pulled::Frames(frame)) => {
+                    if !is_frame(&frame, at, last).map_err(failed)? {
+                        return Ok(Err(AdoptError::OtherFrame { at }));
+                    }
+                    Some(last.hash.finish(last.size))
+                }
+                Ok(Pulled::End { .. }) => return Ok(Err(AdoptError::NoSuchPosition { at })),
+                Err(e) => return Err(failed(e)),
+            },
+            None if self.wire.info().await.map_err(failed)? < at.generation => {
+                return Ok(Err(AdoptError::NoSuchPosition { at }));
+            }
+            None => None,
+        };
+        Ok(Ok(Adoptable {
+            database: self.database.clone(),
+            dialect: Some(Dialect::Libsql),
+            anchor: Anchor { first: at.lsn(), last: at.lsn(), push },
+            stated: None,
+        }))
     }
 
     async fn verify(&self) -> Result<(), StoreError> {

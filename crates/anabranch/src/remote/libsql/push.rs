@@ -48,15 +48,9 @@ pub(super) enum Step {
     /// Everything is there, according to the server up to this spot.
     Done(Spot),
     /// The server names a lower frame than was sent.
-    Lower {
-        expected: u32,
-        found: u32,
-    },
+    Lower { expected: u32, found: u32 },
     /// The server names a higher frame than was sent.
-    Higher {
-        expected: u32,
-        found: u32,
-    },
+    Higher { expected: u32, found: u32 },
     /// Something else stands there.
     Conflict,
 }
@@ -149,11 +143,14 @@ mod tests {
             }
         }
         let baton = Some("b".to_owned());
-        assert_eq!(parts, [
-            (0, 128, (11, 139), None, false),
-            (128, 128, (139, 267), baton.clone(), false),
-            (256, 44, (267, 311), baton, true),
-        ]);
+        assert_eq!(
+            parts,
+            [
+                (0, 128, (11, 139), None, false),
+                (128, 128, (139, 267), baton.clone(), false),
+                (256, 44, (267, 311), baton, true),
+            ]
+        );
     }
 
     #[test]

@@ -73,11 +73,7 @@ impl LibsqlRemote {
     }
 
     /// Walks from the base of a generation on, with the whole database.
-    async fn walk_whole(
-        &self,
-        generation: u32,
-        until: Option<Spot>,
-    ) -> Result<Walk, LibsqlError> {
+    async fn walk_whole(&self, generation: u32, until: Option<Spot>) -> Result<Walk, LibsqlError> {
         let counter = self.progress.step(Step::Downloading, None);
         let base = self.wire.export(generation, &self.folder, &counter).await?;
         let bytes = counter.done();
@@ -359,8 +355,7 @@ impl Remote for LibsqlRemote {
         let (push, writer, pages) = (new.push.clone(), new.writer.clone(), new.pages);
         let outbox = self.make_outbox(place, new).await.map_err(definite)?;
         let frames = outbox.frames();
-        let counter =
-            progress.step(Step::Uploading, Some(u64::from(frames) * FRAME_BYTES as u64));
+        let counter = progress.step(Step::Uploading, Some(u64::from(frames) * FRAME_BYTES as u64));
         let mut sender = Sender::new(Arc::clone(&self.wire), place, outbox, counter);
         let sent = sender.send().await;
         let unsure = |e: LibsqlError, arrived: bool| match arrived {

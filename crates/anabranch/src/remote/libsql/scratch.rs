@@ -25,11 +25,6 @@ impl Scratch {
         Scratch { folder: folder.to_owned(), memory: Vec::new(), file: None, len: 0 }
     }
 
-    /// How many bytes there are.
-    pub(super) fn len(&self) -> u64 {
-        self.len
-    }
-
     /// Writes at `at`, which lies no further than the end.
     pub(super) fn write_at(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let end = at + bytes.len() as u64;
@@ -111,7 +106,6 @@ mod tests {
             scratch.read_at(n << 20, &mut buf).unwrap();
             assert_eq!(buf, block(expected));
         }
-        assert_eq!(scratch.len(), 12 << 20);
         assert!(scratch.read_at((12 << 20) - 1, &mut buf).is_err());
     }
 }

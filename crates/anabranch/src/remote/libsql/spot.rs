@@ -3,16 +3,19 @@
 use std::fmt;
 
 use anabranch_format::Lsn;
+use serde::{Deserialize, Serialize};
 
 /// A place in the frames of a database: after frame `frame` of generation `generation`; frame 0 is
 /// the generation's base.
 ///
 /// To the sync engine it is the position `generation << 32 | frame`, so that the order is the same,
 /// and 0 (there is no generation 0) stays "nothing yet".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Spot {
-    pub(crate) generation: u32,
-    pub(crate) frame: u32,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Spot {
+    /// The generation, from 1.
+    pub generation: u32,
+    /// How many of its frames come before.
+    pub frame: u32,
 }
 
 impl Spot {

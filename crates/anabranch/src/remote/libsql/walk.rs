@@ -103,16 +103,8 @@ pub(super) async fn walk(
     // What nobody finished does not count; the next frame would go where it begins.
     let open = u32::try_from(inbox.open_frames()).unwrap_or(u32::MAX);
     let end = Spot { frame: reached.frame.saturating_sub(open), ..reached };
-    let walk = Walk {
-        from: route.from,
-        base,
-        inbox,
-        end,
-        newest,
-        requests,
-        bytes,
-        past_checked: false,
-    };
+    let walk =
+        Walk { from: route.from, base, inbox, end, newest, requests, bytes, past_checked: false };
     match route.until {
         Some(until) if walk.to() != until => Err(LibsqlError::NoState(until)),
         _ => Ok(walk),

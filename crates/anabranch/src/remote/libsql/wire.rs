@@ -15,8 +15,8 @@ use super::http::{self, Answered, Failed, Http, Request, said, said_in, unreacha
 use super::pages::{Export, ExportWriter};
 use super::spot::Spot;
 use super::{BATCH_FRAMES, FRAME_BYTES, PAGE_BYTES};
-use crate::replica::Options;
 use crate::remote::ServerUrl;
+use crate::replica::Options;
 
 /// The longest JSON answer that is read; they have four short fields.
 const JSON_BYTES_MAX: usize = 64 * 1024;
