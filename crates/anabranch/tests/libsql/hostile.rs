@@ -143,7 +143,7 @@ fn a_push_that_arrived_counts_whatever_the_server_says_of_it() {
             "POST" => Fault::Lie(200, lie(newest)),
             _ => Fault::None,
         });
-        let outcome = first.sync();
+        let outcome = first.push();
         yard.server.honest();
         if let Err(error) = outcome {
             assert!(matches!(error, Error::Unconfirmed { .. }), "{round}: {error:?}");
@@ -175,7 +175,7 @@ fn a_push_that_did_not_arrive_is_never_taken_for_one_that_did() {
             "POST" => Fault::Answer(status, Vec::new(), body.clone()),
             _ => Fault::None,
         });
-        let error = first.sync().unwrap_err();
+        let error = first.push().unwrap_err();
         assert!(expected(libsql(&error)), "{error:?}");
     }
     yard.server.honest();

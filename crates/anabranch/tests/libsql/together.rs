@@ -150,7 +150,7 @@ fn a_base_with_tables_is_cloned_and_verified() {
     run(&a, "INSERT INTO t(v) VALUES ('c')");
     assert_eq!(replica.verify().unwrap().local.len(), 1);
     synced(&replica);
-    yard.server.state().generations[0].frames[0][24 + 4000] ^= 1;
+    yard.server.state().generations[0].frames.last_mut().unwrap()[24 + 4000] ^= 1;
     let verified = replica.verify().unwrap();
     assert!(!verified.remote_consistent, "{verified:?}");
 }

@@ -86,11 +86,37 @@ pub(super) struct Failed {
     pub(super) arrived: bool,
 }
 
-/// An answer that is no trouble of the server's.
+/// An answer that is no trouble of the server's, read to its end.
+#[derive(Debug)]
 pub(super) struct Answered {
-    pub(super) response: Response,
+    pub(super) status: StatusCode,
+    pub(super) body: Body,
     /// An earlier attempt of the same request may have been carried out.
     pub(super) arrived: bool,
+}
+
+/// What came with an answer.
+#[derive(Debug)]
+pub(super) enum Body {
+    Whole(Vec<u8>),
+    /// More than was allowed for.
+    TooLong,
+}
+
+/// What was taken of an answer.
+enum Taken {
+    Read(StatusCode, Body),
+    Begun(Response),
+}
+
+impl Body {
+    /// All of it; nothing if that was too long.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Body::Whole(bytes) => bytes,
+            Body::TooLong => &[],
+        }
+    }
 }
 
 impl Http {
@@ -121,8 +147,34 @@ impl Http {
         &self.url
     }
 
-    /// Sends `request`, again where that can help.
-    pub(super) async fn send(&self, request: &Request) -> Result<Answered, Failed> {
+    /// Sends `request`, again where that can help, and reads the answer of at most `bytes_max`.
+    pub(super) async fn ask(
+        &self,
+        request: &Request,
+        bytes_max: usize,
+    ) -> Result<Answered, Failed> {
+        match self.send(request, Some(bytes_max)).await? {
+            (Taken::Read(status, body), arrived) => Ok(Answered { status, body, arrived }),
+            (Taken::Begun(_), arrived) => Err(Failed { error: LibsqlError::Interrupted, arrived }),
+        }
+    }
+
+    /// Sends `request`, again where that can help, until an answer begins.
+    pub(super) async fn open(&self, request: &Request) -> Result<Response, LibsqlError> {
+        match self.send(request, None).await {
+            Ok((Taken::Begun(response), _)) => Ok(response),
+            Ok((Taken::Read(..), _)) => Err(LibsqlError::Interrupted),
+            Err(failed) => Err(failed.error),
+        }
+    }
+
+    /// Sends `request`, again where that can help. Reads the answer, if it has a bound. Answers also
+    /// whether an earlier attempt may have been carried out.
+    async fn send(
+        &self,
+        request: &Request,
+        bytes_max: Option<usize>,
+    ) -> Result<(Taken, bool), Failed> {
         let pauses = |times| {
             ExponentialBuilder::default()
                 .with_min_delay(PAUSE)
@@ -133,15 +185,12 @@ impl Http {
         let (mut troubled, mut unconnected) = (pauses(RETRIES), pauses(RETRIES_UNCONNECTED));
         let mut arrived = false;
         loop {
-            let (error, pause) = match self.follow(request).await {
-                Ok(response) if !is_trouble(response.status(), request) => {
-                    return Ok(Answered { response, arrived });
-                }
-                Ok(response) => {
+            let attempt = self.attempt(request, bytes_max).await;
+            let (error, pause) = match attempt {
+                Ok(answer) => return Ok((answer, arrived)),
+                Err(error @ LibsqlError::Unavailable { .. }) => {
                     arrived = true;
-                    let status = response.status().as_u16();
-                    let (request, said) = (request.name(), said(response).await);
-                    (LibsqlError::Unavailable { request, status, said }, troubled.next())
+                    (error, troubled.next())
                 }
                 Err(LibsqlError::Unreachable { request, source }) => {
                     let connected = !source.is_connect();
@@ -157,7 +206,25 @@ impl Http {
         }
     }
 
-    /// One attempt, through redirects.
+    /// One attempt.
+    async fn attempt(
+        &self,
+        request: &Request,
+        bytes_max: Option<usize>,
+    ) -> Result<Taken, LibsqlError> {
+        let mut response = self.follow(request).await?;
+        let status = response.status();
+        if is_trouble(status, request) {
+            let (request, said) = (request.name(), said(response).await);
+            return Err(LibsqlError::Unavailable { request, status: status.as_u16(), said });
+        }
+        let Some(bytes_max) = bytes_max else { return Ok(Taken::Begun(response)) };
+        let bytes_max = if status.is_success() { bytes_max } else { REFUSAL_BYTES_MAX };
+        let body = body(&mut response, bytes_max).await.map_err(|e| unreachable(request, e))?;
+        Ok(Taken::Read(status, body))
+    }
+
+    /// Sends `request` through redirects.
     async fn follow(&self, request: &Request) -> Result<Response, LibsqlError> {
         let refused = |why: String| Err(LibsqlError::Redirect { request: request.name(), why });
         let mut url = request.url.clone();
@@ -166,7 +233,7 @@ impl Http {
             if !home && request.body.is_some() {
                 return refused(format!("to another host, {}", host(&url)));
             }
-            let response = self.attempt(request, url.clone(), home).await?;
+            let response = self.send_to(request, url.clone(), home).await?;
             let Some(target) = redirect_of(&response) else { return Ok(response) };
             let next = match target.to_str().ok().and_then(|target| url.join(target).ok()) {
                 Some(next) if matches!(next.scheme(), "http" | "https") => next,
@@ -180,7 +247,7 @@ impl Http {
         refused(format!("more than {REDIRECTS_MAX} times"))
     }
 
-    async fn attempt(
+    async fn send_to(
         &self,
         request: &Request,
         url: Url,
@@ -237,27 +304,25 @@ fn host(url: &Url) -> &str {
     url.host_str().unwrap_or_default()
 }
 
-/// Reads a body of at most `bytes_max`; `None` if it is longer.
+/// Reads a body of at most `bytes_max`.
 pub(super) async fn body(
     response: &mut Response,
     bytes_max: usize,
-) -> Result<Option<Vec<u8>>, reqwest::Error> {
+) -> Result<Body, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > bytes_max {
-            return Ok(None);
+            return Ok(Body::TooLong);
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Some(body))
+    Ok(Body::Whole(body))
 }
 
 /// What the server says in an answer that is of no other use: after a colon, or nothing.
 pub(super) async fn said(mut response: Response) -> String {
-    match body(&mut response, REFUSAL_BYTES_MAX).await {
-        Ok(Some(body)) => said_in(&body),
-        _ => String::new(),
-    }
+    let body = body(&mut response, REFUSAL_BYTES_MAX).await;
+    body.map_or_else(|_| String::new(), |body| said_in(body.bytes()))
 }
 
 /// The text of a refusal, in one line that can be shown.

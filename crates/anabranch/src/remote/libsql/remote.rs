@@ -132,6 +132,14 @@ impl LibsqlRemote {
             Err(LibsqlError::OlderGeneration { found, .. }) => {
                 return Err(self.rewound(from, Spot::base(found)));
             }
+            Err(e @ LibsqlError::GenerationGone { .. }) => {
+                // Gone by, or not come yet?
+                let newest = self.wire.info().await.map_err(self.failed())?;
+                return Err(match newest < from.generation {
+                    true => self.rewound(from, Spot::base(newest)),
+                    false => e.at(&self.location),
+                });
+            }
             Err(e) => return Err(e.at(&self.location)),
         };
         let moved = walk.end != from;
@@ -154,8 +162,8 @@ impl LibsqlRemote {
             };
             begins && walk.to().lsn() == to
         };
-        let made = self.walked().take();
-        if let Some(walk) = made.filter(fits) {
+        let made = self.walked().take_if(|walk| fits(walk));
+        if let Some(walk) = made {
             return Ok(walk);
         }
         let nowhere = LibsqlError::NoState(Spot { generation: 0, frame: 0 });

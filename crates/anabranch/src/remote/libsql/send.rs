@@ -207,10 +207,10 @@ impl Sender {
             if spot.generation < meant.generation {
                 continue;
             }
-            if let Pulled::Frames(frame) = self.wire.pull(spot, 1).await?
-                && equal(&frame, &ours)
-            {
-                return Ok(spot);
+            match self.wire.pull(spot, 1).await {
+                Ok(Pulled::Frames(frame)) if equal(&frame, &ours) => return Ok(spot),
+                Ok(_) | Err(LibsqlError::GenerationGone { .. }) => {}
+                Err(e) => return Err(e),
             }
         }
         let (known, found) = (meant.generation, last.generation);

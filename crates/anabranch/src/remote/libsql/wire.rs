@@ -11,7 +11,7 @@ use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
 use super::error::{FrameFault, LibsqlError};
-use super::http::{self, Answered, Failed, Http, Request, said, said_in, unreachable};
+use super::http::{self, Answered, Body, Failed, Http, Request, said_in, unreachable};
 use super::pages::{Export, ExportWriter};
 use super::spot::Spot;
 use super::{BATCH_FRAMES, FRAME_BYTES, PAGE_BYTES};
@@ -91,11 +91,11 @@ impl Wire {
     /// The server's current generation.
     pub(super) async fn info(&self) -> Result<u32, LibsqlError> {
         let request = Request::get(self.http.url("info"));
-        let response = self.answer(&request).await?;
-        if !response.status().is_success() {
-            return Err(refusal(&request, response).await);
+        let answer = self.ask(&request, JSON_BYTES_MAX).await?;
+        if !answer.status.is_success() {
+            return Err(refusal(&request, answer.status, answer.body.bytes()));
         }
-        let info: Info = json(&request, response).await?;
+        let info: Info = json(&request, &answer.body)?;
         match info.current_generation {
             0 => Err(malformed(&request, "generation 0, but they are counted from 1")),
             generation => Ok(generation),
@@ -129,8 +129,8 @@ impl Wire {
         let request = self.export_request(generation);
         let mut response = self.open_export(&request, generation).await?;
         match http::body(&mut response, PAGE_BYTES).await {
-            Ok(None) => Ok(false),
-            Ok(Some(page)) => Export::is_empty_page(generation, &page),
+            Ok(Body::TooLong) => Ok(false),
+            Ok(Body::Whole(page)) => Export::is_empty_page(generation, &page),
             Err(source) => Err(unreachable(&request, source)),
         }
     }
@@ -145,14 +145,19 @@ impl Wire {
         request: &Request,
         generation: u32,
     ) -> Result<Response, LibsqlError> {
-        let response = self.answer(request).await?;
-        match response.status() {
-            StatusCode::OK => Ok(response),
-            StatusCode::NOT_FOUND | StatusCode::GONE => {
-                Err(LibsqlError::GenerationGone { generation, said: said(response).await })
-            }
-            _ => Err(refusal(request, response).await),
+        let mut response = self.http.open(request).await?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(response);
         }
+        let body = http::body(&mut response, JSON_BYTES_MAX).await;
+        let body = body.map_err(|e| unreachable(request, e))?;
+        Err(match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                LibsqlError::GenerationGone { generation, said: said_in(body.bytes()) }
+            }
+            _ => refusal(request, status, body.bytes()),
+        })
     }
 
     /// Asks for frames from `first` on, `count` at most.
@@ -161,21 +166,19 @@ impl Wire {
         let end = first.after(count).ok_or(LibsqlError::Exhausted(first))?.frame;
         let path = format!("sync/{}/{}/{end}", first.generation, first.frame);
         let request = Request { expects_500: true, ..Request::get(self.http.url(&path)) };
-        let mut response = self.answer(&request).await?;
-        match response.status() {
+        let answer = self.ask(&request, count as usize * FRAME_BYTES).await?;
+        match answer.status {
             StatusCode::OK => {}
             StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => {
-                return end_of_frames(&request, response).await;
+                return end_of_frames(&request, answer.status, answer.body.bytes());
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => {
-                let (generation, said) = (first.generation, said(response).await);
+                let (generation, said) = (first.generation, said_in(answer.body.bytes()));
                 return Err(LibsqlError::GenerationGone { generation, said });
             }
-            _ => return Err(refusal(&request, response).await),
+            status => return Err(refusal(&request, status, answer.body.bytes())),
         }
-        let most = count as usize * FRAME_BYTES;
-        let body = http::body(&mut response, most).await.map_err(|e| unreachable(&request, e))?;
-        let Some(body) = body else {
+        let Body::Whole(body) = answer.body else {
             return Err(malformed(&request, "more frames than were asked for"));
         };
         if body.is_empty() || !body.len().is_multiple_of(FRAME_BYTES) {
@@ -195,49 +198,48 @@ impl Wire {
             path.push(baton);
         }
         let request = Request::post(url, batch.body);
-        let Answered { response, arrived } = self.http.send(&request).await?;
-        if !response.status().is_success() {
-            return Err(Failed { error: refusal(&request, response).await, arrived });
+        let Answered { status, body, arrived } = self.http.ask(&request, JSON_BYTES_MAX).await?;
+        if !status.is_success() {
+            return Err(Failed { error: refusal(&request, status, body.bytes()), arrived });
         }
         let carried_out = |error| Failed { error, arrived: true };
-        let answer: PushAnswer = json(&request, response).await.map_err(carried_out)?;
+        let answer: PushAnswer = json(&request, &body).map_err(carried_out)?;
         if answer.baton.as_ref().is_some_and(|baton| baton.len() > BATON_BYTES_MAX) {
             return Err(carried_out(malformed(&request, "a baton that is too long")));
         }
         Ok((answer, arrived))
     }
 
-    async fn answer(&self, request: &Request) -> Result<Response, LibsqlError> {
-        let answered = self.http.send(request).await.map_err(|failed| failed.error)?;
-        Ok(answered.response)
+    async fn ask(&self, request: &Request, bytes_max: usize) -> Result<Answered, LibsqlError> {
+        self.http.ask(request, bytes_max).await.map_err(|failed| failed.error)
     }
 }
 
 /// "No such frame": a refusal that states the generation.
-async fn end_of_frames(request: &Request, mut response: Response) -> Result<Pulled, LibsqlError> {
-    let status = response.status().as_u16();
-    let body = http::body(&mut response, JSON_BYTES_MAX).await;
-    let body = body.map_err(|e| unreachable(request, e))?.unwrap_or_default();
-    match serde_json::from_slice::<EndAnswer>(&body) {
+fn end_of_frames(
+    request: &Request,
+    status: StatusCode,
+    body: &[u8],
+) -> Result<Pulled, LibsqlError> {
+    match serde_json::from_slice::<EndAnswer>(body) {
         Ok(end) => Ok(Pulled::End {
             generation: end.generation,
             newest: end.max_frame_no.and_then(|newest| u32::try_from(newest).ok()),
         }),
         Err(_) => {
-            let (request, said) = (request.name(), said_in(&body));
-            Err(LibsqlError::Status { request, status, said })
+            let (request, status) = (request.name(), status.as_u16());
+            Err(LibsqlError::Status { request, status, said: said_in(body) })
         }
     }
 }
 
-async fn json<T: for<'de> Deserialize<'de>>(
-    request: &Request,
-    mut response: Response,
-) -> Result<T, LibsqlError> {
-    let body = http::body(&mut response, JSON_BYTES_MAX).await;
-    let body = body.map_err(|e| unreachable(request, e))?;
-    let body = body.ok_or_else(|| malformed(request, "a JSON answer that is too long"))?;
-    serde_json::from_slice(&body).map_err(|e| malformed(request, &e.to_string()))
+fn json<T: for<'de> Deserialize<'de>>(request: &Request, body: &Body) -> Result<T, LibsqlError> {
+    match body {
+        Body::Whole(body) => {
+            serde_json::from_slice(body).map_err(|e| malformed(request, &e.to_string()))
+        }
+        Body::TooLong => Err(malformed(request, "a JSON answer that is too long")),
+    }
 }
 
 fn malformed(request: &Request, what: &str) -> LibsqlError {
@@ -245,17 +247,17 @@ fn malformed(request: &Request, what: &str) -> LibsqlError {
 }
 
 /// The typed error for a status that is none of the protocol's.
-async fn refusal(request: &Request, response: Response) -> LibsqlError {
-    let status = response.status();
-    let (request, said) = (request.name(), said(response).await);
+fn refusal(request: &Request, status: StatusCode, body: &[u8]) -> LibsqlError {
+    let (request, said) = (request.name(), said_in(body));
+    let code = status.as_u16();
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            LibsqlError::Denied { request, status: status.as_u16(), said }
+            LibsqlError::Denied { request, status: code, said }
         }
         StatusCode::NOT_FOUND | StatusCode::GONE => {
-            LibsqlError::NoDatabase { request, status: status.as_u16(), said }
+            LibsqlError::NoDatabase { request, status: code, said }
         }
-        _ => LibsqlError::Status { request, status: status.as_u16(), said },
+        _ => LibsqlError::Status { request, status: code, said },
     }
 }
 
