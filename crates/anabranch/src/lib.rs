@@ -32,6 +32,7 @@ mod init;
 mod kept;
 mod local;
 mod lock;
+mod notice;
 mod page_count;
 mod page_spool;
 mod pull;
@@ -47,6 +48,7 @@ mod session;
 mod sidecar;
 mod state;
 mod verify;
+mod waiting;
 
 pub mod blocking;
 
@@ -61,3 +63,4 @@ pub use report::{
     CloneReport, HistoryEntry, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed,
     RemoteStatus, RepairReport, RestoreReport, Status, SyncReport, TableChanges, VerifyReport,
 };
+pub use waiting::Probing;

@@ -22,7 +22,9 @@ use anabranch_store::{
 use async_trait::async_trait;
 
 use crate::error::Error;
+use crate::notice::Notice;
 use crate::replica::Options;
+use crate::waiting::{self, Probing};
 
 /// How long history is kept unless the user says otherwise: 30 days.
 pub const RETAIN_DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -66,6 +68,24 @@ pub(crate) trait Remote: Send + Sync {
 
     /// Housekeeping for whoever appended `won`; failures are nobody's problem.
     async fn tidy(&self, won: &Metadata, now: Micros, progress: &Progress);
+
+    /// Returns once the log may have moved beyond `known`, for who waits for it; whoever is told so
+    /// looks at the head. May return for nothing, but not again and again; must return in the end if
+    /// the log did move. An error ends the wait: the caller decides when to wait again.
+    ///
+    /// Dropping the future is safe at any time. One that is told of news needs no probing; else
+    /// the head is asked for as `probing` says.
+    async fn wait_beyond(&self, known: &Anchor, probing: &Probing) -> Result<(), StoreError> {
+        waiting::by_probing(probing, None, || async {
+            Ok(self.head(known).await?.anchor.last > known.last)
+        })
+        .await
+    }
+
+    /// How often it is asked for news unless the user says otherwise.
+    fn probing(&self) -> Probing {
+        Probing::REMOTE
+    }
 }
 
 #[async_trait]
@@ -118,6 +138,16 @@ impl Remote for Log {
 
     async fn tidy(&self, won: &Metadata, now: Micros, progress: &Progress) {
         Log::maybe_compact(self, won, now, RETAIN_DEFAULT, progress).await;
+    }
+
+    async fn wait_beyond(&self, known: &Anchor, probing: &Probing) -> Result<(), StoreError> {
+        let directory = self.directory().filter(|_| !probing.is_never());
+        let notice = directory.and_then(|directory| Notice::of_tree(&directory));
+        waiting::by_probing(probing, notice.as_ref(), || self.may_have_moved(known)).await
+    }
+
+    fn probing(&self) -> Probing {
+        if self.directory().is_some() { Probing::FOLDER } else { Probing::REMOTE }
     }
 }
 
