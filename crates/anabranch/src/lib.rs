@@ -2,7 +2,7 @@
 //!
 //! Each copy, a *replica*, is an ordinary SQLite file that any program writes with any SQLite
 //! driver, online or offline. [`Replica::sync`] sends what changed and fetches what others changed,
-//! through a *remote*: a folder, or an S3, GCS or Azure bucket.
+//! through a *remote*: a folder, an S3, GCS or Azure bucket, or a server.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), anabranch::Error> {
@@ -56,9 +56,9 @@ pub use anabranch_format::{Lsn, Micros, WriterId};
 pub use anabranch_sqlite::FileError;
 pub use anabranch_store::{At, CompactReport, Progress, ProgressEvent, Step, StoreError};
 pub use error::{Error, ErrorKind};
-pub use remote::RETAIN_DEFAULT;
+pub use remote::{RETAIN_DEFAULT, ServerUrlError};
 pub use remote_log::RemoteLog;
-pub use replica::{Options, Repair, Replica};
+pub use replica::{AuthToken, Options, Repair, Replica};
 pub use report::{
     CloneReport, HistoryEntry, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed,
     RemoteStatus, RepairReport, RestoreReport, Status, SyncReport, TableChanges, VerifyReport,

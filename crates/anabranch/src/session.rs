@@ -13,12 +13,12 @@ use anabranch_format::{DbChecksum, Lsn, Micros, Pgno, content_hash};
 use anabranch_sqlite::{
     BaseMap, Compare, FileError, FileIdentity, How, LiveFile, Mark, PageEntry, ScanReason, View,
 };
-use anabranch_store::Location;
 
 use crate::crash::crash_point;
 use crate::entropy;
 use crate::error::Error;
 use crate::lock::ReplicaLock;
+use crate::remote;
 use crate::replica::Options;
 use crate::report::Note;
 use crate::sidecar::{self, REPLACED_PAGES_MAX, Replaced, Sidecar};
@@ -131,11 +131,7 @@ impl Session {
 
     /// The remote, credentials left out.
     pub(crate) fn remote_name(&self) -> String {
-        let text = self.state.remote.to_os_string();
-        match Location::parse(&text) {
-            Ok(location) => location.to_string(),
-            Err(_) => text.to_string_lossy().into_owned(),
-        }
+        remote::shown(&self.state.remote.to_os_string())
     }
 
     /// Opens the database through SQLite, for reading.
