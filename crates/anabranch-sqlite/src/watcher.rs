@@ -68,6 +68,8 @@ const SHRINK_BYTES: u64 = 64 << 20;
 pub struct WatcherCounts {
     /// Looks, those while tidying included.
     pub looks: u64,
+    /// Looks that found something written.
+    pub written: u64,
     /// Restarts of the `-wal` that the chain went on over.
     pub restarts: u64,
     /// Times that the chain broke.
@@ -286,6 +288,7 @@ impl Watcher {
             }
         };
         self.in_step &= !written;
+        self.counts.written += u64::from(written);
         Ok(written)
     }
 

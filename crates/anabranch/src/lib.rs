@@ -29,6 +29,7 @@ mod entropy;
 mod error;
 mod image;
 mod init;
+mod keep;
 mod kept;
 mod local;
 mod lock;
@@ -49,6 +50,7 @@ mod sidecar;
 mod state;
 mod verify;
 mod waiting;
+mod watch;
 
 pub mod blocking;
 
@@ -64,3 +66,4 @@ pub use report::{
     RemoteStatus, RepairReport, RestoreReport, Status, SyncReport, TableChanges, VerifyReport,
 };
 pub use waiting::Probing;
+pub use watch::{WatchEvent, WatchOptions, WatchReport, WatchState};

@@ -27,7 +27,6 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::notice::Notice;
 use crate::replica::Options;
 use crate::waiting::{self, Probing};
 
@@ -112,11 +111,6 @@ pub(crate) trait Remote: Send + Sync {
         })
         .await
     }
-
-    /// How often it is asked for news unless the user says otherwise.
-    fn probing(&self) -> Probing {
-        Probing::REMOTE
-    }
 }
 
 /// Where one database has, or may get, its name.
@@ -164,16 +158,6 @@ impl Dialect {
             Some(Dialect::Anabranch) => "anabranch",
             Some(Dialect::Libsql) => "libsql",
         }
-    }
-
-    async fn wait_beyond(&self, known: &Anchor, probing: &Probing) -> Result<(), StoreError> {
-        let directory = self.directory().filter(|_| !probing.is_never());
-        let notice = directory.and_then(|directory| Notice::of_tree(&directory));
-        waiting::by_probing(probing, notice.as_ref(), || self.may_have_moved(known)).await
-    }
-
-    fn probing(&self) -> Probing {
-        if self.directory().is_some() { Probing::FOLDER } else { Probing::REMOTE }
     }
 }
 
@@ -244,6 +228,14 @@ pub(crate) fn shown(text: &OsStr) -> String {
     match Address::parse(text) {
         Ok(address) => address.to_string(),
         Err(_) => text.to_string_lossy().into_owned(),
+    }
+}
+
+/// How often a remote that cannot tell of news is asked, unless the user says otherwise.
+pub(crate) fn probing_of(text: &str) -> Probing {
+    match Address::parse(OsStr::new(text)) {
+        Ok(address) if address.folder().is_some() => Probing::FOLDER,
+        _ => Probing::REMOTE,
     }
 }
 
