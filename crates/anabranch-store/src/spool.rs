@@ -28,6 +28,8 @@ pub struct Spool {
 enum Place {
     Memory(Vec<u8>),
     File(File),
+    /// Written and read already; nothing is added any more.
+    Finished(SpoolReader),
 }
 
 impl Spool {
@@ -77,6 +79,7 @@ impl Spool {
         let source = match self.place {
             Place::Memory(bytes) => Source::Memory(bytes.into()),
             Place::File(file) => Source::File(Arc::new(Mutex::new(file))),
+            Place::Finished(reader) => return reader.rewound(),
         };
         SpoolReader { source, start: 0, at: 0, len: self.len }
     }
@@ -100,6 +103,7 @@ impl Write for Spool {
                 file.seek(SeekFrom::Start(self.len))?;
                 file.write(data)?
             }
+            Place::Finished(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         self.len += n as u64;
         Ok(n)
@@ -174,6 +178,13 @@ impl SpoolReader {
     #[must_use]
     pub fn rewound(&self) -> Self {
         SpoolReader { at: 0, ..self.clone() }
+    }
+
+    /// The same bytes as something to append.
+    #[must_use]
+    pub fn into_spool(self) -> Spool {
+        let (len, place) = (self.len, Place::Finished(self.rewound()));
+        Spool { directory: PathBuf::new(), memory_bytes_max: 0, len, place }
     }
 
     /// What has not been read yet, as a source of its own.
