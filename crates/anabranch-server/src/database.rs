@@ -238,8 +238,9 @@ pub(crate) struct Watching {
 impl Watching {
     /// Returns once a position beyond `after` is known, with the newest.
     pub(crate) async fn beyond(&mut self, after: Lsn) -> Lsn {
-        match self.newest.wait_for(|lsn| *lsn > after).await {
-            Ok(lsn) => *lsn,
+        let newest = self.newest.wait_for(|lsn| *lsn > after).await.map(|lsn| *lsn);
+        match newest {
+            Ok(lsn) => lsn,
             // The sender lives as long as the database, which this holds.
             Err(_) => std::future::pending().await,
         }
