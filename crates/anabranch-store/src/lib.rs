@@ -12,6 +12,7 @@
 //! | [`Anchor`], [`Head`], [`Position`] | places in the log, and what proves them |
 //! | [`Spool`], [`NewSegment`] | what is appended |
 //! | [`Fetched`] | what was fetched: pages, ascending, checked |
+//! | [`SegmentFrames`] | the frames of the log as they were appended |
 //!
 //! Absent on purpose: this crate knows nothing of live database files, reads no clock (callers pass
 //! the time in) and keeps no state between calls, so a killed program leaves nothing to repair.
@@ -22,6 +23,7 @@ mod error;
 mod fault;
 mod fetch;
 mod folder;
+mod frames;
 mod head;
 mod history;
 mod keys;
@@ -39,10 +41,11 @@ mod unpack;
 mod upload;
 mod writers;
 
-pub use append::{AppendError, Appended, NewSegment};
+pub use append::{AppendError, Appended, NewSegment, Rollover};
 pub use compact::CompactReport;
 pub use error::{Damage, StoreError, causes};
 pub use fetch::{Fetched, Pushed};
+pub use frames::SegmentFrames;
 pub use head::{Anchor, Head};
 pub use history::{At, CLOCK_TOLERANCE, ClockGap, Entry, Position};
 pub use location::{Location, LocationError};
