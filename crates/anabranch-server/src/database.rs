@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::housekeeping::Housekeeper;
+use crate::libsql;
 
 /// While somebody watches, the log is looked at this often for what others appended; the pause
 /// grows up to the second number while nothing comes.
@@ -34,11 +35,15 @@ pub(crate) struct Database {
     looks: Looks,
     newest: watch::Sender<Lsn>,
     watchers: AtomicUsize,
+    /// Somebody looks for what others append, as long as there are watchers.
+    looking: AtomicBool,
     /// Held while something is prepared for, and appended at, the head: so that pushes to this
     /// server take turns instead of losing to one another.
     appending: tokio::sync::Mutex<()>,
     /// It was deleted, or is not what it was: to be opened anew.
     stale: AtomicBool,
+    /// What is kept for libSQL clients.
+    engine: libsql::Engine,
     shared: Arc<Shared>,
 }
 
@@ -52,6 +57,7 @@ pub(crate) struct Shared {
     /// The server was told to stop.
     pub(crate) stop: CancellationToken,
     pub(crate) housekeeper: Housekeeper,
+    pub(crate) libsql: libsql::Settings,
 }
 
 /// Looks at the end of the log, shared among those who wait.
@@ -70,8 +76,10 @@ impl Database {
             looks: Looks::default(),
             newest: watch::Sender::new(Lsn::ZERO),
             watchers: AtomicUsize::new(0),
+            looking: AtomicBool::new(false),
             appending: tokio::sync::Mutex::new(()),
             stale: AtomicBool::new(false),
+            engine: libsql::Engine::new(shared.libsql.started),
             shared,
         }
     }
@@ -170,6 +178,8 @@ impl Database {
             let outcome = database.log.append(&head, new, &Progress::none()).await;
             crate::metrics::append(dialect, &outcome, bytes, started.elapsed());
             if let Ok(Appended::Won(metadata)) = &outcome {
+                // First, so that nobody can take it for older than it is.
+                database.engine.appended(metadata);
                 database.note(Arc::new(head.after(metadata.clone())));
                 database.shared.housekeeper.after_append(&database, metadata.clone());
             }
@@ -185,7 +195,8 @@ impl Database {
     /// for what other programs append.
     pub(crate) fn watch(self: &Arc<Self>) -> Watching {
         let watching = Watching { newest: self.newest.subscribe(), database: Arc::clone(self) };
-        if self.watchers.fetch_add(1, Ordering::SeqCst) == 0 && !self.shared.sole {
+        self.watchers.fetch_add(1, Ordering::SeqCst);
+        if !self.shared.sole && !self.looking.swap(true, Ordering::SeqCst) {
             let database = Arc::clone(self);
             self.shared.tasks.spawn(async move { database.look_while_watched().await });
         }
@@ -196,7 +207,7 @@ impl Database {
         let (least, most) = if self.shared.on_folder { LOOK_FOLDER } else { LOOK_BUCKET };
         let mut pause = least;
         let mut newest = self.newest.subscribe();
-        while self.watchers.load(Ordering::SeqCst) > 0 {
+        while self.is_watched() {
             let moved = tokio::select! {
                 moved = tokio::time::timeout(pause, newest.changed()) => moved.is_ok(),
                 () = self.shared.stop.cancelled() => return,
@@ -207,6 +218,26 @@ impl Database {
                 pause = most;
             }
         }
+    }
+
+    /// Whether to go on looking. Between the last watcher's end and this task's there may be a new
+    /// watcher, who relied on it.
+    fn is_watched(&self) -> bool {
+        if self.watchers.load(Ordering::SeqCst) > 0 {
+            return true;
+        }
+        self.looking.store(false, Ordering::SeqCst);
+        self.watchers.load(Ordering::SeqCst) > 0 && !self.looking.swap(true, Ordering::SeqCst)
+    }
+
+    /// What is kept for libSQL clients.
+    pub(crate) fn engine(&self) -> &libsql::Engine {
+        &self.engine
+    }
+
+    /// What all databases share for libSQL clients.
+    pub(crate) fn libsql(&self) -> &libsql::Settings {
+        &self.shared.libsql
     }
 
     pub(crate) fn housekeeper(&self) -> &Housekeeper {
@@ -224,8 +255,9 @@ pub(crate) struct Watching {
 impl Watching {
     /// Returns once a position beyond `after` is known, with the newest.
     pub(crate) async fn beyond(&mut self, after: Lsn) -> Lsn {
-        match self.newest.wait_for(|lsn| *lsn > after).await {
-            Ok(lsn) => *lsn,
+        let newest = self.newest.wait_for(|lsn| *lsn > after).await.map(|lsn| *lsn);
+        match newest {
+            Ok(lsn) => lsn,
             // The sender lives as long as the database, which this holds.
             Err(_) => std::future::pending().await,
         }

@@ -30,9 +30,11 @@ mod entropy;
 mod error;
 mod image;
 mod init;
+mod keep;
 mod kept;
 mod local;
 mod lock;
+mod notice;
 mod page_count;
 mod page_spool;
 mod pull;
@@ -49,6 +51,8 @@ mod sidecar;
 mod state;
 mod transaction_hash;
 mod verify;
+mod waiting;
+mod watch;
 
 pub mod blocking;
 
@@ -65,3 +69,5 @@ pub use report::{
     PushReport, Pushed, RemoteStatus, RepairReport, RestoreReport, Status, SyncReport,
     TableChanges, VerifyReport,
 };
+pub use waiting::Probing;
+pub use watch::{WatchEvent, WatchOptions, WatchReport, WatchState};

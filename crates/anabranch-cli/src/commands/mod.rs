@@ -8,9 +8,11 @@ mod log;
 mod publish;
 mod remote;
 mod repair;
+mod serve;
 mod status;
 mod sync;
 mod verify;
+mod watch;
 
 use std::io::{self, Write};
 
@@ -31,6 +33,7 @@ pub(crate) async fn run(command: Command, ctx: &Context) -> Result<Outcome, Fail
         Command::Push(args) => sync::push(args, ctx).await,
         Command::Pull(args) => sync::pull(args, ctx).await,
         Command::Sync(args) => sync::sync(args, ctx).await,
+        Command::Watch(args) => watch::watch(args, ctx).await,
         Command::Status(args) => status::status(args, ctx).await,
         Command::Log(args) => log::log(args, ctx).await,
         Command::Restore(args) => copy::restore(args, ctx).await,
@@ -38,6 +41,7 @@ pub(crate) async fn run(command: Command, ctx: &Context) -> Result<Outcome, Fail
         Command::Remote(args) => remote::remote(args, ctx).await,
         Command::Repair(args) => repair::repair(args, ctx).await,
         Command::Compact(args) => repair::compact(args, ctx).await,
+        Command::Serve(args) => serve::serve(*args, ctx).await,
         Command::Inspect(args) => inspect::inspect(args).await,
         // The demo runs commands itself: the box ends the circle of types.
         Command::Demo(args) => Box::pin(demo::demo(args, ctx)).await,
