@@ -54,7 +54,7 @@ pub use anabranch_format::{Lsn, Micros, WriterId};
 pub use anabranch_sqlite::FileError;
 pub use anabranch_store::{At, CompactReport, Progress, ProgressEvent, Step, StoreError};
 pub use error::{Error, ErrorKind};
-pub use remote::{RETAIN_DEFAULT, ServerUrlError};
+pub use remote::{Connections, RETAIN_DEFAULT, ServerError, ServerUrlError};
 pub use remote_log::RemoteLog;
 pub use replica::{AuthToken, Options, Repair, Replica};
 pub use report::{
