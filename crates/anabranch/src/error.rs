@@ -8,8 +8,7 @@ use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError};
 use anabranch_store::{AppendError, LocationError, StoreError};
 
 use crate::adopt::AdoptError;
-
-use crate::remote::ServerUrlError;
+use crate::remote::{self, ServerError, ServerUrlError};
 
 /// What a caller can do about an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -427,6 +426,15 @@ pub enum Error {
     /// The text does not name a server.
     #[error(transparent)]
     ServerUrl(#[from] ServerUrlError),
+    /// The server refuses, or what it answers cannot be used.
+    #[error("the server at {remote} did not do what was asked")]
+    Server {
+        /// The remote.
+        remote: String,
+        /// Why.
+        #[source]
+        source: Box<ServerError>,
+    },
     /// The server speaks neither our dialect nor that of libSQL.
     #[error(
         "the server at {remote} answers, but neither as `anabranch serve` does nor as a libSQL \
@@ -489,7 +497,7 @@ impl Error {
     /// The typed error for pages that could not be read: the store's, if it is one.
     pub(crate) fn from_pages(e: DeltaError) -> Self {
         match StoreError::from_pages(e) {
-            Ok(store) => Error::Store(store),
+            Ok(store) => remote::of_store_itself(store),
             Err(e) => Error::Pages(e),
         }
     }
@@ -507,6 +515,9 @@ impl Error {
             | Error::RemoteGone { .. } => ErrorKind::Offline,
             Error::Locked { .. } | Error::KeepsMoving { .. } => ErrorKind::Busy,
             Error::Location(_) | Error::ServerUrl(_) | Error::Usage(_) => ErrorKind::Usage,
+            Error::Server { source, .. } if matches!(**source, ServerError::InvalidName { .. }) => {
+                ErrorKind::Usage
+            }
             _ => ErrorKind::Failed,
         }
     }

@@ -61,7 +61,9 @@ pub use anabranch_format::{Lsn, Micros, WriterId};
 pub use anabranch_sqlite::FileError;
 pub use anabranch_store::{At, CompactReport, Progress, ProgressEvent, Step, StoreError};
 pub use error::{Error, ErrorKind};
-pub use remote::{FrameFault, LibsqlError, RETAIN_DEFAULT, ServerUrlError, Spot};
+pub use remote::{
+    Connections, FrameFault, LibsqlError, RETAIN_DEFAULT, ServerError, ServerUrlError, Spot,
+};
 pub use remote_log::RemoteLog;
 pub use replica::{AuthToken, EncryptionKey, Options, Repair, Replica};
 pub use report::{

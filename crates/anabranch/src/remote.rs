@@ -33,12 +33,17 @@ use crate::replica::Options;
 use crate::transaction_hash::PushIds;
 use crate::waiting::{self, Probing};
 
+mod http;
 pub(crate) mod libsql;
+mod ours;
 mod server;
+mod server_error;
 mod server_url;
 mod store;
 
+pub use http::Connections;
 pub use libsql::{FrameFault, LibsqlError, Spot};
+pub use server_error::ServerError;
 pub use server_url::ServerUrlError;
 
 use server_url::ServerUrl;
@@ -340,9 +345,32 @@ pub(crate) fn scratch_of(text: &OsStr) -> Result<PathBuf, Error> {
     Ok(address.folder().map_or_else(std::env::temp_dir, Path::to_owned))
 }
 
+/// The client's error for what a server said; the store's error again, if it is none of that.
+fn of_server(remote: &str, source: StoreError) -> Result<Error, StoreError> {
+    let StoreError::Other { location, offline: false, source } = source else {
+        return Err(source);
+    };
+    let offline = false;
+    let source = source.downcast::<ServerError>();
+    let source = source.map_err(|source| StoreError::Other { location, offline, source })?;
+    let remote = remote.to_owned();
+    Ok(match *source {
+        ServerError::NoDatabase => Error::RemoteGone { remote },
+        ServerError::OtherDatabase { found, expected: Some(expected) } => {
+            Error::OtherDatabase { remote, found, expected }
+        }
+        ServerError::NotOurs { .. } => Error::NoDialect { remote },
+        source => Error::Server { remote, source: Box::new(source) },
+    })
+}
+
 /// The client's error for the store's.
 pub(crate) fn of_store(remote: &str, source: StoreError) -> Error {
     let remote = remote.to_owned();
+    let source = match of_server(&remote, source) {
+        Ok(e) => return e,
+        Err(source) => source,
+    };
     match source {
         // Where others went on from the older copy the log may end anywhere: that stays the store's
         // to tell.
@@ -355,6 +383,17 @@ pub(crate) fn of_store(remote: &str, source: StoreError) -> Error {
         e @ StoreError::Endpoint { .. } => Error::Usage(e.to_string()),
         e if e.is_offline() => Error::Offline { remote, source: Box::new(e) },
         e => Error::Store(e),
+    }
+}
+
+/// As [`of_store`], where nobody knows the remote but the error itself.
+pub(crate) fn of_store_itself(source: StoreError) -> Error {
+    match &source {
+        StoreError::Other { location, .. } | StoreError::Unreachable { location, .. } => {
+            let location = location.clone();
+            of_store(&location, source)
+        }
+        _ => Error::Store(source),
     }
 }
 

@@ -183,6 +183,18 @@ impl Session {
         BaseMap::new(self.sidecar.conn(), self.state.seed, self.state.page_size)
     }
 
+    /// Whether somebody seems to have written since the base was settled, by the times of the files. A
+    /// guess that costs nothing: it may decide what is done first, never what is true.
+    pub(crate) fn looks_written(&self) -> bool {
+        let Some(settled) = self.state.settled_at else { return true };
+        let settled = Duration::from_micros(u64::try_from(settled.0).unwrap_or(0));
+        let since = std::time::UNIX_EPOCH + settled;
+        [self.db.clone(), sidecar::beside(&self.db, "-wal")].iter().any(|path| {
+            let modified = std::fs::metadata(path).and_then(|found| found.modified());
+            modified.is_ok_and(|modified| modified > since)
+        })
+    }
+
     fn check_identity(&self) -> Result<(), Error> {
         match difference(&self.state.identity, &self.identity()?) {
             Some(what) => Err(Error::NotTheSameFile { path: self.db.clone(), what }),

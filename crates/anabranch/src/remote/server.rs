@@ -6,18 +6,30 @@
 //! that no later operation asks; it is found out again once it does not fit any more.
 
 use super::libsql::LibsqlPlace;
+use super::ours::{OursPlace, Spoken};
+use super::server_error::ServerError;
 use super::{Dialect, Opening, Place, ServerUrl, of_store};
 use crate::error::Error;
 
 /// Opens the database at `url`, with the dialect that is remembered or that the server turns out to
 /// speak.
 pub(super) async fn place(url: ServerUrl, how: &Opening<'_>) -> Result<Box<dyn Place>, Error> {
-    match how.dialect {
-        // Each dialect is a module beside this one, whose places and logs stand behind the traits.
-        Some(Dialect::Libsql) => Ok(libsql(url, how)?),
-        Some(Dialect::Anabranch) => Err(Error::NoDialect { remote: url.to_string() }),
-        None => {
-            let remote = url.to_string();
+    let remote = url.to_string();
+    if how.dialect == Some(Dialect::Libsql) {
+        return Ok(libsql(url, how)?);
+    }
+    let ours = OursPlace::new(url.clone(), how);
+    if how.dialect == Some(Dialect::Anabranch) {
+        return Ok(Box::new(ours));
+    }
+    match ours.probe().await.map_err(|e| of_store(&remote, e))? {
+        Spoken::Ours => Ok(Box::new(ours)),
+        // Not ours, but somebody who wants to know who asks.
+        Spoken::Other { status: 401 } => {
+            let given = how.options.auth_token.is_some();
+            Err(of_store(&remote, ServerError::Unauthorized { given }.at(&remote)))
+        }
+        Spoken::Other { .. } => {
             let place = libsql(url, how)?;
             match place.is_spoken().await.map_err(|e| of_store(&remote, e))? {
                 true => Ok(place),
