@@ -117,11 +117,12 @@ async fn find(db: &Arc<Database>, wanted: Wanted, now: Instant) -> Result<Found,
     let mut head = newest(db, head);
     let mut current = db.engine().follow(db, &mut core, &head, now).await?;
     let number = wanted.generation;
-    if number >= current.span.number {
-        let expired = number == current.span.number && wanted.start <= current.frames.skipped();
-        if !expired {
-            return Ok(Found::Generation { current: end(&current), generation: current });
-        }
+    if number > current.span.number {
+        let (generation, max_frame_no) = (current.span.number, current.frames.last());
+        return Ok(Found::End { generation, max_frame_no });
+    }
+    if number == current.span.number && wanted.start > current.frames.skipped() {
+        return Ok(Found::Generation { current: end(&current), generation: current });
     }
     if let Some(generation) = core.older_at_hand(number)
         && wanted.start > generation.frames.skipped()
