@@ -20,7 +20,8 @@ use serde::de::DeserializeOwned;
 
 use super::http::{Ask, Connection, Fault, Upload, is_passing, pause, pauses};
 use super::server_error::ServerError;
-use super::{Dialect, Opening, Place, Remote, ServerUrl};
+use super::{Dialect, Opening, Place, Remote, ServerUrl, Spot, of_store};
+use crate::adopt::{AdoptError, Adoptable, LastFrame};
 use crate::error::Error;
 
 mod answer;
@@ -118,6 +119,42 @@ impl Place for OursPlace {
         let id = found.as_ref().map(|(id, _)| id.clone());
         *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(id)
+    }
+
+    async fn libsql_position(
+        &self,
+        at: Spot,
+        _last: Option<LastFrame>,
+    ) -> Result<Result<Adoptable, AdoptError>, Error> {
+        let failed = |e| of_store(&self.connection.location, e);
+        let unknown = Ok(Err(AdoptError::NoSuchPosition { at }));
+        let Some(database) = self.find().await.map_err(failed)? else { return unknown };
+        let ask = Ask::get("log/position").with("database", &database);
+        let ask = ask.with("generation", at.generation).with("frame", at.frame);
+        let asked = self.connection.ask(&ask).await;
+        let asked = asked.map_err(|fault| failed(fault.error.at(&self.connection.location)))?;
+        let answer: PositionAnswer = match answer::read(asked).await {
+            Ok(answer) => answer,
+            Err(e) => match e.store_error(&self.connection) {
+                StoreError::BeforeHistory { .. }
+                | StoreError::BeyondHead { .. }
+                | StoreError::BelowFloor { .. } => return unknown,
+                e => return Err(failed(e)),
+            },
+        };
+        let there = answer.at;
+        let position = answer.position(&database);
+        let position = position.map_err(|e| failed(e.at(&self.connection.location)))?;
+        let Some(metadata) = position.metadata else { return unknown };
+        if there != Some(position.lsn) {
+            return Ok(Err(AdoptError::InsideSegment { at }));
+        }
+        Ok(Ok(Adoptable {
+            database,
+            dialect: Some(Dialect::Anabranch),
+            anchor: Anchor::of(&metadata),
+            stated: Some((metadata.pages.1, metadata.sum.1)),
+        }))
     }
 
     async fn verify(&self) -> Result<(), StoreError> {
