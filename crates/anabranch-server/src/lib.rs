@@ -36,6 +36,7 @@ mod ours;
 mod server;
 mod tenancy;
 
+pub use anabranch_store::{Location, LocationError};
 pub use auth::{Tokens, TokensError};
 pub use config::{Config, Create, Limits, TenantBy};
 pub use server::{ServeError, Server};

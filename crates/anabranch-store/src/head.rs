@@ -203,6 +203,17 @@ impl Log {
         }
     }
 
+    /// Whether something may stand after `known`: for those who wait. One request. `true` is worth a
+    /// [`Log::head`]; `false` proves nothing, as an absent key never does, but that a folder is there.
+    pub async fn may_have_moved(&self, known: &Anchor) -> Result<bool, StoreError> {
+        let Some(first) = known.last.next() else { return Ok(false) };
+        if self.objects.size(&self.keys.segment(first)).await?.is_some() {
+            return Ok(true);
+        }
+        self.objects.check_root().await?;
+        Ok(false)
+    }
+
     /// Who stands at the key that follows `after`, durably: decides what became of an append whose
     /// outcome is unknown. `None`: nobody yet, which decides nothing. Below the floor
     /// ([`StoreError::BelowFloor`]) [`Log::last_push`] decides.

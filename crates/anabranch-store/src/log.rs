@@ -6,13 +6,17 @@
 //! it keys are absent because they were deleted, and a key created there joins no log. The same
 //! listing proves that the database is still where it was.
 
+use std::path::PathBuf;
+
 use anabranch_format::{DatabaseId, Kind, Lsn, Metadata};
 
 use crate::collect::{check_follows, check_identity};
 use crate::error::{Damage, StoreError};
+use crate::folder;
 use crate::keys::Keys;
 use crate::name::DatabaseName;
 use crate::objects::{Objects, Seen};
+use crate::root::StoreKind;
 
 /// A listing that finds nothing is repeated this often before the database counts as gone: a
 /// floor may be replaced by a newer one while the listing is being made.
@@ -48,6 +52,16 @@ impl Log {
     #[must_use]
     pub fn location(&self) -> &str {
         self.objects.location()
+    }
+
+    /// On a folder: the directory below which everything of this database lies, so that it can be
+    /// watched.
+    #[must_use]
+    pub fn directory(&self) -> Option<PathBuf> {
+        match self.objects.kind() {
+            StoreKind::Folder(root) => Some(folder::path_of(root, self.keys.all())),
+            _ => None,
+        }
     }
 
     /// The oldest position that is kept. Fails with [`StoreError::Gone`] if the database is not

@@ -29,9 +29,11 @@ mod entropy;
 mod error;
 mod image;
 mod init;
+mod keep;
 mod kept;
 mod local;
 mod lock;
+mod notice;
 mod page_count;
 mod page_spool;
 mod pull;
@@ -47,6 +49,8 @@ mod session;
 mod sidecar;
 mod state;
 mod verify;
+mod waiting;
+mod watch;
 
 pub mod blocking;
 
@@ -61,3 +65,5 @@ pub use report::{
     CloneReport, HistoryEntry, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed,
     RemoteStatus, RepairReport, RestoreReport, Status, SyncReport, TableChanges, VerifyReport,
 };
+pub use waiting::Probing;
+pub use watch::{WatchEvent, WatchOptions, WatchReport, WatchState};

@@ -79,6 +79,7 @@ impl StatusParts {
 fn describe(how: &How) -> String {
     match how {
         How::Chain { frames } => format!("{frames} frames of the -wal since the last look"),
+        How::Watched => "what was seen to be written since the last look".to_owned(),
         How::Scan(reason) => format!("a scan of the whole file ({reason})"),
         _ => String::new(),
     }

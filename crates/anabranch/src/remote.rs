@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::replica::Options;
+use crate::waiting::{self, Probing};
 
 mod http;
 mod ours;
@@ -102,6 +103,19 @@ pub(crate) trait Remote: Send + Sync {
 
     /// Housekeeping for whoever appended `won`; failures are nobody's problem.
     async fn tidy(&self, won: &Metadata, now: Micros, progress: &Progress);
+
+    /// Returns once the log may have moved beyond `known`, for who waits for it; whoever is told so
+    /// looks at the head. May return for nothing, but not again and again; must return in the end if
+    /// the log did move. An error ends the wait: the caller decides when to wait again.
+    ///
+    /// Dropping the future is safe at any time. One that is told of news needs no probing; else
+    /// the head is asked for as `probing` says.
+    async fn wait_beyond(&self, known: &Anchor, probing: &Probing) -> Result<(), StoreError> {
+        waiting::by_probing(probing, None, || async {
+            Ok(self.head(known).await?.anchor.last > known.last)
+        })
+        .await
+    }
 }
 
 /// Where one database has, or may get, its name.
@@ -219,6 +233,14 @@ pub(crate) fn shown(text: &OsStr) -> String {
     match Address::parse(text) {
         Ok(address) => address.to_string(),
         Err(_) => text.to_string_lossy().into_owned(),
+    }
+}
+
+/// How often a remote that cannot tell of news is asked, unless the user says otherwise.
+pub(crate) fn probing_of(text: &str) -> Probing {
+    match Address::parse(OsStr::new(text)) {
+        Ok(address) if address.folder().is_some() => Probing::FOLDER,
+        _ => Probing::REMOTE,
     }
 }
 

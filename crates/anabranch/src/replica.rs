@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_store::{Head, Progress, causes};
@@ -10,6 +11,7 @@ use crate::clone;
 use crate::error::{Error, ErrorKind};
 use crate::image::folder_of;
 use crate::init;
+use crate::keep::Keep;
 use crate::local::{self, StatusParts};
 use crate::pull;
 use crate::push::{self, Outcome};
@@ -118,6 +120,8 @@ pub struct Replica {
     options: Options,
     remote: String,
     database: String,
+    /// What is open between operations, while the file is watched.
+    keep: Option<Arc<Keep>>,
 }
 
 /// Runs blocking work on its own thread; a panic there becomes an error.
@@ -182,7 +186,17 @@ impl Replica {
             remote: session.remote_name(),
             database: session.state.database.to_string(),
             options,
+            keep: None,
         }
+    }
+
+    /// The same replica, for operations that leave something open for the next.
+    pub(crate) fn keeping(&self, keep: Arc<Keep>) -> Self {
+        Replica { keep: Some(keep), ..self.clone() }
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
 
     /// The database file, as SQLite resolves its name.
@@ -241,31 +255,41 @@ impl Replica {
     }
 
     async fn session(&self) -> Result<Session, Error> {
-        let (file, options) = (self.file.clone(), self.options.clone());
-        blocking(move || Session::open(&file, &options)).await
+        let (file, options, keep) = (self.file.clone(), self.options.clone(), self.keep.clone());
+        blocking(move || Session::open_kept(&file, &options, keep)).await
     }
 
     /// Connects, finishes what an earlier operation left undone, and hands both over.
-    async fn ready(&self) -> Result<(Session, Box<dyn Remote>), Error> {
+    async fn ready(&self) -> Result<(Session, Arc<dyn Remote>), Error> {
         let session = self.session().await?;
         self.connect(session).await
     }
 
-    async fn connect(&self, session: Session) -> Result<(Session, Box<dyn Remote>), Error> {
+    async fn connect(&self, session: Session) -> Result<(Session, Arc<dyn Remote>), Error> {
         let session = blocking(move || recover_locally(session)).await?;
-        let text = session.state.remote.to_os_string();
-        let scratch = folder_of(&session.db).to_owned();
-        let remote = if session.state.phase == Phase::Publishing {
-            init::claim(&session, &text, &scratch, &self.options).await?
-        } else {
-            let how = Opening::new(&scratch, &self.options).speaking(session.state.dialect);
-            remote::connect(&text, &session.state.database, &how).await?
+        let kept = self.keep.as_ref().and_then(|keep| keep.remote_of(&session.state));
+        let remote = match kept {
+            Some(remote) if session.state.phase == Phase::Ready => remote,
+            _ => self.connect_anew(&session).await?.into(),
         };
         let session = init::claimed(session).await?;
         let session = remember_dialect(session, remote.dialect()).await?;
         let (line, mut session) = push::recover(session, &*remote).await?;
         session.notes.extend(line.map(|what| Note::Recovered { what }));
+        if let Some(keep) = &self.keep {
+            keep.keep_remote(Some((&session.state, &remote)));
+        }
         Ok((session, remote))
+    }
+
+    async fn connect_anew(&self, session: &Session) -> Result<Box<dyn Remote>, Error> {
+        let text = session.state.remote.to_os_string();
+        let scratch = folder_of(&session.db);
+        if session.state.phase == Phase::Publishing {
+            return init::claim(session, &text, scratch, &self.options).await;
+        }
+        let how = Opening::new(scratch, &self.options).speaking(session.state.dialect);
+        remote::connect(&text, &session.state.database, &how).await
     }
 
     /// Forgets what the server was found to speak, so that the next operation finds it out again;
@@ -273,6 +297,9 @@ impl Replica {
     async fn forget_dialect(&self) -> Result<bool, Error> {
         let session = self.session().await?;
         let remembered = session.state.dialect.is_some();
+        if let Some(keep) = &self.keep {
+            keep.keep_remote(None);
+        }
         remember_dialect(session, None).await?;
         Ok(remembered)
     }

@@ -11,6 +11,8 @@ use async_trait::async_trait;
 
 use super::{Dialect, Opening, Place, RETAIN_DEFAULT, Remote, of_store};
 use crate::error::Error;
+use crate::notice::Notice;
+use crate::waiting::{self, Probing};
 
 /// A name in a folder or bucket.
 pub(super) struct StorePlace {
@@ -144,5 +146,11 @@ impl Remote for Log {
 
     async fn tidy(&self, won: &Metadata, now: Micros, progress: &Progress) {
         Log::maybe_compact(self, won, now, RETAIN_DEFAULT, progress).await;
+    }
+
+    async fn wait_beyond(&self, known: &Anchor, probing: &Probing) -> Result<(), StoreError> {
+        let directory = self.directory().filter(|_| !probing.is_never());
+        let notice = directory.and_then(|directory| Notice::of_tree(&directory));
+        waiting::by_probing(probing, notice.as_ref(), || self.may_have_moved(known)).await
     }
 }
