@@ -7,6 +7,7 @@ use anabranch_format::{DeltaError, Lsn, PageSize};
 use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError};
 use anabranch_store::{AppendError, LocationError, StoreError};
 
+use crate::adopt::AdoptError;
 use crate::remote::{self, ServerError, ServerUrlError};
 
 /// What a caller can do about an [`Error`].
@@ -161,6 +162,29 @@ pub enum Error {
         found: PageSize,
         /// As the log is.
         expected: PageSize,
+    },
+    /// The remote takes one page size only, and the database has another.
+    #[error(
+        "{path} has pages of {found} bytes, but the remote's protocol knows pages of {only} only: \
+         set `PRAGMA page_size = {only}` and VACUUM (outside WAL mode), then try again",
+        path = path.display()
+    )]
+    OnlyPageSize {
+        /// The database.
+        path: PathBuf,
+        /// As the file is.
+        found: PageSize,
+        /// What the remote takes.
+        only: PageSize,
+    },
+    /// A file of an official libSQL client cannot be taken over.
+    #[error("{path} cannot be adopted", path = path.display())]
+    Adopt {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<AdoptError>,
     },
     /// `init` on a remote that holds a database already.
     #[error("{remote} holds a database already: use `anabranch clone {remote} FILE` to get it")]

@@ -16,7 +16,7 @@ use std::io;
 use anabranch_format::{DeltaEncoder, Lsn, Metadata, PageSize, Pgno, canonicalise_page_one};
 use anabranch_sqlite::View;
 use anabranch_store::{
-    Anchor, AppendError, Appended, Head, NewSegment, Progress, Spool, StoreError,
+    Anchor, AppendError, Appended, Head, NewSegment, Progress, Rollover, Spool, StoreError,
 };
 
 use crate::crash::crash_point;
@@ -28,6 +28,7 @@ use crate::replica::blocking;
 use crate::report::Pushed;
 use crate::session::Session;
 use crate::state::{Base, Intent, PushIntent};
+use crate::transaction_hash::{PushIds, TransactionHash};
 
 /// At most this many pushes wait at one place of the log for an answer. Each keeps the checksums of
 /// its pages in the sidecar until an object stands there; only a remote that takes requests and
@@ -74,14 +75,15 @@ pub(crate) async fn push(
     head: &Head,
     progress: &Progress,
 ) -> Result<(Outcome, Session), Error> {
-    match blocking(move || prepare(session)).await? {
+    let ids = remote.push_ids();
+    match blocking(move || prepare(session, ids)).await? {
         Preparation::Nothing(session) => Ok((Outcome::Nothing, *session)),
         Preparation::Ready(prepared) => append(*prepared, remote, head, progress).await,
     }
 }
 
 /// Captures, encodes, stages and commits the intent.
-fn prepare(mut session: Session) -> Result<Preparation, Error> {
+fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
     let mut live = session.live_prepared()?;
     let view = live.begin()?;
     let base = session.state.base.clone();
@@ -115,7 +117,10 @@ fn prepare(mut session: Session) -> Result<Preparation, Error> {
     drop(live);
     let encoded = encoder.finish(changes.size).map_err(spooling)?;
     let intent = PushIntent {
-        push: entropy::push_id(),
+        push: match ids {
+            PushIds::Drawn => entropy::push_id(),
+            PushIds::OfContent => page_one.hash.finish(changes.size),
+        },
         base: base.lsn(),
         size_before: base.size,
         size_after: changes.size,
@@ -174,6 +179,8 @@ struct PageOneRule {
     log_cookie: u32,
     /// Page 1 as it is now, until it is known to be in the delta; only if the schema changed.
     due: Option<Vec<u8>>,
+    /// Of what was encoded.
+    hash: TransactionHash,
 }
 
 impl PageOneRule {
@@ -188,7 +195,8 @@ impl PageOneRule {
             None
         };
         let log_cookie = base.log_cookie.wrapping_add(u32::from(changed));
-        Ok(PageOneRule { size: view.db_size(), log_cookie, due })
+        let hash = TransactionHash::default();
+        Ok(PageOneRule { size: view.db_size(), log_cookie, due, hash })
     }
 
     fn encode(
@@ -204,11 +212,13 @@ impl PageOneRule {
         if let Some(page_one) = self.due.take() {
             self.page_one(page_one, encoder)?;
         }
+        self.hash.frame(pgno, page);
         encoder.page(pgno, page)
     }
 
-    fn page_one(&self, mut page: Vec<u8>, encoder: &mut DeltaEncoder<Spool>) -> io::Result<()> {
+    fn page_one(&mut self, mut page: Vec<u8>, encoder: &mut DeltaEncoder<Spool>) -> io::Result<()> {
         canonicalise_page_one(&mut page, self.log_cookie, self.size);
+        self.hash.frame(Pgno::ONE, &page);
         encoder.page(Pgno::ONE, &page)
     }
 }
@@ -229,6 +239,8 @@ async fn append(
         pages: (base.size, intent.size_after),
         sum: (base.sum, intent.sum_after),
         frames,
+        transactions: None,
+        rollover: Rollover::WhenDue,
         body,
     };
     let bytes = new.body.len();
@@ -238,11 +250,12 @@ async fn append(
     match answer {
         Ok(Appended::Won(metadata)) => {
             let won = metadata.clone();
-            // The object is the body behind its metadata.
-            let bytes = bytes + won.encode().map_or(0, |head| head.len() as u64);
+            let bytes = remote.bytes_of(bytes, &won);
             let settled = blocking(move || {
                 let mut session = session;
-                settle(&mut session, intent_id, &intent, &metadata)?;
+                let base = intent.base_after(Anchor::of(&metadata));
+                let (mark, counter) = (intent.mark, intent.change_counter);
+                session.settle(intent_id, base, mark, counter, entropy::now())?;
                 Ok((Outcome::Done(pushed(&intent, &metadata, bytes)), session))
             })
             .await?;
@@ -270,7 +283,7 @@ fn decide(mut session: Session, metadata: &Metadata) -> Result<(Outcome, Session
     for (id, intent) in session.sidecar.intents()? {
         let Intent::Push(intent) = intent else { continue };
         if metadata.push.as_ref() == Some(&intent.push) && intent.base == base {
-            settle(&mut session, id, &intent, metadata)?;
+            settle_earlier(&mut session, id, &intent, Anchor::of(metadata))?;
             return Ok((Outcome::DoneEarlier(pushed(&intent, metadata, 0)), session));
         }
         ids.push(id);
@@ -284,29 +297,15 @@ fn pushed(intent: &PushIntent, metadata: &Metadata, bytes: u64) -> Pushed {
     Pushed { from: intent.base, to: metadata.lsn.1, pages: intent.pages, bytes }
 }
 
-fn settle(
-    session: &mut Session,
-    id: i64,
-    intent: &PushIntent,
-    metadata: &Metadata,
-) -> Result<(), Error> {
-    settle_at(session, id, intent, Anchor::of(metadata))
-}
-
-fn settle_at(
+/// A push that an earlier operation had captured turned out to be in the log.
+fn settle_earlier(
     session: &mut Session,
     id: i64,
     intent: &PushIntent,
     anchor: Anchor,
 ) -> Result<(), Error> {
-    let base = Base {
-        anchor,
-        size: intent.size_after,
-        sum: intent.sum_after,
-        log_cookie: intent.log_cookie,
-        file_cookie: intent.file_cookie,
-    };
-    session.settle(id, base, intent.mark, intent.change_counter, entropy::now())
+    let (mark, counter) = (intent.mark, intent.change_counter);
+    session.settle_earlier(id, intent.base_after(anchor), mark, counter, entropy::now())
 }
 
 /// Decides the pushes that an earlier operation left undecided. Answers a line about it, and the
@@ -341,7 +340,7 @@ pub(crate) async fn recover(
             let first = base.next().filter(|_| intent.push == push);
             if let Some(first) = first {
                 let anchor = Anchor { first, last: lsn, push: Some(push) };
-                settle_at(&mut session, id, &intent, anchor)?;
+                settle_earlier(&mut session, id, &intent, anchor)?;
                 return Ok((
                     Some(format!("an earlier push had arrived, as position {lsn}")),
                     session,

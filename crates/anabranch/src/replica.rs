@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anabranch_store::{Head, Progress, causes};
 
+use crate::adopt;
 use crate::clone;
 use crate::error::{Error, ErrorKind};
 use crate::image::folder_of;
@@ -19,8 +20,8 @@ use crate::remote::{self, Connections, Dialect, Opening, Remote, of_store};
 use crate::remote_log::RemoteLog;
 use crate::repair;
 use crate::report::{
-    CloneReport, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed, RemoteStatus,
-    RepairReport, Status, SyncReport, VerifyReport,
+    AdoptReport, CloneReport, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed,
+    RemoteStatus, RepairReport, Status, SyncReport, VerifyReport,
 };
 use crate::session::Session;
 use crate::state::{Phase, RemoteText};
@@ -40,8 +41,35 @@ pub struct Options {
     pub name: String,
     /// Sent to servers to prove who asks.
     pub auth_token: Option<AuthToken>,
+    /// Sent to libSQL servers that keep the database encrypted with a key of the client's own, in
+    /// base64.
+    pub encryption_key: Option<EncryptionKey>,
     /// Connections to servers: who shares them saves making them anew.
     pub connections: Connections,
+}
+
+/// The key, in base64, that a libSQL server needs to read a database it keeps encrypted. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncryptionKey(String);
+
+impl EncryptionKey {
+    /// The key itself.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for EncryptionKey {
+    fn from(key: T) -> Self {
+        EncryptionKey(key.into())
+    }
+}
+
+impl std::fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EncryptionKey")
+    }
 }
 
 /// A secret that a server knows its clients by. Never shown.
@@ -76,6 +104,7 @@ impl Default for Options {
             progress: Progress::none(),
             name: "default".to_owned(),
             auth_token: None,
+            encryption_key: None,
             connections: Connections::default(),
         }
     }
@@ -169,6 +198,20 @@ impl Replica {
         options: Options,
     ) -> Result<(Self, CloneReport), Error> {
         let (session, report) = clone::clone(remote, file, &options).await?;
+        Ok((Self::of(&session, options), report))
+    }
+
+    /// Takes over the file at `file`, a replica that an official libSQL client made, from the same
+    /// remote. What that client had not pushed become local changes; the file that it knows its
+    /// replica by is put aside, so that only one of both uses it.
+    ///
+    /// Run again after an interruption it goes on where it was.
+    pub async fn adopt(
+        file: &Path,
+        remote: &OsStr,
+        options: Options,
+    ) -> Result<(Self, AdoptReport), Error> {
+        let (session, report) = adopt::adopt(file, remote, &options).await?;
         Ok((Self::of(&session, options), report))
     }
 
@@ -540,7 +583,7 @@ impl Replica {
             true => Some(verify::table_changes(&session, &*remote, &self.options).await?),
             false => None,
         };
-        let there = match head.frames_since(base) {
+        let there = match remote.frames_between(base, head) {
             None | Some(0) => RemoteStatus::UpToDate,
             Some(frames) => RemoteStatus::Ahead { head, frames },
         };
@@ -561,6 +604,7 @@ impl Replica {
 
 /// Finishes what can be decided from the file alone.
 fn recover_locally(mut session: Session) -> Result<Session, Error> {
+    adopt::finish(&mut session)?;
     if let Some(what) = pull::recover(&mut session)? {
         session.notes.push(Note::Recovered { what });
     }

@@ -16,6 +16,7 @@ use anabranch_sqlite::{
     View,
 };
 
+use crate::adopt;
 use crate::crash::crash_point;
 use crate::entropy;
 use crate::error::Error;
@@ -112,6 +113,7 @@ impl Session {
 
     fn read(db: PathBuf, lock: Option<ReplicaLock>, options: &Options) -> Result<Self, Error> {
         let (sidecar, state) = Sidecar::open(&db)?;
+        adopt::refuse_unfinished(&db, &state)?;
         let seen = Some(identity_of(&db)?);
         let busy = options.busy_timeout;
         let tables = RefCell::new(None);
@@ -413,8 +415,40 @@ impl Session {
     }
 
     /// Settles the staged entries of `intent`: the base is `base` from now on, every intent is
-    /// decided.
+    /// decided. For a state of the file that this very operation has seen.
     pub(crate) fn settle(
+        &mut self,
+        intent: i64,
+        base: Base,
+        mark: Option<Mark>,
+        change_counter: u32,
+        now: Micros,
+    ) -> Result<(), Error> {
+        self.settle_unseen(intent, base, mark, change_counter, now)?;
+        if let Some(keep) = &self.keep {
+            keep.settled(&self.state);
+        }
+        Ok(())
+    }
+
+    /// As [`Session::settle`], for a state that an earlier operation has left: what was written
+    /// since is known to no watcher.
+    pub(crate) fn settle_earlier(
+        &mut self,
+        intent: i64,
+        base: Base,
+        mark: Option<Mark>,
+        change_counter: u32,
+        now: Micros,
+    ) -> Result<(), Error> {
+        self.settle_unseen(intent, base, mark, change_counter, now)?;
+        if let Some(keep) = &self.keep {
+            keep.distrust();
+        }
+        Ok(())
+    }
+
+    fn settle_unseen(
         &mut self,
         intent: i64,
         base: Base,
@@ -445,9 +479,6 @@ impl Session {
         self.sidecar.commit_settled()?;
         crash_point!("settle::after-commit");
         self.state = next;
-        if let Some(keep) = &self.keep {
-            keep.settled(&self.state);
-        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use anabranch_store::Anchor;
 use serde::{Deserialize, Serialize};
 
 use crate::entropy;
-use crate::remote::Dialect;
+use crate::remote::{Dialect, Spot};
 
 /// How far the making of a replica has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +101,10 @@ pub(crate) struct State {
     /// What the server at the remote was found to speak; none if it is no server.
     #[serde(default)]
     pub(crate) dialect: Option<Dialect>,
+    /// The file was taken over from an official libSQL client, whose info file, which names this
+    /// position, is still to be put aside.
+    #[serde(default)]
+    pub(crate) adopting: Option<Spot>,
 }
 
 /// Hashes of the names of a database's tables, and the schema cookie at which they were read.
@@ -140,6 +144,7 @@ impl State {
             settled_at: None,
             known: Known::default(),
             dialect: None,
+            adopting: None,
         }
     }
 }
@@ -158,6 +163,19 @@ pub(crate) struct PushIntent {
     pub(crate) change_counter: u32,
     pub(crate) mark: Option<Mark>,
     pub(crate) pages: u64,
+}
+
+impl PushIntent {
+    /// The base once the push is in the log, as the segment that ends at `anchor`.
+    pub(crate) fn base_after(&self, anchor: Anchor) -> Base {
+        Base {
+            anchor,
+            size: self.size_after,
+            sum: self.sum_after,
+            log_cookie: self.log_cookie,
+            file_cookie: self.file_cookie,
+        }
+    }
 }
 
 /// A pull whose outcome only the file can tell.

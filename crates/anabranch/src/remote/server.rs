@@ -5,6 +5,7 @@
 //! dialect is not spoken, and the next one is tried. What was found is remembered in the sidecar, so
 //! that no later operation asks; it is found out again once it does not fit any more.
 
+use super::libsql::LibsqlPlace;
 use super::ours::{OursPlace, Spoken};
 use super::server_error::ServerError;
 use super::{Dialect, Opening, Place, ServerUrl, of_store};
@@ -14,7 +15,10 @@ use crate::error::Error;
 /// speak.
 pub(super) async fn place(url: ServerUrl, how: &Opening<'_>) -> Result<Box<dyn Place>, Error> {
     let remote = url.to_string();
-    let ours = OursPlace::new(url, how);
+    if how.dialect == Some(Dialect::Libsql) {
+        return Ok(libsql(url, how)?);
+    }
+    let ours = OursPlace::new(url.clone(), how);
     if how.dialect == Some(Dialect::Anabranch) {
         return Ok(Box::new(ours));
     }
@@ -25,6 +29,17 @@ pub(super) async fn place(url: ServerUrl, how: &Opening<'_>) -> Result<Box<dyn P
             let given = how.options.auth_token.is_some();
             Err(of_store(&remote, ServerError::Unauthorized { given }.at(&remote)))
         }
-        Spoken::Other { .. } => Err(Error::NoDialect { remote }),
+        Spoken::Other { .. } => {
+            let place = libsql(url, how)?;
+            match place.is_spoken().await.map_err(|e| of_store(&remote, e))? {
+                true => Ok(place),
+                false => Err(Error::NoDialect { remote }),
+            }
+        }
     }
+}
+
+fn libsql(url: ServerUrl, how: &Opening<'_>) -> Result<Box<LibsqlPlace>, Error> {
+    let remote = url.to_string();
+    LibsqlPlace::new(url, how).map(Box::new).map_err(|e| of_store(&remote, e))
 }
