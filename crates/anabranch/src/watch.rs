@@ -175,7 +175,11 @@ impl Replica {
         let ended = watching.run(stop).await;
         drop(watching);
         // The last to close the file may have much to copy.
-        let _ = blocking(move || Ok(drop(keep))).await;
+        let closed = blocking(move || {
+            drop(keep);
+            Ok(())
+        });
+        let _ = closed.await;
         ended
     }
 }
