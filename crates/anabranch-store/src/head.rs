@@ -248,6 +248,15 @@ impl Log {
         }
     }
 
+    /// Fails with [`StoreError::Rewound`] if the log, which ends at `head`, does not hold the segment
+    /// that somebody knows. No request where it is the last one.
+    pub async fn confirm(&self, known: &Anchor, head: &Head) -> Result<(), StoreError> {
+        if known.last == Lsn::ZERO || known.last < head.floor || *known == head.anchor {
+            return Ok(());
+        }
+        self.known_end(known).await.map(|_| ())
+    }
+
     async fn known_end(&self, known: &Anchor) -> Result<Option<End>, StoreError> {
         match self.segment(known.first).await? {
             Some(seen) if Anchor::of(&seen.metadata) == *known => Ok(Some(End::of(seen))),

@@ -72,12 +72,34 @@ pub struct Position {
     pub clock_gap: Option<ClockGap>,
 }
 
+impl Entry {
+    /// The entry of a segment that was received at `modified`.
+    #[must_use]
+    pub fn with(metadata: Metadata, modified: Micros, bytes: u64) -> Self {
+        let clock_gap = ClockGap::between(metadata.time, modified);
+        Entry { metadata, modified, bytes, clock_gap }
+    }
+}
+
 impl Position {
+    /// The end of the segment that `metadata` describes (the empty database if there is none), which
+    /// was received at `modified`.
+    #[must_use]
+    pub fn with(metadata: Option<Metadata>, modified: Option<Micros>) -> Self {
+        let times = metadata.as_ref().map(|m| m.time).zip(modified);
+        Position {
+            lsn: metadata.as_ref().map_or(Lsn::ZERO, |m| m.lsn.1),
+            clock_gap: times.and_then(|(logged, received)| ClockGap::between(logged, received)),
+            metadata,
+            modified,
+        }
+    }
+
     fn start() -> Self {
         Position { lsn: Lsn::ZERO, metadata: None, modified: None, clock_gap: None }
     }
 
-    fn of(seen: Seen) -> Self {
+    pub(crate) fn of(seen: Seen) -> Self {
         Position {
             lsn: seen.metadata.lsn.1,
             clock_gap: ClockGap::between(seen.metadata.time, seen.modified),
@@ -113,15 +135,27 @@ impl Head {
 impl Log {
     /// The newest `limit` segments, newest first.
     pub async fn history(&self, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.history_before(Lsn::MAX, limit).await
+    }
+
+    /// The newest `limit` of the segments that begin before `before`, newest first.
+    pub async fn history_before(
+        &self,
+        before: Lsn,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
         let floor = self.floor().await?;
         let mut shards = self.objects.directories(&self.keys.log()).await?;
         let mut newest: Vec<(Lsn, Listed)> = Vec::new();
         while newest.len() < limit
             && let Some(shard) = shards.pop()
         {
+            if Keys::parse_shard(&shard).is_none_or(|(start, _)| start >= before) {
+                continue;
+            }
             let listed = self.objects.list(&shard).await?;
             let firsts = listed.into_iter().filter_map(|o| Some((Keys::parse_segment(&o.key)?, o)));
-            newest.extend(firsts);
+            newest.extend(firsts.filter(|(first, _)| *first < before));
         }
         newest.sort_unstable_by_key(|(first, _)| std::cmp::Reverse(*first));
         newest.truncate(limit);
@@ -140,8 +174,7 @@ impl Log {
         if let Some(body) = metadata.body.as_deref().and_then(|b| self.keys.resolve_body(b)) {
             bytes += self.objects.size(&body).await?.unwrap_or(0);
         }
-        let clock_gap = ClockGap::between(metadata.time, modified);
-        Ok(Some(Entry { metadata, modified, bytes, clock_gap }))
+        Ok(Some(Entry::with(metadata, modified, bytes)))
     }
 
     /// The state that `at` means: always that after a whole segment, so that its checksum is known.
