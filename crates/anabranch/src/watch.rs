@@ -175,11 +175,7 @@ impl Replica {
         let ended = watching.run(stop).await;
         drop(watching);
         // The last to close the file may have much to copy.
-        let closed = blocking(move || {
-            drop(keep);
-            Ok(())
-        });
-        let _ = closed.await;
+        let _ = tokio::task::spawn_blocking(move || drop(keep)).await;
         ended
     }
 }
