@@ -182,7 +182,7 @@ impl Arrival {
         self.context.contradiction(NAME, what)
     }
 
-    /// Whether [`Arrival::fetched`] may be called: only the last object is not complete yet.
+    /// Whether [`Arrival::hand_out`] may be called: only the last object is not complete yet.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         let Some(manifest) = &self.manifest else { return false };
@@ -198,9 +198,9 @@ impl Arrival {
         }
     }
 
-    /// What is arriving, as pages. If not everything is here yet, reading the pages waits for the
-    /// rest; call once, when [`Arrival::is_readable`] says so.
-    pub async fn fetched(&mut self) -> Result<Fetched, StoreError> {
+    /// What is arriving, to be read while the rest still comes; once, when
+    /// [`Arrival::is_readable`] says so.
+    pub fn hand_out(&mut self) -> Result<Readable, StoreError> {
         let (Some(manifest), true) = (self.manifest.clone(), self.is_readable()) else {
             return Err(self.refuse("it is not complete"));
         };
@@ -213,41 +213,14 @@ impl Arrival {
             }
             Sink::Gone => return Err(self.refuse("it was taken already")),
         };
-        let mut collected =
-            Collected::new(&self.context, &self.keys, &self.to, Chain::LeftToReader);
-        for (start, bytes) in manifest.starts().into_iter().zip(&manifest.pieces) {
-            let piece = self.open(all.part(start, *bytes)).await?;
-            collected = collected.add(piece).await?;
-        }
-        collected.pushes.extend(manifest.pushes);
-        collected.bytes = self.total().unwrap_or(0);
-        collected.check_end(manifest.from, &self.to)?;
-        let to = self.to.clone();
-        tokio::task::spawn_blocking(move || collected.fetched(manifest.from, &to))
-            .await
-            .map_err(|_| StoreError::Interrupted)?
-    }
-
-    async fn open(&self, mut body: SpoolReader) -> Result<OpenPiece, StoreError> {
-        let context = self.context.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            let metadata = Metadata::decode(&mut body).map_err(|e| match e {
-                MetadataError::Io(e) => context.scratch_failed(e),
-                e => context.corrupt(NAME, Damage::Metadata(e)),
-            })?;
-            Ok::<_, StoreError>((metadata, body.rest()))
-        });
-        let (metadata, body) = opened.await.map_err(|_| StoreError::Interrupted)??;
-        let (first, last) = metadata.lsn;
-        let key = match metadata.kind {
-            Kind::Snapshot => format!("the snapshot at {last} that the server sent"),
-            _ => format!("the change from {first} to {last} that the server sent"),
-        };
-        check_identity(&self.context, &self.database, &key, &metadata, metadata.kind)?;
-        if metadata.body.is_some() {
-            return Err(self.context.contradiction(&key, "its bytes are said to be elsewhere"));
-        }
-        Ok(OpenPiece { key, metadata, body })
+        Ok(Readable {
+            context: self.context.clone(),
+            keys: self.keys.clone(),
+            to: self.to.clone(),
+            bytes: self.total().unwrap_or(0),
+            manifest,
+            all,
+        })
     }
 
     /// Whether nobody reads what was handed out any more, so that the rest need not come.
@@ -270,5 +243,57 @@ impl Drop for Arrival {
         if let Sink::File(file) = &self.sink {
             file.fail(StoreError::Interrupted);
         }
+    }
+}
+
+/// A bundle of which so much is here that its pages can be read: a read waits for what it needs.
+#[derive(Debug)]
+pub struct Readable {
+    context: Context,
+    keys: Keys,
+    to: Position,
+    manifest: Manifest,
+    all: SpoolReader,
+    bytes: u64,
+}
+
+impl Readable {
+    /// The pages. If not everything is here yet, somebody must go on bringing the rest meanwhile.
+    pub async fn fetched(self) -> Result<Fetched, StoreError> {
+        let mut collected =
+            Collected::new(&self.context, &self.keys, &self.to, Chain::LeftToReader);
+        for (start, bytes) in self.manifest.starts().into_iter().zip(&self.manifest.pieces) {
+            let piece = self.open(self.all.part(start, *bytes)).await?;
+            collected = collected.add(piece).await?;
+        }
+        let Readable { to, manifest, bytes, .. } = self;
+        collected.pushes.extend(manifest.pushes);
+        collected.bytes = bytes;
+        collected.check_end(manifest.from, &to)?;
+        tokio::task::spawn_blocking(move || collected.fetched(manifest.from, &to))
+            .await
+            .map_err(|_| StoreError::Interrupted)?
+    }
+
+    async fn open(&self, mut body: SpoolReader) -> Result<OpenPiece, StoreError> {
+        let context = self.context.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let metadata = Metadata::decode(&mut body).map_err(|e| match e {
+                MetadataError::Io(e) => context.scratch_failed(e),
+                e => context.corrupt(NAME, Damage::Metadata(e)),
+            })?;
+            Ok::<_, StoreError>((metadata, body.rest()))
+        });
+        let (metadata, body) = opened.await.map_err(|_| StoreError::Interrupted)??;
+        let (first, last) = metadata.lsn;
+        let key = match metadata.kind {
+            Kind::Snapshot => format!("the snapshot at {last} that the server sent"),
+            _ => format!("the change from {first} to {last} that the server sent"),
+        };
+        check_identity(&self.context, &self.manifest.database, &key, &metadata, metadata.kind)?;
+        if metadata.body.is_some() {
+            return Err(self.context.contradiction(&key, "its bytes are said to be elsewhere"));
+        }
+        Ok(OpenPiece { key, metadata, body })
     }
 }

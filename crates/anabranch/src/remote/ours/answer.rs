@@ -61,6 +61,9 @@ pub(super) struct PositionAnswer {
     lsn: Lsn,
     metadata: Option<Metadata>,
     modified: Option<Micros>,
+    /// The position that was asked for, where it was a frame.
+    #[serde(default)]
+    pub(super) at: Option<Lsn>,
 }
 
 #[derive(Debug, Deserialize)]

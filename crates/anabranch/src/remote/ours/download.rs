@@ -120,11 +120,13 @@ impl Download {
     }
 
     async fn hand_out(mut self) -> Result<Fetched, StoreError> {
-        let fetched = self.arrival()?.fetched().await?;
-        if !self.arrival()?.is_complete() {
+        let arrival = self.arrival()?;
+        let readable = arrival.hand_out()?;
+        if !arrival.is_complete() {
             tokio::spawn(self.rest());
         }
-        Ok(fetched)
+        // Even its beginning may wait for what comes.
+        readable.fetched().await
     }
 
     /// Brings the rest for whoever reads.
