@@ -1,5 +1,6 @@
 //! Replicas in step through a server: what is asked, and what happens when answers are lost, cut off
 //! or wrong.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 #[path = "common/net.rs"]
@@ -96,6 +97,31 @@ fn a_push_that_comes_too_late_is_diverged_and_touches_nothing() {
     assert!(matches!(second.sync(), Err(Error::Diverged { .. })));
     assert!(matches!(second.push(), Err(Error::Behind { .. })));
     assert_eq!(stock(&world.path("b.db"), ".dump"), dump);
+}
+
+#[test]
+fn a_database_that_the_administrator_made_is_published_to() {
+    let world = World::new();
+    let net = Net::with(|config| config.create = anabranch_server::Create::Explicit);
+    let db = world.path("a.db");
+    stock(&db, SCHEMA);
+    let url = net.url("notes");
+    let refused = Replica::init(&db, os(&url), Options::default()).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(&refused, Error::Server { source, .. }
+        if matches!(**source, ServerError::Forbidden { .. })),
+        "{refused:?}"
+    );
+    net.put("/admin/v1/databases/notes");
+    let empty = Replica::clone_from(os(&url), &world.path("b.db"), Options::default());
+    assert!(matches!(empty, Err(Error::RemoteEmpty { .. })));
+    Replica::init(&db, os(&url), Options::default()).unwrap();
+    cloned(&world, &net, "b.db");
+    assert_same(&db, &world.path("b.db"));
+    let other = world.path("other.db");
+    stock(&other, SCHEMA);
+    let taken = Replica::init(&other, os(&url), Options::default()).map(|_| ()).unwrap_err();
+    assert!(matches!(taken, Error::RemoteNotEmpty { .. }));
 }
 
 /// I1: whatever becomes of the answers, a push is there once.

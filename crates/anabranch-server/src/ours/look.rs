@@ -33,8 +33,11 @@ pub(super) async fn head(call: &Call, params: &Params<'_>) -> Result<Response, A
         database.log().confirm(&known, &head).await?;
     }
     let Head { newest, modified, floor, .. } = &*head;
+    // Where only the administrator makes databases, an empty one is for whoever publishes first.
+    let waiting = newest.is_none() && !call.creates();
     Ok(ok(&json!({
         "database": database.id().as_str(),
+        "waiting": waiting,
         "newest": newest.as_ref().map(metadata_json),
         "modified": modified,
         "floor": floor,

@@ -22,6 +22,7 @@ use super::http::{self, Ask, Connection, Fault, Upload, is_passing, pause, pause
 use super::server_error::ServerError;
 use super::{Dialect, Opening, Place, Probing, Remote, ServerUrl, Spot, of_store};
 use crate::adopt::{AdoptError, Adoptable, LastFrame};
+use crate::entropy;
 use crate::error::Error;
 
 mod answer;
@@ -43,7 +44,16 @@ pub(super) struct OursPlace {
     connection: Connection,
     scratch: PathBuf,
     /// What the first request found, until it is used.
-    probed: Mutex<Option<Option<(DatabaseId, Head)>>>,
+    probed: Mutex<Option<Option<Found>>>,
+}
+
+/// The database that has the name.
+#[derive(Debug, Clone)]
+struct Found {
+    database: DatabaseId,
+    head: Head,
+    /// It was made beforehand, for whoever publishes first.
+    waiting: bool,
 }
 
 impl OursPlace {
@@ -67,14 +77,14 @@ impl OursPlace {
     }
 
     /// The database that has the name, and where its log ends.
-    async fn look(&self) -> Result<Option<(DatabaseId, Head)>, StoreError> {
+    async fn look(&self) -> Result<Option<Found>, StoreError> {
         let failed = |e: ServerError| e.at(&self.connection.location);
         let asked = self.connection.ask(&Ask::get("log/head")).await;
         let asked = asked.map_err(|fault| failed(fault.error))?;
         match answer::read::<HeadAnswer>(asked).await {
             Ok(found) => {
-                let database = found.database.clone();
-                Ok(Some((database, found.head().map_err(failed)?)))
+                let (database, waiting) = (found.database.clone(), found.waiting);
+                Ok(Some(Found { database, head: found.head().map_err(failed)?, waiting }))
             }
             Err(NoAnswer::Refused(refusal)) if refusal.code == "no-database" => Ok(None),
             Err(e) => Err(e.store_error(&self.connection)),
@@ -90,7 +100,7 @@ impl OursPlace {
         })
     }
 
-    fn probed(&self) -> Option<Option<(DatabaseId, Head)>> {
+    fn probed(&self) -> Option<Option<Found>> {
         self.probed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -113,12 +123,23 @@ impl Place for OursPlace {
         Some(Dialect::Anabranch)
     }
 
+    fn new_database(&self) -> DatabaseId {
+        match self.probed().flatten().filter(|found| found.waiting) {
+            Some(found) => found.database,
+            None => entropy::database_id(),
+        }
+    }
+
+    fn gives_id(&self) -> bool {
+        self.probed().flatten().is_some_and(|found| found.waiting)
+    }
+
     async fn find(&self) -> Result<Option<DatabaseId>, StoreError> {
         let found = match self.probed() {
             Some(found) => found,
             None => self.look().await?,
         };
-        let id = found.as_ref().map(|(id, _)| id.clone());
+        let id = found.as_ref().filter(|f| !f.waiting).map(|f| f.database.clone());
         *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(id)
     }
@@ -185,8 +206,8 @@ impl Place for OursPlace {
 
     fn log(&self, id: &DatabaseId) -> Box<dyn Remote> {
         // What was just found need not be asked for again.
-        let seen = self.probed().flatten().filter(|(found, _)| found == id);
-        self.remote(id, seen.map(|(_, head)| head))
+        let seen = self.probed().flatten().filter(|found| found.database == *id);
+        self.remote(id, seen.map(|found| found.head))
     }
 
     async fn log_of(&self, id: &DatabaseId) -> Result<Box<dyn Remote>, Error> {
@@ -279,6 +300,11 @@ impl Ours {
             let Some(wait) = wait else {
                 return Err(match undecided {
                     AppendError::Store(source) if lost => {
+                        AppendError::Unknown { after, source: Box::new(source) }
+                    }
+                    e if lost && e.is_definite() => {
+                        let what = e.to_string();
+                        let source = self.failed(ServerError::Protocol { what });
                         AppendError::Unknown { after, source: Box::new(source) }
                     }
                     undecided => undecided,

@@ -75,6 +75,21 @@ impl Net {
         std::mem::take(&mut self.rules.lock().unwrap().requests)
     }
 
+    /// Sends `PUT path` past the proxy.
+    pub fn put(&self, path: &str) {
+        self.runtime.block_on(async {
+            let mut stream = TcpStream::connect(self.direct).await.unwrap();
+            let text = format!(
+                "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: \
+                 close\r\n\r\n"
+            );
+            stream.write_all(text.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+        });
+    }
+
     /// Something that answers every request with `answer`, at the URL it gives.
     pub fn answering(&self, answer: &'static str) -> String {
         let listener = self.runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();

@@ -43,6 +43,9 @@ pub(super) struct HeadAnswer {
     newest: Option<Metadata>,
     modified: Option<Micros>,
     floor: Lsn,
+    /// The database was made beforehand and waits for its first content.
+    #[serde(default)]
+    pub(super) waiting: bool,
 }
 
 #[derive(Debug, Deserialize)]
