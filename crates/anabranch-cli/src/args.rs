@@ -4,10 +4,12 @@
 //! places are only parsed here so that a mistake is a usage error before anything is touched.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::when::{self, When};
@@ -109,6 +111,8 @@ pub(crate) enum Command {
     Repair(Repair),
     Compact(Compact),
     Inspect(Inspect),
+    // By far the largest.
+    Serve(Box<Serve>),
     Demo(Demo),
     Completions(Completions),
 }
@@ -292,6 +296,154 @@ pub(crate) struct Inspect {
     /// List every frame or chunk
     #[arg(long)]
     pub(crate) frames: bool,
+}
+
+/// Serve databases over HTTP, to replicas and to official libSQL clients
+///
+/// One server holds any number of databases, each made by the first push to its name. A replica's
+/// remote, and a libSQL client's sync URL, is http://HOST:PORT/NAME. Without tokens the server
+/// listens on loopback addresses only. Ctrl-C or SIGTERM: what is under way is finished first.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  anabranch serve\n  \
+    anabranch serve --data s3://bucket/databases --listen 0.0.0.0:8080 --auth-token-file tokens\n  \
+    anabranch init notes.db --remote http://127.0.0.1:8080/notes\n\n\
+    A line of the token file is a token, or 'read' and a token that may only read.\n\
+    Health is at /livez and /readyz, metrics are at /metrics of --metrics-listen.")]
+pub(crate) struct Serve {
+    /// Where the databases are: a folder, or a bucket's URL
+    #[arg(long, value_name = "URL", default_value = "anabranch-data", env = "ANABRANCH_DATA")]
+    pub(crate) data: OsString,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "ANABRANCH_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    /// Where to listen for Prometheus [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "ANABRANCH_METRICS_LISTEN")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
+    /// Ask for one of the tokens in this file
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_AUTH_TOKEN_FILE")]
+    pub(crate) auth_token_file: Option<PathBuf>,
+    /// When a database comes to be: with the first push, or only by PUT /admin/v1/databases/NAME
+    #[arg(long, value_name = "WHEN", default_value = "push", env = "ANABRANCH_CREATE")]
+    pub(crate) create: CreateWhen,
+    /// What names the database: the first segment of the path, or the first label of the host
+    #[arg(long, value_name = "BY", default_value = "path", env = "ANABRANCH_TENANT_BY")]
+    pub(crate) tenant_by: TenantBy,
+    /// With --tenant-by host: databases are at NAME.DOMAIN, and the domain itself is `default`
+    #[arg(long, value_name = "DOMAIN", default_value = "localhost", env = "ANABRANCH_DOMAIN")]
+    pub(crate) domain: String,
+    /// This server's URL, for clients that another server on the same store sends here
+    #[arg(long, value_name = "URL", env = "ANABRANCH_ADVERTISE")]
+    pub(crate) advertise: Option<String>,
+    /// No other program writes to the store: reads need not ask it what is new
+    #[arg(long, env = "ANABRANCH_SOLE_SERVER")]
+    pub(crate) sole_server: bool,
+    /// How long every state stays restorable
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30d",
+        value_parser = when::parse_duration,
+        env = "ANABRANCH_RETAIN"
+    )]
+    pub(crate) retain: Duration,
+    /// Directory for temporary files [default: the data folder, or the system's]
+    #[arg(long, value_name = "DIR", env = "ANABRANCH_SCRATCH")]
+    pub(crate) scratch: Option<PathBuf>,
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORM", default_value = "logfmt", env = "ANABRANCH_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) limits: ServeLimits,
+}
+
+/// What one client, or all of them, may take.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct ServeLimits {
+    /// Longest body of a push by a libSQL client
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", env = "ANABRANCH_MAX_LIBSQL_BODY")]
+    pub(crate) max_libsql_body: ByteSize,
+    /// Longest body of a push by a replica; it lies in a temporary file
+    #[arg(long, value_name = "BYTES", default_value = "16GiB", env = "ANABRANCH_MAX_BODY")]
+    pub(crate) max_body: ByteSize,
+    /// Connections at once
+    #[arg(long, value_name = "N", default_value_t = 4096, env = "ANABRANCH_MAX_CONNECTIONS")]
+    pub(crate) max_connections: usize,
+    /// Requests of one database that are worked on at once; further ones wait 10 s at most
+    #[arg(long, value_name = "N", default_value_t = 64, env = "ANABRANCH_MAX_REQUESTS")]
+    pub(crate) max_requests: usize,
+    /// How long the headers of a request may take, and a connection may be idle
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "75s",
+        value_parser = when::parse_duration,
+        env = "ANABRANCH_HEADER_TIMEOUT"
+    )]
+    pub(crate) header_timeout: Duration,
+    /// How long a body may stand still, in either direction
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = when::parse_duration,
+        env = "ANABRANCH_STALL_TIMEOUT"
+    )]
+    pub(crate) stall_timeout: Duration,
+    /// How long an unfinished push of a libSQL client is kept without a further request
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = when::parse_duration,
+        env = "ANABRANCH_PUSH_SESSION"
+    )]
+    pub(crate) push_session: Duration,
+    /// How long a database stays open without a request
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5min",
+        value_parser = when::parse_duration,
+        env = "ANABRANCH_IDLE_DATABASE"
+    )]
+    pub(crate) idle_database: Duration,
+    /// How long requests may take to finish once the server is told to stop
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = when::parse_duration,
+        env = "ANABRANCH_GRACE"
+    )]
+    pub(crate) grace: Duration,
+}
+
+/// When a database of a server comes to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CreateWhen {
+    /// With the first push to its name
+    Push,
+    /// By the administration only
+    Explicit,
+}
+
+/// What names a database of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TenantBy {
+    /// The first segment of the path; without one, `default`
+    Path,
+    /// The first label of the host
+    Host,
+}
+
+/// Form of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// key=value
+    Logfmt,
+    /// One JSON object a line
+    Json,
 }
 
 /// Do the whole job once for real, in a folder, showing each step as the command to type

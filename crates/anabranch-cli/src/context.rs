@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anabranch::{Options, RemoteLog, Replica};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::args::Global;
 use crate::failure::Failure;
 use crate::output::Style;
@@ -22,6 +24,8 @@ pub(crate) struct Context {
     pub(crate) style: Style,
     /// Shows progress.
     pub(crate) bars: Bars,
+    /// For commands that go on until they are told to stop.
+    pub(crate) stop: CancellationToken,
 }
 
 impl Context {

@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 
 use anabranch::{Error, ErrorKind, StoreError};
+use anabranch_server::{ServeError, TokensError};
 use serde_json::{Value, json};
 
 use crate::human::Paint;
@@ -106,6 +107,12 @@ pub(crate) enum Failure {
     /// A part of this program panicked.
     #[error("an internal error: {0}; please report it. Nothing needs to be cleaned up")]
     Panicked(String),
+    /// A server that cannot start.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A server's file of tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
     /// A step of the demo had another outcome than it must have.
     #[error("the demo went wrong at `{step}`: {what}")]
     Demo {
@@ -162,6 +169,8 @@ impl Failure {
             Failure::Output(_) => "output",
             Failure::Setup { .. } => "setup",
             Failure::Panicked(_) => "internal",
+            Failure::Serve(_) => "serve",
+            Failure::Tokens(_) => "tokens",
             Failure::Demo { .. } => "demo",
         }
     }

@@ -33,9 +33,12 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::args::{Cli, Global};
+use crate::args::{Cli, Command, Global, LogFormat};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::human::Paint;
@@ -59,7 +62,7 @@ fn start() -> Exit {
     let Some(command) = cli.command else {
         return print_help();
     };
-    start_tracing(&cli.global);
+    start_tracing(&cli.global, &command);
     if cli.global.json {
         // Told as JSON, like every failure, and by nothing else.
         std::panic::set_hook(Box::new(|_| ()));
@@ -70,7 +73,8 @@ fn start() -> Exit {
         paint: Paint::for_stream(&io::stdout()),
     };
     let bars = Bars::new(!cli.global.quiet && !cli.global.json);
-    run::run(command, &Context { global: cli.global, style, bars })
+    let stop = CancellationToken::new();
+    run::run(command, &Context { global: cli.global, style, bars, stop })
 }
 
 /// Without a command, prints what there is.
@@ -102,21 +106,35 @@ fn misunderstood(error: &clap::Error) -> Exit {
     Exit::Usage
 }
 
-fn start_tracing(global: &Global) {
+fn start_tracing(global: &Global, command: &Command) {
+    let server = match command {
+        Command::Serve(serve) => Some(serve.log_format),
+        _ => None,
+    };
     let level = match global.verbose {
-        0 if global.quiet || global.json => "off",
-        0 => "warn",
-        1 => "info",
+        0 if global.quiet || (global.json && server.is_none()) => "off",
+        0 if server.is_none() => "warn",
+        0 | 1 if server.is_none() || global.verbose == 0 => "info",
         2 => "debug",
         _ => "trace",
     };
-    let ours = ["anabranch", "anabranch_store", "anabranch_sqlite", "anabranch_cli"];
+    let ours =
+        ["anabranch", "anabranch_store", "anabranch_sqlite", "anabranch_server", "anabranch_cli"];
     let default = ours.map(|name| format!("{name}={level}")).join(",");
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
-    let paint = Paint::for_stream(&io::stderr());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(paint.is_on())
-        .init();
+    match server {
+        Some(LogFormat::Json) => {
+            tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr).init();
+        }
+        Some(LogFormat::Logfmt) => {
+            let layer =
+                tracing_logfmt::builder().with_target(false).layer().with_writer(io::stderr);
+            tracing_subscriber::registry().with(filter).with(layer).init();
+        }
+        None => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .with_ansi(Paint::for_stream(&io::stderr()).is_on())
+            .init(),
+    }
 }

@@ -1,5 +1,8 @@
 //! Runs one command so that it can be interrupted.
 //!
+//! A command that goes on until it is told to stop (`serve`) is told so by the first signal, and
+//! ended by the second.
+//!
 //! The command runs on a thread of its own, so that a signal is seen also while SQLite or the disk
 //! keeps that thread busy. The first Ctrl-C (or SIGTERM) drops the command's future, waits a moment
 //! for blocking work to notice, says what to do next, and ends the program. The library is built to
@@ -61,6 +64,11 @@ fn show(outcome: Outcome, ctx: &Context) -> Exit {
     }
 }
 
+/// Whether `command` goes on until it is told to stop.
+fn goes_on(command: &Command) -> bool {
+    matches!(command, Command::Serve(_))
+}
+
 /// What to do after an interruption of `command`.
 fn advice(command: &Command) -> &'static str {
     match command {
@@ -101,6 +109,7 @@ fn execute(command: Command, ctx: Context) -> Ended {
 }
 
 fn execute_on(runtime: &Runtime, command: Command, ctx: Context) -> Ended {
+    let stop = goes_on(&command).then(|| ctx.stop.clone());
     let (cancel, cancelled) = oneshot::channel::<()>();
     let (finished, mut outcome) = oneshot::channel();
     let handle = runtime.handle().clone();
@@ -121,10 +130,16 @@ fn execute_on(runtime: &Runtime, command: Command, ctx: Context) -> Ended {
         return Ended::Finished(Err(Failure::Setup { what: "starting a thread", source }));
     }
     let exit = runtime.block_on(async {
-        tokio::select! {
-            biased;
-            ended = &mut outcome => Err(ended),
-            exit = interruption() => Ok(exit),
+        let mut stop = stop;
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut outcome => return Err(ended),
+                exit = interruption() => match stop.take() {
+                    Some(stop) => stop.cancel(),
+                    None => return Ok(exit),
+                },
+            }
         }
     });
     match exit {

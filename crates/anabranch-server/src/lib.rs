@@ -1,1 +1,42 @@
-//! The Anabranch server.
+//! The Anabranch server: SQLite databases over HTTP.
+//!
+//! One server holds any number of databases on one store (a folder or a bucket) and speaks two
+//! dialects for each: Anabranch's own, and that of the official libSQL clients. The truth is the log
+//! on the store, and the store's "create only if absent" the only arbiter: servers keep nothing that
+//! they could not lose, any number of them may share a store, and a killed one has lost nothing that
+//! it acknowledged.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`Config`], [`Server`] | settings; listening, serving and stopping |
+//! | `connection` | sockets: limits on headers, times and numbers |
+//! | `dispatch` | from a request to a database and an endpoint; access, limits, metrics, logs |
+//! | `tenancy` | which database a request is for |
+//! | `databases`, `database` | opened on first use, closed when idle; the one way to append |
+//! | `ours`, `libsql` | the dialects |
+//! | `admin`, `ops` | administration; health, version and metrics |
+//!
+//! Absent on purpose: SQLite. Nothing here opens a database file.
+
+mod admin;
+mod auth;
+mod config;
+mod connection;
+mod database;
+mod databases;
+mod dispatch;
+mod entropy;
+mod error;
+mod housekeeping;
+mod libsql;
+mod limits;
+mod metrics;
+mod ops;
+mod ours;
+mod server;
+mod tenancy;
+
+pub use anabranch_store::{Location, LocationError};
+pub use auth::{Tokens, TokensError};
+pub use config::{Config, Create, Limits, TenantBy};
+pub use server::{ServeError, Server};

@@ -8,6 +8,7 @@ mod log;
 mod publish;
 mod remote;
 mod repair;
+mod serve;
 mod status;
 mod sync;
 mod verify;
@@ -38,6 +39,7 @@ pub(crate) async fn run(command: Command, ctx: &Context) -> Result<Outcome, Fail
         Command::Remote(args) => remote::remote(args, ctx).await,
         Command::Repair(args) => repair::repair(args, ctx).await,
         Command::Compact(args) => repair::compact(args, ctx).await,
+        Command::Serve(args) => serve::serve(*args, ctx).await,
         Command::Inspect(args) => inspect::inspect(args).await,
         // The demo runs commands itself: the box ends the circle of types.
         Command::Demo(args) => Box::pin(demo::demo(args, ctx)).await,

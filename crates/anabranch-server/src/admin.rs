@@ -1,0 +1,84 @@
+//! Administration of databases: `/admin/v1/databases/NAME`.
+//!
+//! | request | what it does |
+//! |---|---|
+//! | `GET …/NAME` | tells id, position and generation |
+//! | `PUT …/NAME` | creates the database, empty; 200 if it is there already |
+//! | `POST …/NAME/rollover` | begins a new generation for libSQL clients |
+//! | `POST …/NAME/compact[?retain_seconds=N]` | merges old history, drops what is older |
+
+use std::time::Duration;
+
+use axum::response::Response;
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::database::Database;
+use crate::dispatch::Call;
+use crate::entropy;
+use crate::error::{ApiError, json_response};
+
+/// Serves `rest`, the path after `/admin/v1/databases/NAME`.
+pub(crate) async fn serve(
+    call: &Call,
+    request: &Parts,
+    rest: &[String],
+) -> Result<Response, ApiError> {
+    let method = &request.method;
+    match rest {
+        [] if method == Method::GET => told(&*call.existing().await?, StatusCode::OK).await,
+        [] if method == Method::PUT => {
+            call.require_write()?;
+            let (database, created) =
+                call.app.databases.create(&call.slot, &entropy::database_id()).await?;
+            told(&database, if created { StatusCode::CREATED } else { StatusCode::OK }).await
+        }
+        [] => Err(ApiError::method()),
+        [act] if method != Method::POST && matches!(act.as_str(), "rollover" | "compact") => {
+            Err(ApiError::method())
+        }
+        [act] if act == "rollover" => {
+            call.require_write()?;
+            let database = call.existing().await?;
+            crate::libsql::rollover(&database).await
+        }
+        [act] if act == "compact" => {
+            call.require_write()?;
+            compact(call, request.uri.query()).await
+        }
+        _ => Err(ApiError::no_endpoint(request.uri.path())),
+    }
+}
+
+async fn told(database: &Database, status: StatusCode) -> Result<Response, ApiError> {
+    let head = database.head().await?;
+    let newest = head.newest.as_ref();
+    let body = json!({
+        "name": database.name().as_str(),
+        "id": database.id().as_str(),
+        "lsn": head.lsn().to_string(),
+        "floor": head.floor.to_string(),
+        "generation": newest.map_or(1, |m| m.next_generation.unwrap_or(m.generation.0)),
+        "pages": newest.map_or(0, |m| m.pages.1),
+        "page_size": newest.map_or(Value::Null, |m| m.page_size.get().into()),
+    });
+    Ok(json_response(status, &body))
+}
+
+async fn compact(call: &Call, query: Option<&str>) -> Result<Response, ApiError> {
+    let database = call.existing().await?;
+    let retain = match query.and_then(|query| query.strip_prefix("retain_seconds=")) {
+        None if query.is_some_and(|query| !query.is_empty()) => {
+            return Err(ApiError::bad_request("compact knows one parameter, retain_seconds"));
+        }
+        None => None,
+        Some(text) => Some(Duration::from_secs(
+            text.parse()
+                .map_err(|_| ApiError::bad_request("retain_seconds is no number of seconds"))?,
+        )),
+    };
+    let report = database.housekeeper().compact(&database, retain).await?;
+    let report = serde_json::to_value(report).unwrap_or(Value::Null);
+    Ok(json_response(StatusCode::OK, &report))
+}

@@ -1,0 +1,239 @@
+//! One open database: its log, what is known of the end of it, and the one way to append.
+//!
+//! What is known is only a start for the next look: another program may append to the same store at
+//! any moment, so [`Database::head`] proves the end by a look that began after the call. Callers that
+//! come while a look is under way share the one after it.
+//!
+//! An append runs in a task of its own: a client that goes away does not cut it off, and what was
+//! put is known afterwards.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anabranch_format::{DatabaseId, Lsn};
+use anabranch_store::{
+    Anchor, AppendError, Appended, DatabaseName, Head, Log, NewSegment, Progress, StoreError,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::housekeeping::Housekeeper;
+
+/// While somebody watches, the log is looked at this often for what others appended; the pause
+/// grows up to the second number while nothing comes.
+const LOOK_FOLDER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+const LOOK_BUCKET: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+
+/// One open database.
+#[derive(Debug)]
+pub(crate) struct Database {
+    log: Log,
+    known: Mutex<Option<Arc<Head>>>,
+    looks: Looks,
+    newest: watch::Sender<Lsn>,
+    watchers: AtomicUsize,
+    /// Held while something is prepared for, and appended at, the head: so that pushes to this
+    /// server take turns instead of losing to one another.
+    appending: tokio::sync::Mutex<()>,
+    /// It was deleted, or is not what it was: to be opened anew.
+    stale: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+/// What all databases of a server share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Nobody else appends.
+    pub(crate) sole: bool,
+    pub(crate) on_folder: bool,
+    pub(crate) tasks: TaskTracker,
+    /// The server was told to stop.
+    pub(crate) stop: CancellationToken,
+    pub(crate) housekeeper: Housekeeper,
+}
+
+/// Looks at the end of the log, shared among those who wait.
+#[derive(Debug, Default)]
+struct Looks {
+    begun: AtomicU64,
+    /// The number of the last look that succeeded, and what it saw.
+    done: tokio::sync::Mutex<(u64, Option<Arc<Head>>)>,
+}
+
+impl Database {
+    pub(crate) fn new(log: Log, shared: Arc<Shared>) -> Self {
+        Database {
+            log,
+            known: Mutex::new(None),
+            looks: Looks::default(),
+            newest: watch::Sender::new(Lsn::ZERO),
+            watchers: AtomicUsize::new(0),
+            appending: tokio::sync::Mutex::new(()),
+            stale: AtomicBool::new(false),
+            shared,
+        }
+    }
+
+    /// The log itself. Appends go through [`Database::append`].
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) fn name(&self) -> &DatabaseName {
+        self.log.name()
+    }
+
+    pub(crate) fn id(&self) -> &DatabaseId {
+        self.log.database()
+    }
+
+    /// The end of the log, as last seen; nobody is asked.
+    pub(crate) fn known_head(&self) -> Option<Arc<Head>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The end of the log, by a look that began after this call.
+    pub(crate) async fn head(&self) -> Result<Arc<Head>, StoreError> {
+        if self.shared.sole
+            && let Some(known) = self.known_head()
+        {
+            return Ok(known);
+        }
+        let wanted = self.looks.begun.load(Ordering::SeqCst) + 1;
+        let mut done = self.looks.done.lock().await;
+        if let (number, Some(head)) = &*done
+            && *number >= wanted
+        {
+            return Ok(Arc::clone(head));
+        }
+        let number = self.looks.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let known = self.known_head().map_or_else(Anchor::start, |head| head.anchor.clone());
+        let head = match self.log.head(&known).await {
+            Ok(head) => Arc::new(head),
+            Err(e) => return Err(self.note_failure(e)),
+        };
+        let head = self.note(head);
+        *done = (number, Some(Arc::clone(&head)));
+        Ok(head)
+    }
+
+    fn note_failure(&self, e: StoreError) -> StoreError {
+        if matches!(
+            e,
+            StoreError::Deleted { .. } | StoreError::Rewound { .. } | StoreError::Gone { .. }
+        ) {
+            self.stale.store(true, Ordering::Relaxed);
+        }
+        e
+    }
+
+    /// Whether it must be opened anew.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
+    }
+
+    /// Remembers `head`, unless more is known; answers the newest.
+    fn note(&self, head: Arc<Head>) -> Arc<Head> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = known.as_ref().filter(|known| known.lsn() > head.lsn()).cloned();
+        let newest = newer.unwrap_or(head);
+        *known = Some(Arc::clone(&newest));
+        drop(known);
+        self.newest.send_if_modified(|lsn| {
+            let moved = newest.lsn() > *lsn;
+            *lsn = newest.lsn().max(*lsn);
+            moved
+        });
+        newest
+    }
+
+    /// A turn to look at the head and append there, among the pushes to this server.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.appending.lock().await
+    }
+
+    /// Appends `new` right after `head`: the only way in which this server appends. Goes on when the
+    /// caller goes away.
+    pub(crate) async fn append(
+        self: &Arc<Self>,
+        head: &Head,
+        new: NewSegment,
+        dialect: &'static str,
+    ) -> Result<Appended, AppendError> {
+        let (database, head) = (Arc::clone(self), head.clone());
+        let after = head.lsn();
+        let task = self.shared.tasks.spawn(async move {
+            let started = Instant::now();
+            let bytes = new.body.len();
+            let outcome = database.log.append(&head, new, &Progress::none()).await;
+            crate::metrics::append(dialect, &outcome, bytes, started.elapsed());
+            if let Ok(Appended::Won(metadata)) = &outcome {
+                database.note(Arc::new(head.after(metadata.clone())));
+                database.shared.housekeeper.after_append(&database, metadata.clone());
+            }
+            outcome
+        });
+        task.await.unwrap_or_else(|_| {
+            let source = Box::new(StoreError::Interrupted);
+            Err(AppendError::Unknown { after, source })
+        })
+    }
+
+    /// The newest position that is known, as it moves. While the answer lives the log is looked at
+    /// for what other programs append.
+    pub(crate) fn watch(self: &Arc<Self>) -> Watching {
+        let watching = Watching { newest: self.newest.subscribe(), database: Arc::clone(self) };
+        if self.watchers.fetch_add(1, Ordering::SeqCst) == 0 && !self.shared.sole {
+            let database = Arc::clone(self);
+            self.shared.tasks.spawn(async move { database.look_while_watched().await });
+        }
+        watching
+    }
+
+    async fn look_while_watched(self: Arc<Self>) {
+        let (least, most) = if self.shared.on_folder { LOOK_FOLDER } else { LOOK_BUCKET };
+        let mut pause = least;
+        let mut newest = self.newest.subscribe();
+        while self.watchers.load(Ordering::SeqCst) > 0 {
+            let moved = tokio::select! {
+                moved = tokio::time::timeout(pause, newest.changed()) => moved.is_ok(),
+                () = self.shared.stop.cancelled() => return,
+            };
+            pause = if moved { least } else { (pause * 2).min(most) };
+            if !moved && let Err(e) = self.head().await {
+                tracing::debug!(database = %self.name(), error = %e, "looking for what others appended failed");
+                pause = most;
+            }
+        }
+    }
+
+    pub(crate) fn housekeeper(&self) -> &Housekeeper {
+        &self.shared.housekeeper
+    }
+}
+
+/// Somebody watches a database.
+#[derive(Debug)]
+pub(crate) struct Watching {
+    newest: watch::Receiver<Lsn>,
+    database: Arc<Database>,
+}
+
+impl Watching {
+    /// Returns once a position beyond `after` is known, with the newest.
+    pub(crate) async fn beyond(&mut self, after: Lsn) -> Lsn {
+        match self.newest.wait_for(|lsn| *lsn > after).await {
+            Ok(lsn) => *lsn,
+            // The sender lives as long as the database, which this holds.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.database.watchers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
