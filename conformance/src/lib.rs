@@ -19,6 +19,7 @@ mod position;
 mod proxy;
 mod runtime;
 mod server;
+mod wal;
 
 pub use chance::Chance;
 pub use client::{Client, Failure, Killer, Opening};
@@ -29,6 +30,7 @@ pub use ours::{Ended, Ours, program};
 pub use position::{Position, read_position, write_position};
 pub use proxy::{Exchange, Fault, Proxy, Seen};
 pub use server::{Server, ServerOptions};
+pub use wal::Wal;
 
 /// The page size that the dialect is bound to.
 pub const PAGE_BYTES: usize = 4096;

@@ -14,5 +14,15 @@
 //! CONFORMANCE_SERVER=mock cargo test                # what a naive server makes of the scenarios
 //! ```
 
+mod bridge;
 mod client_facts;
+mod conflict;
+mod failures;
+mod guard;
+mod large;
+mod push_pull;
+mod refuse;
+mod replica;
+mod rollover;
+mod soak;
 mod support;

@@ -31,6 +31,7 @@ pub(crate) enum Remote {
 pub(crate) struct Yard {
     dir: tempfile::TempDir,
     pub(crate) remote: Remote,
+    token: Option<String>,
     fresh: AtomicUsize,
 }
 
@@ -42,17 +43,29 @@ impl Yard {
 
     /// With a server that is given more arguments.
     pub(crate) fn with(args: &[&str]) -> Self {
+        Self::start(args, None)
+    }
+
+    /// With a server that asks for a token: `token`, or one of those in further lines of the file.
+    pub(crate) fn with_tokens(token: &str, lines: &str) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("{token}\n{lines}\n")).unwrap();
+        Self::start(&["--auth-token-file", file.path().to_str().unwrap()], Some(token))
+    }
+
+    fn start(args: &[&str], token: Option<&str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let token = token.map(str::to_owned);
         let remote = if std::env::var_os("CONFORMANCE_SERVER").is_some_and(|name| name == "mock") {
             Remote::Mock(Mock::start(([127, 0, 0, 1], 0).into()))
         } else {
             Remote::Real(Box::new(Server::start(ServerOptions {
                 data: dir.path().join("data"),
                 args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-                token: None,
+                token: token.clone(),
             })))
         };
-        Yard { dir, remote, fresh: AtomicUsize::new(0) }
+        Yard { dir, remote, token, fresh: AtomicUsize::new(0) }
     }
 
     /// The server; none if the mock stands in for it.
@@ -102,8 +115,13 @@ impl Yard {
     #[track_caller]
     pub(crate) fn client_at(&self, name: &str, url: &str) -> Client {
         let mut client = self.unopened(name);
-        client.open(url, &Opening::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        client.open(url, &self.opening()).unwrap_or_else(|e| panic!("{name}: {e}"));
         client
+    }
+
+    /// How a client opens a database of this server.
+    pub(crate) fn opening(&self) -> Opening {
+        Opening { token: self.token.clone().unwrap_or_default(), ..Opening::default() }
     }
 
     /// A running client that has not opened the replica `name` yet.
@@ -113,7 +131,8 @@ impl Yard {
 
     /// Our own program against the scenario's database; none against the mock.
     pub(crate) fn ours(&self) -> Option<Ours> {
-        matches!(self.remote, Remote::Real(_)).then(|| Ours::new(&self.url(), None))
+        matches!(self.remote, Remote::Real(_))
+            .then(|| Ours::new(&self.url(), self.token.as_deref()))
     }
 
     /// Begins a new generation, as an administrator does.
@@ -126,13 +145,21 @@ impl Yard {
     /// A request to the server.
     #[track_caller]
     pub(crate) fn admin(&self, method: &str, path: &str) -> Answer {
-        ask(method, &format!("http://{}{path}", self.address()), &[], Vec::new()).unwrap()
+        let url = format!("http://{}{path}", self.address());
+        self.ask(method, &url, Vec::new())
+    }
+
+    /// One request, with the server's token.
+    #[track_caller]
+    pub(crate) fn ask(&self, method: &str, url: &str, body: Vec<u8>) -> Answer {
+        let bearer = format!("Bearer {}", self.token.as_deref().unwrap_or_default());
+        ask(method, url, &[("authorization", &bearer)], body).unwrap()
     }
 
     /// The server's current generation, as it tells a client.
     #[track_caller]
     pub(crate) fn generation(&self) -> u32 {
-        let answer = ask("GET", &format!("{}/info", self.url()), &[], Vec::new()).unwrap();
+        let answer = self.ask("GET", &format!("{}/info", self.url()), Vec::new());
         let generation = answer.json()["current_generation"].as_u64();
         u32::try_from(generation.unwrap_or_else(|| panic!("{}", answer.text()))).unwrap()
     }
@@ -146,16 +173,16 @@ impl Yard {
     pub(crate) fn settle(&self, clients: &mut [&mut Client], sql: &str, expected: &[String]) {
         let number = self.fresh.fetch_add(1, Ordering::Relaxed);
         let mut replicas = Vec::new();
-        let mut fresh = self.client(&format!("fresh-{number}"));
-        fresh.sync();
-        fresh.close();
-        replicas.push(fresh.db().to_owned());
         for client in clients {
             client.sync();
             let seen = client.rows(sql);
             assert_eq!(seen, expected, "{}, as the client sees it", client.db().display());
             replicas.push(client.db().to_owned());
         }
+        let mut fresh = self.client(&format!("fresh-{number}"));
+        fresh.sync();
+        fresh.close();
+        replicas.push(fresh.db().to_owned());
         if let Some(ours) = self.ours() {
             let db = self.db(&format!("ours-{number}"));
             ours.clone_to(&db);
