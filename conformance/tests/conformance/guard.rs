@@ -7,9 +7,9 @@
 
 use std::fs;
 
-use anabranch_conformance::{Client, Wal, path_beside, sqlite};
+use anabranch_conformance::{Client, Fault, Seen, Wal, path_beside, sqlite};
 
-use crate::support::{ALL, TABLE, Yard, insert, numbered};
+use crate::support::{ALL, DATABASE, TABLE, Yard, insert, insert_many, numbered};
 
 /// A client that has pushed ten rows and is closed, and what it pushed.
 fn pushed_and_closed(yard: &Yard) -> (Client, Vec<String>) {
@@ -122,6 +122,34 @@ fn a_wal_with_two_earlier_frames_swapped_cannot_push() {
             (1..=wal.frames.len()).filter(|number| wal.is_commit(*number)).collect();
         wal.frames.swap(commits[4] - 1, commits[5] - 1);
     });
+}
+
+#[test]
+fn a_begun_transaction_that_was_overtaken_cannot_go_on() {
+    // The library counts the batches of an unfinished transaction as done. Its answer is lost, somebody
+    // else pushes, and the next sync goes on in the middle. Told how far the server is, the library
+    // goes on from *there*, with frames that follow others of its own, not the server's.
+    let yard = Yard::new();
+    let proxy = yard.proxy();
+    let mut a = yard.client_at("a", &proxy.url(DATABASE));
+    let mut b = yard.client("b");
+    a.execute(TABLE);
+    a.execute(&insert("shared"));
+    a.sync();
+    b.sync();
+    a.execute(&insert_many(280, 4000));
+    proxy.nth(2, Seen::is_push, || Fault::Drop);
+    assert_eq!(a.try_sync(), Ok(0));
+    proxy.calm();
+    b.repeat(5, "INSERT INTO t(body) VALUES ('b ' || ?1)");
+    b.sync();
+    for _ in 0..3 {
+        let error = a.try_sync().unwrap_err().error();
+        assert!(error.contains("conflict") || error.contains("lower frame_no"), "{error}");
+    }
+    assert_eq!(a.rows("SELECT count(*) FROM t"), ["281"]);
+    let bodies = ["shared", "b 1", "b 2", "b 3", "b 4", "b 5"];
+    yard.settle(&mut [&mut b], ALL, &numbered(&bodies));
 }
 
 #[test]
