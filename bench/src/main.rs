@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cargo run --release -p anabranch-bench -- [--dir DIR] [--rounds N] [--program FILE]
-//!                                           [--litestream FILE] [all|W1|W2|W3|W4|W6|W7|writing|large ...]
+//!                                           [--litestream FILE] [--libsql-client FILE]
+//!                                           [all|W1|W2|W3|W4|W6|W7|writing|large|http ...]
 //! ```
 //!
 //! An application (the stock `sqlite3` program, with its defaults, in a process of its own) writes
@@ -12,6 +13,7 @@
 mod app;
 mod child;
 mod clone;
+mod http;
 mod large;
 mod litestream;
 mod machine;
@@ -31,10 +33,11 @@ use crate::stage::Stage;
 /// Anything that goes wrong ends the run, with a message.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const WORKLOADS: [&str; 8] = ["W1", "W2", "W4", "W6", "W3", "W7", "writing", "large"];
+const WORKLOADS: [&str; 9] = ["W1", "W2", "W4", "W6", "W3", "W7", "writing", "large", "http"];
 
 const USAGE: &str = "usage: anabranch-bench [--dir DIR] [--rounds N] [--program FILE] \
-                     [--litestream FILE] [all|W1|W2|W3|W4|W6|W7|writing|large ...]";
+                     [--litestream FILE] [--libsql-client FILE] \
+                     [all|W1|W2|W3|W4|W6|W7|writing|large|http ...]";
 
 fn main() -> ExitCode {
     match run() {
@@ -60,6 +63,7 @@ fn run() -> Result<usize> {
             "W3" => clone::measure(&stage, &mut report)?,
             "W7" => single::measure(&stage, &mut report)?,
             "writing" => writing::measure(&stage, &mut report)?,
+            "http" => http::measure(&stage, &mut report)?,
             "large" => large::measure(&stage, &mut report)?,
             _ => ship::measure(&stage, name, &mut report)?,
         }
@@ -75,6 +79,7 @@ fn arguments() -> Result<(Stage, Vec<String>)> {
         program: PathBuf::new(),
         rounds: 7,
         litestream: None,
+        libsql_client: None,
     };
     let mut chosen = Vec::new();
     let mut args = std::env::args().skip(1);
@@ -85,6 +90,7 @@ fn arguments() -> Result<(Stage, Vec<String>)> {
             "--rounds" => stage.rounds = value()?.parse::<usize>()?.max(1),
             "--program" => stage.program = value()?.into(),
             "--litestream" => stage.litestream = Some(value()?.into()),
+            "--libsql-client" => stage.libsql_client = Some(value()?.into()),
             "all" => chosen.extend(WORKLOADS.map(str::to_owned)),
             name if WORKLOADS.contains(&name) => chosen.push(name.to_owned()),
             other => return Err(format!("what is {other}?\n{USAGE}").into()),

@@ -28,6 +28,8 @@ pub(crate) struct Stage {
     pub(crate) rounds: usize,
     /// The Litestream program, if there is one.
     pub(crate) litestream: Option<PathBuf>,
+    /// The driver of the official libSQL client, if it was built.
+    pub(crate) libsql_client: Option<PathBuf>,
 }
 
 impl Stage {

@@ -98,6 +98,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  anabranch sync notes.db\n  anabranch sync --json notes.db"
     )]
     Sync(OneFile),
+    Watch(Watch),
     Status(Status),
     Log(Log),
     Restore(Restore),
@@ -158,6 +159,38 @@ pub(crate) struct Clone_ {
     pub(crate) remote: OsString,
     /// The file to make
     pub(crate) file: PathBuf,
+}
+
+/// Keep replicas in step for as long as it runs
+///
+/// What programs commit to FILE is sent at once, what others send is fetched at once; a line tells of
+/// each. The system's file notification tells of commits; where there is none (network drives), FILE
+/// is looked at every 10 s. A server tells of news; a folder is asked at least every 2 s, a bucket
+/// every 30 s, less often if nothing happens for long: see --interval.
+///
+/// A remote that cannot be reached is tried again until it can. Where both sides changed, nothing is
+/// touched; it is tried again after each local change. Other commands may be used meanwhile.
+///
+/// Ctrl-C or SIGTERM ends it, after what was committed is sent: exit code 0 if everything is in step
+/// then, else those of `sync`. A second one ends it at once, which is safe too. An error that trying
+/// again cannot help ends it as well.
+///
+/// Programs that use FILE may find that `PRAGMA journal_mode=DELETE` fails, and that checkpoints
+/// other than passive ones report \"busy\", while it is watched.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  anabranch watch notes.db\n  \
+    anabranch watch notes.db tasks.db --interval 300\n  \
+    anabranch watch notes.db --json | while read -r event; do ...; done\n\n\
+    With --json there is one object on each line, with \"file\" and \"event\": watching, synced,\n\
+    offline, online, diverged, busy, failed, stopped.")]
+pub(crate) struct Watch {
+    /// The replicas [default: the only one in the current directory]
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Ask a folder or bucket for news at most so many seconds apart; 0: never, then news is found
+    /// whenever something is sent
+    #[arg(long, value_name = "SECONDS", value_parser = when::parse_interval)]
+    pub(crate) interval: Option<Duration>,
 }
 
 /// Show position, local changes and how far the remote is ahead

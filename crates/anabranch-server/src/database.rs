@@ -34,6 +34,8 @@ pub(crate) struct Database {
     looks: Looks,
     newest: watch::Sender<Lsn>,
     watchers: AtomicUsize,
+    /// Somebody looks for what others append, as long as there are watchers.
+    looking: AtomicBool,
     /// Held while something is prepared for, and appended at, the head: so that pushes to this
     /// server take turns instead of losing to one another.
     appending: tokio::sync::Mutex<()>,
@@ -70,6 +72,7 @@ impl Database {
             looks: Looks::default(),
             newest: watch::Sender::new(Lsn::ZERO),
             watchers: AtomicUsize::new(0),
+            looking: AtomicBool::new(false),
             appending: tokio::sync::Mutex::new(()),
             stale: AtomicBool::new(false),
             shared,
@@ -185,7 +188,8 @@ impl Database {
     /// for what other programs append.
     pub(crate) fn watch(self: &Arc<Self>) -> Watching {
         let watching = Watching { newest: self.newest.subscribe(), database: Arc::clone(self) };
-        if self.watchers.fetch_add(1, Ordering::SeqCst) == 0 && !self.shared.sole {
+        self.watchers.fetch_add(1, Ordering::SeqCst);
+        if !self.shared.sole && !self.looking.swap(true, Ordering::SeqCst) {
             let database = Arc::clone(self);
             self.shared.tasks.spawn(async move { database.look_while_watched().await });
         }
@@ -196,7 +200,7 @@ impl Database {
         let (least, most) = if self.shared.on_folder { LOOK_FOLDER } else { LOOK_BUCKET };
         let mut pause = least;
         let mut newest = self.newest.subscribe();
-        while self.watchers.load(Ordering::SeqCst) > 0 {
+        while self.is_watched() {
             let moved = tokio::select! {
                 moved = tokio::time::timeout(pause, newest.changed()) => moved.is_ok(),
                 () = self.shared.stop.cancelled() => return,
@@ -207,6 +211,16 @@ impl Database {
                 pause = most;
             }
         }
+    }
+
+    /// Whether to go on looking. Between the last watcher's end and this task's there may be a new
+    /// watcher, who relied on it.
+    fn is_watched(&self) -> bool {
+        if self.watchers.load(Ordering::SeqCst) > 0 {
+            return true;
+        }
+        self.looking.store(false, Ordering::SeqCst);
+        self.watchers.load(Ordering::SeqCst) > 0 && !self.looking.swap(true, Ordering::SeqCst)
     }
 
     pub(crate) fn housekeeper(&self) -> &Housekeeper {
@@ -224,8 +238,9 @@ pub(crate) struct Watching {
 impl Watching {
     /// Returns once a position beyond `after` is known, with the newest.
     pub(crate) async fn beyond(&mut self, after: Lsn) -> Lsn {
-        match self.newest.wait_for(|lsn| *lsn > after).await {
-            Ok(lsn) => *lsn,
+        let newest = self.newest.wait_for(|lsn| *lsn > after).await.map(|lsn| *lsn);
+        match newest {
+            Ok(lsn) => lsn,
             // The sender lives as long as the database, which this holds.
             Err(_) => std::future::pending().await,
         }

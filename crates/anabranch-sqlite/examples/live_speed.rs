@@ -94,6 +94,7 @@ impl Bench {
             base_size: self.size,
             page_one_always: false,
             restarted: false,
+            watched: None,
         };
         let captured =
             view.capture(&with, &map, &mut |pgno, _, entry| staging.push(pgno, entry))?;

@@ -2,7 +2,8 @@
 //!
 //! Decides the candidates, and compares each with the base map. Candidates are the pages of the WAL
 //! frames that were committed after a mark, if every step back to it can be proven; else all pages.
-//! A page counts as changed only by comparison, so candidates may be too many, never too few.
+//! A page counts as changed only by comparison, so candidates may be too many, never too few. A
+//! [`Watcher`](crate::Watcher) that has seen every frame may name them instead.
 //!
 //! Order matters. The view's transaction begins first and its snapshot is taken inside it; then the
 //! frame headers from the mark to the end *of that snapshot* are read. Headers that were listed
@@ -25,6 +26,9 @@ use crate::wal;
 pub struct Compare<'a> {
     /// Where the file was last known to be as the base; `None` if that is not known.
     pub since: Option<&'a Mark>,
+    /// The pages that a watcher has seen written since then, if it has seen every frame, up to a
+    /// state that is not older than the view.
+    pub watched: Option<&'a PageSet>,
     /// The machine was restarted since: the mark proves nothing but what is missing.
     pub restarted: bool,
     /// Size of the base in pages; entries of the map above it do not count.
@@ -43,6 +47,8 @@ pub enum How {
         /// Number of frames since the mark.
         frames: u32,
     },
+    /// A watcher has seen every frame since the file was in step.
+    Watched,
     /// Every page was read.
     Scan(ScanReason),
 }
@@ -135,8 +141,8 @@ impl View<'_> {
             candidates => candidates,
         };
         match candidates {
-            Ok((frames, candidates)) => {
-                comparison.out.how = How::Chain { frames };
+            Ok((how, candidates)) => {
+                comparison.out.how = how;
                 for pgno in candidates.iter() {
                     self.with_page(pgno, |page| comparison.page(pgno, page))??;
                 }
@@ -150,11 +156,8 @@ impl View<'_> {
         Ok(comparison.out)
     }
 
-    /// The pages that may differ from the base, without the lock page, and the number of frames
-    /// they come from.
-    fn candidates(&self, with: &Compare<'_>) -> Result<(u32, PageSet), ScanReason> {
-        let since = with.since.ok_or(ScanReason::NoMark)?;
-        let now = self.snapshot.as_ref().ok_or(ScanReason::NoWal)?;
+    /// The pages that may differ from the base, without the lock page, and where they come from.
+    fn candidates(&self, with: &Compare<'_>) -> Result<(How, PageSet), ScanReason> {
         let lock_page = self.live.page_size.lock_page();
         let mut pages = PageSet::new(self.db_size());
         if with.page_one_always {
@@ -166,6 +169,14 @@ impl View<'_> {
                 pages.insert(pgno);
             }
         }
+        if let Some(watched) = with.watched {
+            for pgno in watched.iter().filter(|pgno| *pgno != lock_page) {
+                pages.insert(pgno);
+            }
+            return Ok((How::Watched, pages));
+        }
+        let since = with.since.ok_or(ScanReason::NoMark)?;
+        let now = self.snapshot.as_ref().ok_or(ScanReason::NoWal)?;
         let frames = wal::frames_between(
             self.live.wal_path(),
             self.live.page_size,
@@ -177,7 +188,7 @@ impl View<'_> {
                 }
             },
         )?;
-        Ok((frames, pages))
+        Ok((How::Chain { frames }, pages))
     }
 
     /// Calls `each` for every page but the lock page, ascending.

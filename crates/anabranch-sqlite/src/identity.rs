@@ -50,6 +50,15 @@ impl FileIdentity {
             && (self.device == other.device || !self.same_boot(other))
     }
 
+    /// Whether the file at `path` is this one, by a single `stat`. For looking again and again in one
+    /// boot of one machine.
+    #[must_use]
+    pub fn is_at(&self, path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|found| {
+            (self.device, self.inode) == device_and_inode(&found) && self.born == born(&found)
+        })
+    }
+
     /// Whether both were created at the same moment, as far as is known of both.
     #[must_use]
     pub fn same_birth(&self, other: &FileIdentity) -> bool {

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`LiveFile`] | the file, over one connection that is used for nothing else |
 //! | [`View`] | one consistent state of it: pages, capture, compare-and-apply |
+//! | [`Watcher`] | sees every page that is written, also over restarts of the `-wal` |
 //! | [`Mark`] | a place in the `-wal`: what was committed up to a view |
 //! | [`BaseMap`] | the base, and the pages that intents will change, in the caller's sidecar |
 //! | [`FileIdentity`] | what tells the file from a copy of it |
@@ -48,6 +49,7 @@ mod recover;
 mod verify;
 mod view;
 mod wal;
+mod watcher;
 mod write_behind;
 
 pub use apply::{
@@ -59,6 +61,8 @@ pub use error::{ApplyError, BaseError, CaptureError, FileError, Mismatch, NewPag
 pub use identity::FileIdentity;
 pub use live::{LiveFile, Prepared};
 pub use mark::Mark;
+pub use pages::PageSet;
 pub use recover::Verdict;
 pub use view::View;
+pub use watcher::{FRAMES_MAX, Watcher, WatcherCounts};
 pub use write_behind::WriteBehind;

@@ -378,7 +378,8 @@ fn check_is_file(path: &Path) -> Result<(), FileError> {
     }
 }
 
-fn connect(path: &Path, busy: Duration) -> Result<Connection, FileError> {
+/// A connection, set up as the module says.
+pub(crate) fn connect(path: &Path, busy: Duration) -> Result<Connection, FileError> {
     let fail = |e| sqlite_error(path, "opening", busy, e);
     // A path is a path, also one that begins with "file:", which SQLite may be compiled to take for
     // an address: an absolute one never does.

@@ -39,6 +39,11 @@ impl Mark {
     pub fn same_run(&self, other: &Mark) -> bool {
         self.salts == other.salts
     }
+
+    /// The place before the first frame of the same run.
+    pub(crate) fn start_of_run(&self) -> Mark {
+        Mark { salts: self.salts, frame: 0, checksum: WalChecksum::default() }
+    }
 }
 
 /// Two words as an array.

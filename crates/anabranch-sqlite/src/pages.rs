@@ -4,20 +4,21 @@ use anabranch_format::Pgno;
 
 /// A set of pages up to a fixed number.
 #[derive(Debug, Clone)]
-pub(crate) struct PageSet {
+pub struct PageSet {
     words: Vec<u64>,
     last: u32,
 }
 
 impl PageSet {
     /// An empty set for pages up to `last`.
-    pub(crate) fn new(last: u32) -> Self {
+    #[must_use]
+    pub fn new(last: u32) -> Self {
         PageSet { words: vec![0; last as usize / 64 + 1], last }
     }
 
     /// Puts a page in; pages above the last are none of the set's and ignored. Answers whether the
     /// set changed.
-    pub(crate) fn insert(&mut self, pgno: Pgno) -> bool {
+    pub fn insert(&mut self, pgno: Pgno) -> bool {
         if pgno.get() > self.last {
             return false;
         }
@@ -28,13 +29,41 @@ impl PageSet {
     }
 
     /// Whether a page is in.
-    pub(crate) fn contains(&self, pgno: Pgno) -> bool {
+    #[must_use]
+    pub fn contains(&self, pgno: Pgno) -> bool {
         pgno.get() <= self.last
             && self.words[pgno.get() as usize / 64] & (1 << (pgno.get() % 64)) != 0
     }
 
+    /// Whether there is no page in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    /// The last page that there is room for.
+    pub(crate) fn last(&self) -> u32 {
+        self.last
+    }
+
+    /// Makes room for pages up to `last`.
+    pub fn grow(&mut self, last: u32) {
+        if last > self.last {
+            self.words.resize(last as usize / 64 + 1, 0);
+            self.last = last;
+        }
+    }
+
+    /// Puts all pages of `other` in as well.
+    pub fn add(&mut self, other: &PageSet) {
+        self.grow(other.last);
+        for (word, more) in self.words.iter_mut().zip(&other.words) {
+            *word |= more;
+        }
+    }
+
     /// The pages, ascending.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Pgno> {
+    pub fn iter(&self) -> impl Iterator<Item = Pgno> {
         self.words.iter().zip(0u32..).filter(|(word, _)| **word != 0).flat_map(|(word, index)| {
             let word = *word;
             (0..64)
@@ -58,5 +87,22 @@ mod tests {
         assert_eq!(set.iter().map(Pgno::get).collect::<Vec<_>>(), [1, 63, 64, 128, 200]);
         assert!(set.contains(p(128)) && !set.contains(p(127)) && !set.contains(p(201)));
         assert!(!set.insert(p(64)) && set.insert(p(65)));
+    }
+
+    #[test]
+    fn a_set_grows_and_takes_in_another() {
+        let p = |n| Pgno::new(n).unwrap();
+        let (mut set, mut other) = (PageSet::new(0), PageSet::new(300));
+        assert!(set.is_empty() && other.is_empty());
+        other.insert(p(300));
+        set.grow(3);
+        set.insert(p(3));
+        set.add(&other);
+        other.add(&set);
+        for set in [&set, &other] {
+            assert_eq!(set.iter().map(Pgno::get).collect::<Vec<_>>(), [3, 300]);
+        }
+        set.grow(1);
+        assert!(set.contains(p(300)), "it never shrinks");
     }
 }

@@ -16,6 +16,7 @@ use anabranch_format::{
     SnapshotReader, SnapshotWriter, chunk_bytes,
 };
 
+use crate::collect::Collected;
 use crate::error::{Damage, StoreError, causes};
 use crate::fault::crash_point;
 use crate::head::{Anchor, Head};
@@ -154,26 +155,48 @@ impl Log {
         let position =
             Position { lsn: to, metadata: Some(last.clone()), modified: None, clock_gap: None };
         let collected = self.collect(plan, &position, Chain::Checked, progress).await?;
+        // Nothing but shrinking, without a page: not worth a delta, and none can say so.
+        let Some((metadata, body)) = self.merge(collected, from, last).await? else {
+            return Ok(false);
+        };
+        let target = Target::Delta(from, to);
+        let counter = progress.step(Step::Uploading, Some(body.len()));
+        let prepared = match self.prepare(&target, &metadata, &body, false, &counter).await {
+            Ok(prepared) => prepared,
+            Err(e) => return self.unless_made(&target, e).await.map(|()| false),
+        };
+        let created = self.create_prepared(&target, &prepared).await?;
+        crash_point!("compact::after-delta");
+        Ok(created)
+    }
+
+    /// Makes one delta of what was collected, from `from` to the end of the segment `last`: its
+    /// metadata and its body. `None` if it has no page.
+    pub(crate) async fn merge(
+        &self,
+        collected: Collected,
+        from: Lsn,
+        last: Metadata,
+    ) -> Result<Option<(Metadata, SpoolReader)>, StoreError> {
         let before =
             collected.first.as_ref().map_or((0, DbChecksum::EMPTY), |m| (m.pages.0, m.sum.0));
         let first = from.next().unwrap_or(Lsn::MAX);
         let spool = Spool::new(self.objects.scratch());
         let (page_size, pages_after) = (last.page_size, last.pages.1);
-        let source: Box<dyn PageSource + Send> = Box::new(Ordered {
-            source: collected.runs.finish()?,
-            order: PageOrder::new(page_size, before.0, pages_after),
-        });
         let objects = self.objects.clone();
         let encoded = tokio::task::spawn_blocking(move || {
+            let source: Box<dyn PageSource + Send> = Box::new(Ordered {
+                source: collected.runs.finish()?,
+                order: PageOrder::new(page_size, before.0, pages_after),
+            });
             encode_delta(source, spool, page_size, first, pages_after)
                 .map_err(|e| e.unwrap_or_else(|e| objects.scratch_failed(e)))
         });
         let encoded = encoded.await.map_err(|_| StoreError::Interrupted)??;
-        // Nothing but shrinking, without a page: not worth a delta, and none can say so.
-        let Some((spool, frames)) = encoded else { return Ok(false) };
+        let Some((spool, frames)) = encoded else { return Ok(None) };
         let mut metadata = Metadata {
             kind: Kind::Delta,
-            lsn: (first, to),
+            lsn: (first, last.lsn.1),
             pages: (before.0, pages_after),
             sum: (before.1, last.sum.1),
             frames: None,
@@ -183,16 +206,7 @@ impl Log {
             ..last
         };
         metadata.frames = (frames != metadata.lsn_count()).then_some(frames);
-        let target = Target::Delta(from, to);
-        let body = spool.finish();
-        let counter = progress.step(Step::Uploading, Some(body.len()));
-        let prepared = match self.prepare(&target, &metadata, &body, false, &counter).await {
-            Ok(prepared) => prepared,
-            Err(e) => return self.unless_made(&target, e).await.map(|()| false),
-        };
-        let created = self.create_prepared(&target, &prepared).await?;
-        crash_point!("compact::after-delta");
-        Ok(created)
+        Ok(Some((metadata, spool.finish())))
     }
 
     /// Creates what was prepared; `false` if somebody else has made it already.
@@ -320,7 +334,7 @@ impl Log {
                 source: Box::new(Ordered { source: Box::new(reader), order }),
                 sum: DbChecksum::EMPTY,
                 expected: metadata.sum.1,
-                objects: objects.clone(),
+                context: objects.context().clone(),
                 key: key.clone(),
             };
             read_through(summed, metadata.page_size.bytes(), &counter)

@@ -14,20 +14,23 @@
 use std::sync::Arc;
 
 use anabranch_format::{
-    DbChecksum, DeltaError, Kind, Lsn, Metadata, MetadataError, PageOrder, PageSize, PageSource,
-    PushId, WriterId,
+    DbChecksum, DeltaError, Kind, Lsn, Metadata, MetadataError, PageSize, PageSource, PushId,
+    WriterId,
 };
 use futures::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
 
+use crate::collect::Collected;
+use crate::context::Context;
 use crate::error::{Damage, StoreError, causes};
 use crate::head::Head;
 use crate::history::Position;
 use crate::keys::Target;
 use crate::log::Log;
-use crate::objects::{Objects, is_vanished};
+use crate::objects::is_vanished;
 use crate::plan::Plan;
 use crate::progress::{Counter, Progress, Step};
-use crate::runs::{Chain, OpenPiece, Ordered, Runs, Summed};
+use crate::runs::{Chain, OpenPiece, Summed};
 
 /// Objects on their way at the same time.
 const DOWNLOADS_AT_ONCE: usize = 16;
@@ -40,9 +43,10 @@ const MEMORY_BYTES_ALL: u64 = 16 * 1024 * 1024;
 const PLANS_MAX: u32 = 6;
 
 /// A push that is part of what was fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pushed {
     /// Who pushed.
+    #[serde(rename = "by")]
     pub writer: WriterId,
     /// The push.
     pub push: PushId,
@@ -74,8 +78,8 @@ pub struct Fetched {
     /// No more pages than this will come.
     pub pages_max: u64,
     /// To check a whole database with.
-    whole: Option<(Objects, String)>,
-    pages_source: Box<dyn PageSource + Send>,
+    pub(crate) whole: Option<(Context, String)>,
+    pub(crate) pages_source: Box<dyn PageSource + Send>,
 }
 
 impl std::fmt::Debug for Fetched {
@@ -99,9 +103,9 @@ impl Fetched {
     #[must_use]
     pub fn into_pages(mut self) -> Box<dyn PageSource + Send> {
         match self.whole.take() {
-            Some((objects, key)) => {
+            Some((context, key)) => {
                 let (sum, expected) = (DbChecksum::EMPTY, self.sum.1);
-                Box::new(Summed { source: self.pages_source, sum, expected, objects, key })
+                Box::new(Summed { source: self.pages_source, sum, expected, context, key })
             }
             None => self.pages_source,
         }
@@ -134,18 +138,6 @@ fn named(e: DeltaError) -> StoreError {
         directory: std::path::PathBuf::new(),
         source: std::io::Error::other(e),
     })
-}
-
-/// Metadata of the objects that were read, as they follow one another.
-pub(crate) struct Collected {
-    pub(crate) runs: Runs,
-    pub(crate) first: Option<Metadata>,
-    pub(crate) last: Option<Metadata>,
-    pub(crate) last_key: String,
-    pub(crate) pushes: Vec<Pushed>,
-    pub(crate) bytes: u64,
-    in_memory: bool,
-    pages_max: u64,
 }
 
 impl Log {
@@ -184,9 +176,9 @@ impl Log {
             plans += 1;
             match fetched {
                 Ok((plan, collected)) => {
-                    let (log, to) = (self.clone(), to.clone());
+                    let to = to.clone();
                     let fetched =
-                        tokio::task::spawn_blocking(move || log.fetched(&plan, &to, collected));
+                        tokio::task::spawn_blocking(move || collected.fetched(plan.from, &to));
                     return fetched.await.map_err(|_| StoreError::Interrupted)?;
                 }
                 Err(e) if is_vanished(&e) && plans < PLANS_MAX => {}
@@ -203,17 +195,7 @@ impl Log {
         chain: Chain,
         progress: &Progress,
     ) -> Result<Collected, StoreError> {
-        let page_size = to.metadata.as_ref().map_or(PageSize::DEFAULT, |m| m.page_size);
-        let mut collected = Collected {
-            runs: Runs::new(&self.objects, page_size, chain),
-            first: None,
-            last: None,
-            last_key: self.keys.log(),
-            pushes: Vec::new(),
-            bytes: 0,
-            in_memory: true,
-            pages_max: 0,
-        };
+        let mut collected = Collected::new(self.objects.context(), &self.keys, to, chain);
         let share = MEMORY_BYTES_ALL / (plan.pieces.len() as u64).max(1);
         let memory = share.max(MEMORY_BYTES_MAX);
         let total = Some(plan.bytes()).filter(|bytes| *bytes > 0);
@@ -225,39 +207,12 @@ impl Log {
             .buffered(DOWNLOADS_AT_ONCE)
             .boxed();
         while let Some(piece) = pieces.try_next().await? {
-            collected = self.add(collected, piece).await?;
+            self.note_pushes(&mut collected, &piece.metadata).await?;
+            collected = collected.add(piece).await?;
         }
         collected.bytes = counter.done();
-        self.check_end(&collected, plan, to)?;
+        collected.check_end(plan.from, to)?;
         Ok(collected)
-    }
-
-    async fn add(
-        &self,
-        mut collected: Collected,
-        piece: OpenPiece,
-    ) -> Result<Collected, StoreError> {
-        let before = collected.last.as_ref();
-        if piece.metadata.kind != Kind::Snapshot {
-            if before.is_some_and(|b| piece.metadata.from() > b.lsn.1) {
-                let hole = before.and_then(|b| b.lsn.1.next()).unwrap_or(Lsn::MAX);
-                return Err(self.objects.missing(&self.keys.segment(hole)));
-            }
-            self.check_follows(&piece.key, before, &piece.metadata)?;
-        }
-        self.note_pushes(&mut collected, &piece.metadata).await?;
-        collected.in_memory &= piece.body.is_in_memory();
-        let pages = match piece.metadata.kind {
-            Kind::Snapshot => u64::from(piece.metadata.pages.1),
-            _ => piece.metadata.frame_count(),
-        };
-        collected.pages_max = collected.pages_max.saturating_add(pages);
-        collected.first.get_or_insert_with(|| piece.metadata.clone());
-        collected.last = Some(piece.metadata.clone());
-        collected.last_key.clone_from(&piece.key);
-        tokio::task::spawn_blocking(move || collected.runs.add(piece).map(|()| collected))
-            .await
-            .map_err(|_| StoreError::Interrupted)?
     }
 
     async fn note_pushes(
@@ -265,87 +220,30 @@ impl Log {
         collected: &mut Collected,
         metadata: &Metadata,
     ) -> Result<(), StoreError> {
-        match (metadata.kind, &metadata.push) {
-            (Kind::Segment, Some(push)) => {
-                let (writer, lsn) = (metadata.writer.clone(), metadata.lsn.1);
-                collected.pushes.push(Pushed { writer, push: push.clone(), lsn });
-            }
-            (Kind::Segment, None) => {}
-            (kind, _) => {
-                let table = match self.writers_at(metadata.lsn.1).await {
-                    Ok(table) => table,
-                    // All pages are there; only who pushed them last is not known.
-                    Err(e) if e.is_corrupt() => {
-                        tracing::warn!(log = %self.location(), error = %causes(&e), "going on without a table of writers; the next compaction makes it anew");
-                        return Ok(());
-                    }
-                    Err(e) => return Err(e),
-                };
-                let from = if kind == Kind::Snapshot { Lsn::ZERO } else { metadata.from() };
-                collected.pushes.extend(table.pushes().filter(|p| p.lsn > from));
-            }
-        }
+        collected.pushes.extend(self.hidden_pushes(metadata).await?);
         Ok(())
     }
 
-    fn check_end(
+    /// The pushes that a compacted object hides: of each writer the newest.
+    pub(crate) async fn hidden_pushes(
         &self,
-        collected: &Collected,
-        plan: &Plan,
-        to: &Position,
-    ) -> Result<(), StoreError> {
-        let (Some(last), Some(wanted)) = (&collected.last, &to.metadata) else { return Ok(()) };
-        let fits = last.lsn.1 == wanted.lsn.1
-            && (last.pages.1, last.sum.1) == (wanted.pages.1, wanted.sum.1)
-            && last.page_size == wanted.page_size;
-        if !fits {
-            let text = format!("it does not end in the state of position {}", to.lsn);
-            return Err(self.contradiction(&collected.last_key, text));
+        metadata: &Metadata,
+    ) -> Result<Vec<Pushed>, StoreError> {
+        if metadata.kind == Kind::Segment {
+            return Ok(Vec::new());
         }
-        let start = collected.first.as_ref().filter(|first| first.kind != Kind::Snapshot);
-        if let Some(first) = start
-            && first.from() != plan.from.unwrap_or(Lsn::ZERO)
-        {
-            let text = format!("it begins at {}, not where the plan says", first.from());
-            return Err(self.contradiction(&collected.last_key, text));
-        }
-        Ok(())
-    }
-
-    fn fetched(
-        &self,
-        plan: &Plan,
-        to: &Position,
-        collected: Collected,
-    ) -> Result<Fetched, StoreError> {
-        let Collected { runs, first, last, last_key, mut pushes, bytes, in_memory, pages_max } =
-            collected;
-        pushes.sort_by_key(|p| p.lsn);
-        let end = last.as_ref().or(to.metadata.as_ref());
-        let page_size = end.map_or(PageSize::DEFAULT, |m| m.page_size);
-        let after = end.map_or((0, DbChecksum::EMPTY), |m| (m.pages.1, m.sum.1));
-        let before = match (plan.from, &first) {
-            (None, _) => (0, DbChecksum::EMPTY),
-            (Some(_), Some(first)) => (first.pages.0, first.sum.0),
-            (Some(_), None) => after,
+        let table = match self.writers_at(metadata.lsn.1).await {
+            Ok(table) => table,
+            // All pages are there; only who pushed them last is not known.
+            Err(e) if e.is_corrupt() => {
+                tracing::warn!(log = %self.location(), error = %causes(&e), "going on without a table of writers; the next compaction makes it anew");
+                return Ok(Vec::new());
+            }
+            Err(e) => return Err(e),
         };
-        let order = PageOrder::new(page_size, before.0, after.0);
-        let source = Box::new(Ordered { source: runs.finish()?, order });
-        let whole = plan.from.is_none() && after.0 > 0;
-        Ok(Fetched {
-            from: plan.from,
-            to: to.lsn,
-            page_size,
-            pages: (before.0, after.0),
-            sum: (before.1, after.1),
-            pushes,
-            objects: plan.pieces.len() as u64,
-            bytes,
-            in_memory,
-            pages_max,
-            whole: whole.then(|| (self.objects.clone(), last_key)),
-            pages_source: source,
-        })
+        let snapshot = metadata.kind == Kind::Snapshot;
+        let from = if snapshot { Lsn::ZERO } else { metadata.from() };
+        Ok(table.pushes().filter(|p| p.lsn > from).collect())
     }
 
     /// Opens an object of the log, following it to its body if that lies elsewhere.
@@ -381,6 +279,17 @@ impl Log {
         metadata: Metadata,
         body: crate::spool::SpoolReader,
     ) -> Result<OpenPiece, StoreError> {
+        self.check_target(key, target, &metadata)?;
+        Ok(OpenPiece { key: key.to_owned(), metadata, body })
+    }
+
+    /// An object must be what its name says.
+    pub(crate) fn check_target(
+        &self,
+        key: &str,
+        target: Target,
+        metadata: &Metadata,
+    ) -> Result<(), StoreError> {
         let (kind, fits) = match target {
             Target::Segment(first) => (Kind::Segment, metadata.lsn.0 == first),
             Target::Delta(from, to) => {
@@ -388,13 +297,13 @@ impl Log {
             }
             Target::Snapshot(lsn) => (Kind::Snapshot, metadata.lsn == (lsn, lsn)),
         };
-        self.check_identity(key, &metadata, kind)?;
+        self.check_identity(key, metadata, kind)?;
         if !fits {
             let (first, last) = metadata.lsn;
             let text = format!("it holds {first} to {last}, not what its name says");
             return Err(self.contradiction(key, text));
         }
-        Ok(OpenPiece { key: key.to_owned(), metadata, body })
+        Ok(())
     }
 
     /// Opens the object at `key`: its metadata, and what follows.

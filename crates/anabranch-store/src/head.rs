@@ -203,6 +203,17 @@ impl Log {
         }
     }
 
+    /// Whether something may stand after `known`: for those who wait. One request. `true` is worth a
+    /// [`Log::head`]; `false` proves nothing, as an absent key never does, but that a folder is there.
+    pub async fn may_have_moved(&self, known: &Anchor) -> Result<bool, StoreError> {
+        let Some(first) = known.last.next() else { return Ok(false) };
+        if self.objects.size(&self.keys.segment(first)).await?.is_some() {
+            return Ok(true);
+        }
+        self.objects.check_root().await?;
+        Ok(false)
+    }
+
     /// Who stands at the key that follows `after`, durably: decides what became of an append whose
     /// outcome is unknown. `None`: nobody yet, which decides nothing. Below the floor
     /// ([`StoreError::BelowFloor`]) [`Log::last_push`] decides.
@@ -235,6 +246,15 @@ impl Log {
             None if floor == Lsn::ZERO => Ok(Some(End::start())),
             None => Ok(None),
         }
+    }
+
+    /// Fails with [`StoreError::Rewound`] if the log, which ends at `head`, does not hold the segment
+    /// that somebody knows. No request where it is the last one.
+    pub async fn confirm(&self, known: &Anchor, head: &Head) -> Result<(), StoreError> {
+        if known.last == Lsn::ZERO || known.last < head.floor || *known == head.anchor {
+            return Ok(());
+        }
+        self.known_end(known).await.map(|_| ())
     }
 
     async fn known_end(&self, known: &Anchor) -> Result<Option<End>, StoreError> {

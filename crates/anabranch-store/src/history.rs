@@ -113,15 +113,27 @@ impl Head {
 impl Log {
     /// The newest `limit` segments, newest first.
     pub async fn history(&self, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.history_before(Lsn::MAX, limit).await
+    }
+
+    /// The newest `limit` of the segments that begin before `before`, newest first.
+    pub async fn history_before(
+        &self,
+        before: Lsn,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
         let floor = self.floor().await?;
         let mut shards = self.objects.directories(&self.keys.log()).await?;
         let mut newest: Vec<(Lsn, Listed)> = Vec::new();
         while newest.len() < limit
             && let Some(shard) = shards.pop()
         {
+            if Keys::parse_shard(&shard).is_none_or(|(start, _)| start >= before) {
+                continue;
+            }
             let listed = self.objects.list(&shard).await?;
             let firsts = listed.into_iter().filter_map(|o| Some((Keys::parse_segment(&o.key)?, o)));
-            newest.extend(firsts);
+            newest.extend(firsts.filter(|(first, _)| *first < before));
         }
         newest.sort_unstable_by_key(|(first, _)| std::cmp::Reverse(*first));
         newest.truncate(limit);

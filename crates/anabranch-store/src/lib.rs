@@ -12,16 +12,22 @@
 //! | [`Anchor`], [`Head`], [`Position`] | places in the log, and what proves them |
 //! | [`Spool`], [`NewSegment`] | what is appended |
 //! | [`Fetched`] | what was fetched: pages, ascending, checked |
+//! | [`Bundle`], [`Arrival`] | the same, on its way from one that has the log to one that has not |
 //!
 //! Absent on purpose: this crate knows nothing of live database files, reads no clock (callers pass
 //! the time in) and keeps no state between calls, so a killed program leaves nothing to repair.
 
 mod append;
+mod arrival;
+mod bundle;
+mod collect;
 mod compact;
+mod context;
 mod error;
 mod fault;
 mod fetch;
 mod folder;
+mod growing;
 mod head;
 mod history;
 mod keys;
@@ -40,6 +46,8 @@ mod upload;
 mod writers;
 
 pub use append::{AppendError, Appended, NewSegment};
+pub use arrival::Arrival;
+pub use bundle::{BUNDLE_BYTES_MAX, Bundle, MANIFEST_BYTES_MAX, MANIFEST_MAGIC, Manifest};
 pub use compact::CompactReport;
 pub use error::{Damage, StoreError, causes};
 pub use fetch::{Fetched, Pushed};

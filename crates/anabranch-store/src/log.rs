@@ -6,12 +6,17 @@
 //! it keys are absent because they were deleted, and a key created there joins no log. The same
 //! listing proves that the database is still where it was.
 
+use std::path::PathBuf;
+
 use anabranch_format::{DatabaseId, Kind, Lsn, Metadata};
 
+use crate::collect::{check_follows, check_identity};
 use crate::error::{Damage, StoreError};
+use crate::folder;
 use crate::keys::Keys;
 use crate::name::DatabaseName;
 use crate::objects::{Objects, Seen};
+use crate::root::StoreKind;
 
 /// A listing that finds nothing is repeated this often before the database counts as gone: a
 /// floor may be replaced by a newer one while the listing is being made.
@@ -49,6 +54,16 @@ impl Log {
         self.objects.location()
     }
 
+    /// On a folder: the directory below which everything of this database lies, so that it can be
+    /// watched.
+    #[must_use]
+    pub fn directory(&self) -> Option<PathBuf> {
+        match self.objects.kind() {
+            StoreKind::Folder(root) => Some(folder::path_of(root, self.keys.all())),
+            _ => None,
+        }
+    }
+
     /// The oldest position that is kept. Fails with [`StoreError::Gone`] if the database is not
     /// here, and with [`StoreError::Deleted`] if it never will be again.
     pub async fn floor(&self) -> Result<Lsn, StoreError> {
@@ -64,6 +79,12 @@ impl Log {
             }
         }
         Err(self.objects.gone(&format!("the database {} is not in it", self.database)))
+    }
+
+    /// Where temporary files of this log go.
+    #[must_use]
+    pub fn scratch(&self) -> &std::path::Path {
+        self.objects.scratch()
     }
 
     pub(crate) fn below_floor(&self, at: Lsn, floor: Lsn) -> StoreError {
@@ -93,19 +114,7 @@ impl Log {
         metadata: &Metadata,
         kind: Kind,
     ) -> Result<(), StoreError> {
-        if metadata.database != self.database {
-            let damage = Damage::Database {
-                found: metadata.database.clone(),
-                expected: self.database.clone(),
-            };
-            return Err(self.objects.corrupt(key, damage));
-        }
-        if metadata.kind != kind {
-            return Err(
-                self.contradiction(key, format!("it is a {:?}, not a {kind:?}", metadata.kind))
-            );
-        }
-        Ok(())
+        check_identity(self.objects.context(), &self.database, key, metadata, kind)
     }
 
     /// What `next` says of the state before it must be what `before` says of the state after it.
@@ -115,28 +124,6 @@ impl Log {
         before: Option<&Metadata>,
         next: &Metadata,
     ) -> Result<(), StoreError> {
-        let Some(before) = before else {
-            if next.from() == Lsn::ZERO && (next.pages.0 != 0 || next.sum.0.0 != 0) {
-                let text = "it is the first of the log, but does not begin with nothing";
-                return Err(self.contradiction(key, text.to_owned()));
-            }
-            return Ok(());
-        };
-        let fits = next.from() == before.lsn.1
-            && next.pages.0 == before.pages.1
-            && next.sum.0 == before.sum.1
-            && next.page_size == before.page_size;
-        if fits {
-            return Ok(());
-        }
-        let state = |lsn: Lsn, pages: u32, sum| format!("position {lsn}, {pages} pages, sum {sum}");
-        Err(self.contradiction(
-            key,
-            format!(
-                "it begins at {}, but what is before it ends at {}",
-                state(next.from(), next.pages.0, next.sum.0),
-                state(before.lsn.1, before.pages.1, before.sum.1),
-            ),
-        ))
+        check_follows(self.objects.context(), key, before, next)
     }
 }

@@ -22,6 +22,7 @@ use object_store::{
     PutMode, PutOptions,
 };
 
+use crate::context::Context;
 use crate::error::{Damage, StoreError};
 use crate::folder;
 use crate::progress::Counter;
@@ -71,13 +72,12 @@ pub(crate) struct Objects {
 struct Inner {
     store: Arc<dyn ObjectStore>,
     kind: StoreKind,
-    location: String,
-    options: StoreOptions,
+    context: Context,
 }
 
 impl fmt::Debug for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Objects({})", self.inner.location)
+        write!(f, "Objects({})", self.location())
     }
 }
 
@@ -104,8 +104,8 @@ impl Objects {
         location: String,
         options: &StoreOptions,
     ) -> Self {
-        let options = options.clone();
-        Objects { inner: Arc::new(Inner { store, kind, location, options }) }
+        let context = Context::new(location, &options.scratch);
+        Objects { inner: Arc::new(Inner { store, kind, context }) }
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
@@ -117,11 +117,15 @@ impl Objects {
     }
 
     pub(crate) fn location(&self) -> &str {
-        &self.inner.location
+        self.inner.context.location()
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        &self.inner.context
     }
 
     pub(crate) fn scratch(&self) -> &FsPath {
-        &self.inner.options.scratch
+        self.inner.context.scratch()
     }
 
     /// A folder must still be there; a bucket answers for itself.
@@ -413,15 +417,11 @@ impl Objects {
     }
 
     pub(crate) fn corrupt(&self, key: &str, damage: impl Into<Damage>) -> StoreError {
-        StoreError::Corrupt {
-            location: self.location().to_owned(),
-            key: key.to_owned(),
-            source: Box::new(damage.into()),
-        }
+        self.context().corrupt(key, damage)
     }
 
     pub(crate) fn missing(&self, key: &str) -> StoreError {
-        StoreError::Missing { location: self.location().to_owned(), key: key.to_owned() }
+        self.context().missing(key)
     }
 
     pub(crate) fn incomplete(&self, key: String, proof: String) -> StoreError {
@@ -437,7 +437,7 @@ impl Objects {
     }
 
     pub(crate) fn scratch_failed(&self, source: std::io::Error) -> StoreError {
-        StoreError::Scratch { directory: self.scratch().to_path_buf(), source }
+        self.context().scratch_failed(source)
     }
 
     /// What an error of the store means to us.

@@ -20,8 +20,8 @@ use anabranch_format::{
     PageSource, Pgno, SegmentReader, SnapshotReader, WINDOW_LOG_MAX,
 };
 
+use crate::context::Context;
 use crate::error::{Damage, StoreError};
-use crate::objects::Objects;
 use crate::spool::SpoolReader;
 use crate::unpack::{self, SideBySide};
 
@@ -55,7 +55,7 @@ pub(crate) enum Chain {
 
 /// Changes on their way to becoming one.
 pub(crate) struct Runs {
-    objects: Objects,
+    context: Context,
     directory: PathBuf,
     page_size: PageSize,
     chain: Chain,
@@ -69,10 +69,10 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    pub(crate) fn new(objects: &Objects, page_size: PageSize, chain: Chain) -> Self {
+    pub(crate) fn new(context: &Context, page_size: PageSize, chain: Chain) -> Self {
         Runs {
-            objects: objects.clone(),
-            directory: objects.scratch().to_path_buf(),
+            context: context.clone(),
+            directory: context.scratch().to_path_buf(),
             page_size,
             chain,
             pieces: Vec::new(),
@@ -84,7 +84,7 @@ impl Runs {
 
     /// Adds the next newer change. Blocking: may merge what was gathered into a file.
     pub(crate) fn add(&mut self, piece: OpenPiece) -> Result<(), StoreError> {
-        let first = unpack::first_frame(&piece.body).map_err(|e| self.objects.scratch_failed(e))?;
+        let first = unpack::first_frame(&piece.body).map_err(|e| self.context.scratch_failed(e))?;
         let window = first.map_or(0, |info| info.window).min(1 << WINDOW_LOG_MAX);
         let full = self.pieces.len() >= OPEN_MAX || self.window_bytes + window > WINDOW_BYTES_MAX;
         if full && !self.pieces.is_empty() {
@@ -131,7 +131,7 @@ impl Runs {
         if metadata.transactions.is_some() {
             return self.unordered(&key, BufReader::with_capacity(BUFFER_BYTES, body), &metadata);
         }
-        let scratch = |e| self.objects.scratch_failed(e);
+        let scratch = |e| self.context.scratch_failed(e);
         let threads = longest
             && (metadata.kind == Kind::Snapshot || self.chain == Chain::LeftToReader)
             && SideBySide::suits(&body).map_err(scratch)?;
@@ -160,8 +160,8 @@ impl Runs {
             }
         };
         match opened {
-            Ok(source) => Ok(Box::new(Named { objects: self.objects.clone(), key, source })),
-            Err(damage) => Err(self.objects.corrupt(&key, damage)),
+            Ok(source) => Ok(Box::new(Named { context: self.context.clone(), key, source })),
+            Err(damage) => Err(self.context.corrupt(&key, damage)),
         }
     }
 
@@ -173,16 +173,16 @@ impl Runs {
         body: BufReader<SpoolReader>,
         metadata: &Metadata,
     ) -> Result<Source, StoreError> {
-        let damaged = |e: DeltaError| self.objects.corrupt(key, Damage::Pages(e));
+        let damaged = |e: DeltaError| self.context.corrupt(key, Damage::Pages(e));
         let mut segment = SegmentReader::new(body, metadata).map_err(damaged)?;
         let mut file = self.scratch_file()?;
         let mut page = vec![0; self.page_size.bytes()];
         let mut last: Vec<(Pgno, u64)> = Vec::new();
         while let Some(frame) = segment.next_frame(&mut page).map_err(damaged)? {
             last.push((frame.pgno, last.len() as u64));
-            file.write_all(&page).map_err(|e| self.objects.scratch_failed(e))?;
+            file.write_all(&page).map_err(|e| self.context.scratch_failed(e))?;
         }
-        let file = file.into_inner().map_err(|e| self.objects.scratch_failed(e.into_error()))?;
+        let file = file.into_inner().map_err(|e| self.context.scratch_failed(e.into_error()))?;
         last.sort_unstable();
         let mut pages: Vec<(Pgno, u64)> = Vec::new();
         for (pgno, at) in last {
@@ -198,7 +198,7 @@ impl Runs {
         let order = PageOrder::new(self.page_size, before, after);
         let source = Indexed { file, pages: pages.into_iter() };
         let source: Source = Box::new(Ordered { source: Box::new(source), order });
-        Ok(Box::new(Named { objects: self.objects.clone(), key: key.to_owned(), source }))
+        Ok(Box::new(Named { context: self.context.clone(), key: key.to_owned(), source }))
     }
 
     fn merge_pieces(&mut self) -> Result<(), StoreError> {
@@ -227,17 +227,17 @@ impl Runs {
             let Some(pgno) = pgno else { break };
             file.write_all(&pgno.get().to_le_bytes())
                 .and_then(|()| file.write_all(&page))
-                .map_err(|e| self.objects.scratch_failed(e))?;
+                .map_err(|e| self.context.scratch_failed(e))?;
         }
         let file = file.into_inner().map_err(|e| e.into_error());
         let rewound = file.and_then(|mut file| file.seek(SeekFrom::Start(0)).map(|_| file));
-        let file = rewound.map_err(|e| self.objects.scratch_failed(e))?;
+        let file = rewound.map_err(|e| self.context.scratch_failed(e))?;
         Ok(Box::new(Run { file: BufReader::with_capacity(BUFFER_BYTES, file) }))
     }
 
     fn scratch_file(&self) -> Result<BufWriter<File>, StoreError> {
         let file =
-            tempfile::tempfile_in(&self.directory).map_err(|e| self.objects.scratch_failed(e))?;
+            tempfile::tempfile_in(&self.directory).map_err(|e| self.context.scratch_failed(e))?;
         Ok(BufWriter::with_capacity(BUFFER_BYTES, file))
     }
 
@@ -245,23 +245,28 @@ impl Runs {
     fn unnamed(&self, e: DeltaError) -> StoreError {
         match StoreError::from_pages(e) {
             Ok(named) => named,
-            Err(e) => self.objects.scratch_failed(io::Error::other(e)),
+            Err(e) => self.context.scratch_failed(io::Error::other(e)),
         }
     }
 }
 
 /// Names the object in every error.
 struct Named {
-    objects: Objects,
+    context: Context,
     key: String,
     source: Source,
 }
 
 impl PageSource for Named {
     fn next_page(&mut self, page: &mut [u8]) -> Result<Option<Pgno>, DeltaError> {
-        self.source
-            .next_page(page)
-            .map_err(|e| self.objects.corrupt(&self.key, Damage::Pages(e)).into_pages_error())
+        self.source.next_page(page).map_err(|e| {
+            match StoreError::from_pages(e) {
+                // It says already what failed, as where the bytes are still on their way.
+                Ok(named) => named,
+                Err(e) => self.context.corrupt(&self.key, Damage::Pages(e)),
+            }
+            .into_pages_error()
+        })
     }
 }
 
@@ -287,7 +292,7 @@ pub(crate) struct Summed {
     pub(crate) source: Source,
     pub(crate) sum: DbChecksum,
     pub(crate) expected: DbChecksum,
-    pub(crate) objects: Objects,
+    pub(crate) context: Context,
     pub(crate) key: String,
 }
 
@@ -302,7 +307,7 @@ impl PageSource for Summed {
                 self.sum, self.expected
             );
             let damage = Damage::Contradiction(text);
-            return Err(self.objects.corrupt(&self.key, damage).into_pages_error());
+            return Err(self.context.corrupt(&self.key, damage).into_pages_error());
         }
         Ok(next)
     }

@@ -7,16 +7,19 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use crate::growing::Growing;
+
 /// Beyond this many bytes a spool moves to a temporary file; also the largest object that is put
 /// in one request. Small enough to hold in memory, large enough that most pushes need one request.
 pub(crate) const SMALL_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Compressed bytes that will become part of an object. Written once through [`Write`], then read
-/// as often as needed. Holds at most 8 MiB in memory; what is longer lies in an anonymous
-/// temporary file in the directory given.
+/// as often as needed. Holds at most 8 MiB in memory, or what it was given; what is longer lies in
+/// an anonymous temporary file in the directory given.
 #[derive(Debug)]
 pub struct Spool {
     directory: PathBuf,
+    memory_bytes_max: u64,
     len: u64,
     place: Place,
 }
@@ -25,26 +28,37 @@ pub struct Spool {
 enum Place {
     Memory(Vec<u8>),
     File(File),
+    /// Written and read already; nothing is added any more.
+    Finished(SpoolReader),
 }
 
 impl Spool {
     /// An empty spool that may put a temporary file into `directory`.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
-        Spool { directory: directory.to_path_buf(), len: 0, place: Place::Memory(Vec::new()) }
+        Self::with_memory(directory, SMALL_BYTES_MAX)
+    }
+
+    /// As [`Spool::new`], with no more than `memory_bytes_max` in memory.
+    #[must_use]
+    pub fn with_memory(directory: &Path, memory_bytes_max: u64) -> Self {
+        let place = Place::Memory(Vec::new());
+        Spool { directory: directory.to_path_buf(), memory_bytes_max, len: 0, place }
     }
 
     /// A spool of bytes that are in memory already.
     #[must_use]
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
         let len = bytes.len() as u64;
-        Spool { directory: PathBuf::new(), len, place: Place::Memory(bytes) }
+        let memory_bytes_max = SMALL_BYTES_MAX;
+        Spool { directory: PathBuf::new(), memory_bytes_max, len, place: Place::Memory(bytes) }
     }
 
     /// A spool of the whole content of `file`, which nobody may change meanwhile.
     pub fn from_file(file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        Ok(Spool { directory: PathBuf::new(), len, place: Place::File(file) })
+        let memory_bytes_max = SMALL_BYTES_MAX;
+        Ok(Spool { directory: PathBuf::new(), memory_bytes_max, len, place: Place::File(file) })
     }
 
     /// How many bytes were written.
@@ -65,6 +79,7 @@ impl Spool {
         let source = match self.place {
             Place::Memory(bytes) => Source::Memory(bytes.into()),
             Place::File(file) => Source::File(Arc::new(Mutex::new(file))),
+            Place::Finished(reader) => return reader.rewound(),
         };
         SpoolReader { source, start: 0, at: 0, len: self.len }
     }
@@ -73,7 +88,7 @@ impl Spool {
 impl Write for Spool {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         if let Place::Memory(bytes) = &mut self.place
-            && self.len + data.len() as u64 > SMALL_BYTES_MAX
+            && self.len + data.len() as u64 > self.memory_bytes_max
         {
             let mut file = tempfile::tempfile_in(&self.directory)?;
             file.write_all(bytes)?;
@@ -88,6 +103,7 @@ impl Write for Spool {
                 file.seek(SeekFrom::Start(self.len))?;
                 file.write(data)?
             }
+            Place::Finished(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         self.len += n as u64;
         Ok(n)
@@ -113,6 +129,8 @@ enum Source {
     Memory(Bytes),
     /// Clones share the descriptor, hence its position: each read seeks first.
     File(Arc<Mutex<File>>),
+    /// More is still coming: a read waits for it.
+    Growing(Arc<Growing>),
 }
 
 impl SpoolReader {
@@ -123,6 +141,20 @@ impl SpoolReader {
 
     pub(crate) fn from_file(file: File, len: u64) -> Self {
         SpoolReader { source: Source::File(Arc::new(Mutex::new(file))), start: 0, at: 0, len }
+    }
+
+    /// The first `len` bytes of what is arriving.
+    pub(crate) fn from_growing(growing: Arc<Growing>, len: u64) -> Self {
+        SpoolReader { source: Source::Growing(growing), start: 0, at: 0, len }
+    }
+
+    /// The `len` bytes from `start` on, as a source of their own.
+    ///
+    /// # Panics
+    /// If there are no such bytes.
+    pub(crate) fn part(&self, start: u64, len: u64) -> Self {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "a part lies within");
+        SpoolReader { source: self.source.clone(), start: self.start + start, at: 0, len }
     }
 
     /// How many bytes there are in all.
@@ -146,6 +178,13 @@ impl SpoolReader {
     #[must_use]
     pub fn rewound(&self) -> Self {
         SpoolReader { at: 0, ..self.clone() }
+    }
+
+    /// The same bytes as something to append.
+    #[must_use]
+    pub fn into_spool(self) -> Spool {
+        let (len, place) = (self.len, Place::Finished(self.rewound()));
+        Spool { directory: PathBuf::new(), memory_bytes_max: 0, len, place }
     }
 
     /// What has not been read yet, as a source of its own.
@@ -178,6 +217,7 @@ impl Read for SpoolReader {
                 file.seek(SeekFrom::Start(from))?;
                 file.read(&mut buf[..take])?
             }
+            Source::Growing(growing) => growing.read_at(from, &mut buf[..take])?,
         };
         self.at += n as u64;
         Ok(n)

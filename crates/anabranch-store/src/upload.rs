@@ -103,7 +103,11 @@ impl Log {
         }
     }
 
-    async fn whole(&self, head: Vec<u8>, body: &SpoolReader) -> Result<Bytes, StoreError> {
+    pub(crate) async fn whole(
+        &self,
+        head: Vec<u8>,
+        body: &SpoolReader,
+    ) -> Result<Bytes, StoreError> {
         let mut body = body.rewound();
         let whole = tokio::task::spawn_blocking(move || {
             let mut whole = head;

@@ -9,14 +9,14 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anabranch_format::Lsn;
-use anabranch_store::{Anchor, Fetched, Location, Progress};
+use anabranch_store::{Anchor, Fetched, Progress};
 
 use crate::crash::crash_point;
 use crate::entropy;
 use crate::error::Error;
 use crate::image::{Image, folder_of, refuse_existing};
 use crate::lock::ReplicaLock;
-use crate::remote::{self, of_store};
+use crate::remote::{self, Dialect, Opening, of_store};
 use crate::replica::{Options, blocking};
 use crate::report::CloneReport;
 use crate::session::{Session, identity_of};
@@ -26,6 +26,7 @@ use crate::state::{Base, Phase, RemoteText, State};
 /// What is known of the database before its pages come.
 struct Origin {
     remote: RemoteText,
+    dialect: Option<Dialect>,
     database: anabranch_format::DatabaseId,
     anchor: Anchor,
 }
@@ -36,8 +37,7 @@ pub(crate) async fn clone(
     file: &Path,
     options: &Options,
 ) -> Result<(Session, CloneReport), Error> {
-    let location = Location::parse(remote)?;
-    let text = remote::absolute(&location, remote)?;
+    let text = remote::absolute(remote)?;
     let (target, busy) = (resolve_new(file)?, options.busy_timeout);
     let taken = target.clone();
     let lock = blocking(move || {
@@ -46,18 +46,19 @@ pub(crate) async fn clone(
         Ok(lock)
     })
     .await?;
-    let place = remote::place(&text, folder_of(&target), options, false).await?;
-    let name = place.location.to_string();
+    let place = remote::place(&text, &Opening::new(folder_of(&target), options)).await?;
+    let name = place.location().to_owned();
     let failed = |e| of_store(&name, e);
-    let database = place.root.find(&place.name).await.map_err(failed)?;
+    let database = place.find().await.map_err(failed)?;
     let database = database.ok_or_else(|| Error::RemoteEmpty { remote: name.clone() })?;
-    let log = place.root.log(&place.name, &database);
+    let log = place.log(&database);
     let head = log.head(&Anchor::start()).await.map_err(failed)?;
     if head.anchor.last == Lsn::ZERO {
         return Err(Error::NothingPublished { remote: name });
     }
     let fetched = log.fetch(Lsn::ZERO, &head, &options.progress).await.map_err(failed)?;
-    let origin = Origin { remote: RemoteText::new(&text), database, anchor: head.anchor };
+    let (remote, dialect, anchor) = (RemoteText::new(&text), log.dialect(), head.anchor);
+    let origin = Origin { remote, dialect, database, anchor };
     let settings = options.clone();
     blocking(move || fill(target, lock, origin, fetched, &settings)).await
 }
@@ -84,13 +85,14 @@ fn fill(
     options: &Options,
 ) -> Result<(Session, CloneReport), Error> {
     let bytes = fetched.bytes;
-    let state = State::fresh(
+    let mut state = State::fresh(
         Phase::Cloning,
         origin.remote,
         &options.name,
         origin.database,
         fetched.page_size,
     );
+    state.dialect = origin.dialect;
     // One that an interrupted clone left, its database never put into place, is replaced.
     let sidecar = Sidecar::create(&target, &state)?;
     let mut session = Session::new(target, lock, sidecar, state, options);

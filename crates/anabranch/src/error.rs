@@ -7,6 +7,8 @@ use anabranch_format::{DeltaError, Lsn, PageSize};
 use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError};
 use anabranch_store::{AppendError, LocationError, StoreError};
 
+use crate::remote::ServerUrlError;
+
 /// What a caller can do about an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -397,6 +399,18 @@ pub enum Error {
     /// The text does not name a remote.
     #[error(transparent)]
     Location(#[from] LocationError),
+    /// The text does not name a server.
+    #[error(transparent)]
+    ServerUrl(#[from] ServerUrlError),
+    /// The server speaks neither our dialect nor that of libSQL.
+    #[error(
+        "the server at {remote} answers, but neither as `anabranch serve` does nor as a libSQL \
+         server: is the URL right?"
+    )]
+    NoDialect {
+        /// The remote.
+        remote: String,
+    },
     /// The request cannot be carried out as it stands.
     #[error("{0}")]
     Usage(String),
@@ -467,7 +481,7 @@ impl Error {
             | Error::Undecided { .. }
             | Error::RemoteGone { .. } => ErrorKind::Offline,
             Error::Locked { .. } | Error::KeepsMoving { .. } => ErrorKind::Busy,
-            Error::Location(_) | Error::Usage(_) => ErrorKind::Usage,
+            Error::Location(_) | Error::ServerUrl(_) | Error::Usage(_) => ErrorKind::Usage,
             _ => ErrorKind::Failed,
         }
     }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anabranch_format::{DatabaseId, Lsn};
 use anabranch_sqlite::LiveFile;
-use anabranch_store::{Head, Location, Named};
+use anabranch_store::{Head, Named};
 
 use crate::crash::crash_point;
 use crate::entropy;
@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::image::{folder_of, refuse_existing};
 use crate::lock::ReplicaLock;
 use crate::push::{self, Outcome};
-use crate::remote::{self, Remote, of_store};
+use crate::remote::{self, Dialect, Opening, Place, Remote, of_store};
 use crate::replica::{Options, ROUNDS_MAX, blocking, joined};
 use crate::report::{InitReport, Note, Pushed};
 use crate::session::{Session, identity_of};
@@ -31,14 +31,17 @@ use crate::state::{Phase, RemoteText, State};
 /// Whether a database could be published to `remote`, as far as can be told beforehand.
 pub(crate) async fn ask(file: &Path, remote: &OsStr, options: &Options) -> Result<(), Error> {
     refuse_existing(file)?;
-    let location = Location::parse(remote)?;
-    let text = remote::absolute(&location, remote)?;
-    let place = remote::place(&text, folder_of(file), options, true).await?;
-    let claimed_by = place.root.find(&place.name).await;
-    match claimed_by.map_err(|e| of_store(&place.location.to_string(), e))? {
-        Some(_) => Err(Error::RemoteNotEmpty { remote: place.location.to_string() }),
+    let text = remote::absolute(remote)?;
+    let how = Opening::new(folder_of(file), options).creating();
+    let place = remote::place(&text, &how).await?;
+    match find(&*place).await? {
+        Some(_) => Err(Error::RemoteNotEmpty { remote: place.location().to_owned() }),
         None => Ok(()),
     }
+}
+
+async fn find(place: &dyn Place) -> Result<Option<DatabaseId>, Error> {
+    place.find().await.map_err(|e| of_store(place.location(), e))
 }
 
 /// Publishes the database at `file`; see the module.
@@ -47,25 +50,25 @@ pub(crate) async fn init(
     remote: &OsStr,
     options: &Options,
 ) -> Result<(Session, InitReport), Error> {
-    let location = Location::parse(remote)?;
-    let text = remote::absolute(&location, remote)?;
+    let text = remote::absolute(remote)?;
     let (path, settings, named) = (file.to_owned(), options.clone(), text.clone());
     let found = blocking(move || look(&path, &named, &settings)).await?;
     // Asked before anything is written: a remote that is taken or cannot be reached changes nothing.
-    let place = remote::place(&text, folder_of(found.db()), options, true).await?;
-    let claimed_by =
-        place.root.find(&place.name).await.map_err(|e| of_store(&place.location.to_string(), e))?;
+    let place = {
+        let how = Opening::new(folder_of(found.db()), options).creating();
+        remote::place(&text, &how).await?
+    };
+    let claimed_by = find(&*place).await?;
     if claimed_by.is_some_and(|id| found.database() != Some(&id)) {
         if let Found::Interrupted(session) = &found {
             withdraw(session)?;
         }
-        return Err(Error::RemoteNotEmpty { remote: place.location.to_string() });
+        return Err(Error::RemoteNotEmpty { remote: place.location().to_owned() });
     }
-    let (settings, named) = (options.clone(), text.clone());
-    let session = blocking(move || begin(found, &named, &settings)).await?;
-    let db = session.db.clone();
+    let (settings, named, dialect) = (options.clone(), text.clone(), place.dialect());
+    let session = blocking(move || begin(found, &named, dialect, &settings)).await?;
     crash_point!("init::after-sidecar");
-    let remote = claim(&session, &text, folder_of(&db), options).await?;
+    let remote = claim_at(&*place, &session).await?;
     let session = claimed(session).await?;
     let (published, session) = publish(session, &*remote, options).await?;
     let report = InitReport {
@@ -159,9 +162,14 @@ fn look(file: &Path, remote: &OsString, options: &Options) -> Result<Found, Erro
 }
 
 /// Prepares the file and writes the sidecar; or takes up the one that is there.
-fn begin(found: Found, remote: &OsString, options: &Options) -> Result<Session, Error> {
+fn begin(
+    found: Found,
+    remote: &OsString,
+    dialect: Option<Dialect>,
+    options: &Options,
+) -> Result<Session, Error> {
     let mut session = match found {
-        Found::Plain(db, lock) => return create(db, lock, remote, options),
+        Found::Plain(db, lock) => return create(db, lock, remote, dialect, options),
         Found::Interrupted(session) => *session,
     };
     if session.sidecar.intents()?.is_empty() {
@@ -182,6 +190,7 @@ fn create(
     db: PathBuf,
     lock: ReplicaLock,
     remote: &OsString,
+    dialect: Option<Dialect>,
     options: &Options,
 ) -> Result<Session, Error> {
     let mut live = LiveFile::open(&db, options.busy_timeout)?;
@@ -199,6 +208,7 @@ fn create(
     );
     state.base.file_cookie = page_one.schema_cookie;
     state.identity = identity_of(&db)?;
+    state.dialect = dialect;
     let sidecar = Sidecar::create(&db, &state)?;
     let mut session = Session::new(db, lock, sidecar, state, options);
     if prepared.switched_to_wal {
@@ -213,8 +223,7 @@ fn create(
     Ok(session)
 }
 
-/// Claims the name at the remote for the session's database, and hands out its log. The store must
-/// honour "create only if absent": tried once, before anything is written.
+/// Goes on with a publication that was interrupted; see [`claim_at`].
 pub(crate) async fn claim(
     session: &Session,
     text: &OsStr,
@@ -222,12 +231,19 @@ pub(crate) async fn claim(
     options: &Options,
 ) -> Result<Box<dyn Remote>, Error> {
     let options = Options { name: session.state.name.clone(), ..options.clone() };
-    let place = remote::place(text, scratch, &options, true).await?;
-    let remote = place.location.to_string();
+    let how = Opening::new(scratch, &options).creating().speaking(session.state.dialect);
+    let place = remote::place(text, &how).await?;
+    claim_at(&*place, session).await
+}
+
+/// Claims the name at the remote for the session's database, and hands out its log. The place must
+/// keep two writers apart: tried once, before anything is written.
+async fn claim_at(place: &dyn Place, session: &Session) -> Result<Box<dyn Remote>, Error> {
+    let remote = place.location().to_owned();
     let failed = |e| of_store(&remote, e);
-    place.root.verify_conditional_put().await.map_err(failed)?;
+    place.verify().await.map_err(failed)?;
     let database = &session.state.database;
-    match place.root.name(&place.name, database).await.map_err(failed)? {
+    match place.claim(database).await.map_err(failed)? {
         Named::Created => {}
         Named::Taken(id) if id == *database => {}
         Named::Taken(_) => {
@@ -236,7 +252,7 @@ pub(crate) async fn claim(
         }
     }
     crash_point!("init::after-name");
-    Ok(Box::new(place.root.log(&place.name, database)))
+    Ok(place.log(database))
 }
 
 /// The name is ours: no need to ask again.

@@ -2,7 +2,7 @@
 //!
 //! Each copy, a *replica*, is an ordinary SQLite file that any program writes with any SQLite
 //! driver, online or offline. [`Replica::sync`] sends what changed and fetches what others changed,
-//! through a *remote*: a folder, or an S3, GCS or Azure bucket.
+//! through a *remote*: a folder, an S3, GCS or Azure bucket, or a server.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), anabranch::Error> {
@@ -29,9 +29,11 @@ mod entropy;
 mod error;
 mod image;
 mod init;
+mod keep;
 mod kept;
 mod local;
 mod lock;
+mod notice;
 mod page_count;
 mod page_spool;
 mod pull;
@@ -47,6 +49,8 @@ mod session;
 mod sidecar;
 mod state;
 mod verify;
+mod waiting;
+mod watch;
 
 pub mod blocking;
 
@@ -54,10 +58,12 @@ pub use anabranch_format::{Lsn, Micros, WriterId};
 pub use anabranch_sqlite::FileError;
 pub use anabranch_store::{At, CompactReport, Progress, ProgressEvent, Step, StoreError};
 pub use error::{Error, ErrorKind};
-pub use remote::RETAIN_DEFAULT;
+pub use remote::{RETAIN_DEFAULT, ServerUrlError};
 pub use remote_log::RemoteLog;
-pub use replica::{Options, Repair, Replica};
+pub use replica::{AuthToken, Options, Repair, Replica};
 pub use report::{
     CloneReport, HistoryEntry, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed,
     RemoteStatus, RepairReport, RestoreReport, Status, SyncReport, TableChanges, VerifyReport,
 };
+pub use waiting::Probing;
+pub use watch::{WatchEvent, WatchOptions, WatchReport, WatchState};

@@ -7,6 +7,7 @@ use anabranch_format::PageSize;
 use anabranch_sqlite::{How, LiveFile};
 
 use crate::error::Error;
+use crate::remote::Dialect;
 use crate::report::{RemoteStatus, Status};
 use crate::rows::Counted;
 use crate::session::{LocalChanges, Session};
@@ -46,6 +47,7 @@ impl StatusParts {
         self,
         session: &Session,
         remote_status: RemoteStatus,
+        dialect: Option<Dialect>,
         counted: Option<Counted>,
     ) -> Status {
         let state = &session.state;
@@ -56,7 +58,7 @@ impl StatusParts {
         Status {
             file: session.db.clone(),
             remote: session.remote_name(),
-            dialect: "store",
+            dialect: Dialect::name(dialect.or(state.dialect)),
             database: state.database.to_string(),
             replica: state.replica.clone(),
             position: state.base.lsn(),
@@ -77,6 +79,7 @@ impl StatusParts {
 fn describe(how: &How) -> String {
     match how {
         How::Chain { frames } => format!("{frames} frames of the -wal since the last look"),
+        How::Watched => "what was seen to be written since the last look".to_owned(),
         How::Scan(reason) => format!("a scan of the whole file ({reason})"),
         _ => String::new(),
     }

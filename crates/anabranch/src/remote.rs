@@ -1,28 +1,42 @@
 //! What a replica needs of the place it syncs with.
 //!
 //! The seam for further kinds of remote: whatever can tell its head, hand out a delta and append one
-//! under the rules below can stand behind [`Remote`]. The sync engine knows no more than this trait;
-//! a new remote is chosen in [`connect`], by the URL alone.
+//! under the rules below can stand behind [`Remote`], and whatever knows which database has a name
+//! behind [`Place`]. The sync engine knows no more than these traits. Which implementation it gets
+//! is decided by the text of the remote alone ([`Address`]): URLs of servers go to `server`, all
+//! else to `store`.
 //!
 //! What an implementation promises:
 //! 1. An append that was answered `Won` is in the log for ever, and is found by everyone.
 //! 2. Two appends after the same anchor never both win.
 //! 3. `AppendError::Unknown` is the answer whenever neither outcome is certain.
 //! 4. A remote that cannot be reached says so; it never looks like one that has nothing new.
+//! 5. What it answers is of the database that was asked for, or an error.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PushId, WriterId};
 use anabranch_store::{
-    Anchor, AppendError, Appended, At, DatabaseName, Entry, Fetched, Head, Location, Log,
-    NewSegment, Position, Progress, Root, StoreError, StoreOptions,
+    Anchor, AppendError, Appended, At, CompactReport, DatabaseName, Entry, Fetched, Head, Location,
+    Named, NewSegment, Position, Progress, StoreError,
 };
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::replica::Options;
+use crate::waiting::{self, Probing};
+
+mod server;
+mod server_url;
+mod store;
+
+pub use server_url::ServerUrlError;
+
+use server_url::ServerUrl;
 
 /// How long history is kept unless the user says otherwise: 30 days.
 pub const RETAIN_DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -30,6 +44,15 @@ pub const RETAIN_DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The log of one database, wherever it lies.
 #[async_trait]
 pub(crate) trait Remote: Send + Sync {
+    /// How it is spoken to, as far as is known by now.
+    fn dialect(&self) -> Option<Dialect>;
+
+    /// Whether an append may be tried without a look at the head before it: where that costs a
+    /// request less, because the answer to an append that comes too late says so as well.
+    fn appends_blindly(&self) -> bool {
+        false
+    }
+
     /// The end of the log, found from `known` on.
     async fn head(&self, known: &Anchor) -> Result<Head, StoreError>;
 
@@ -37,7 +60,8 @@ pub(crate) trait Remote: Send + Sync {
     async fn fetch(&self, from: Lsn, to: &Head, progress: &Progress)
     -> Result<Fetched, StoreError>;
 
-    /// Appends a segment after `head`.
+    /// Appends a segment after `head`. Where [`Remote::appends_blindly`] is true, `head` need hold
+    /// no more than the anchor and the floor.
     async fn append(
         &self,
         head: &Head,
@@ -64,118 +88,215 @@ pub(crate) trait Remote: Send + Sync {
     /// The newest `count` segments, newest first.
     async fn history(&self, count: usize) -> Result<Vec<Entry>, StoreError>;
 
+    /// Merges old segments and deletes what is older than `retain`.
+    async fn compact(
+        &self,
+        now: Micros,
+        retain: Duration,
+        progress: &Progress,
+    ) -> Result<CompactReport, StoreError>;
+
     /// Housekeeping for whoever appended `won`; failures are nobody's problem.
     async fn tidy(&self, won: &Metadata, now: Micros, progress: &Progress);
+
+    /// Returns once the log may have moved beyond `known`, for who waits for it; whoever is told so
+    /// looks at the head. May return for nothing, but not again and again; must return in the end if
+    /// the log did move. An error ends the wait: the caller decides when to wait again.
+    ///
+    /// Dropping the future is safe at any time. One that is told of news needs no probing; else
+    /// the head is asked for as `probing` says.
+    async fn wait_beyond(&self, known: &Anchor, probing: &Probing) -> Result<(), StoreError> {
+        waiting::by_probing(probing, None, || async {
+            Ok(self.head(known).await?.anchor.last > known.last)
+        })
+        .await
+    }
 }
 
+/// Where one database has, or may get, its name.
 #[async_trait]
-impl Remote for Log {
-    async fn head(&self, known: &Anchor) -> Result<Head, StoreError> {
-        Log::head(self, known).await
-    }
+pub(crate) trait Place: Send + Sync {
+    /// The place as people know it, credentials left out.
+    fn location(&self) -> &str;
 
-    async fn fetch(
-        &self,
-        from: Lsn,
-        to: &Head,
-        progress: &Progress,
-    ) -> Result<Fetched, StoreError> {
-        Log::fetch(self, from, to, progress).await
-    }
+    /// How it is spoken to; remembered, so that nobody has to find it out again. `None` where the
+    /// text of the remote says it all.
+    fn dialect(&self) -> Option<Dialect>;
 
-    async fn append(
-        &self,
-        head: &Head,
-        new: NewSegment,
-        progress: &Progress,
-    ) -> Result<Appended, AppendError> {
-        Log::append(self, head, new, progress).await
-    }
+    /// The database that has the name, if one has. One that was deleted has it no more.
+    async fn find(&self) -> Result<Option<DatabaseId>, StoreError>;
 
-    async fn at_key_after(&self, after: Lsn) -> Result<Option<Metadata>, StoreError> {
-        Log::at_key_after(self, after).await
-    }
+    /// Makes sure, before anything is written, that two writers will be kept apart here.
+    async fn verify(&self) -> Result<(), StoreError>;
 
-    async fn last_push(&self, writer: &WriterId) -> Result<Option<(PushId, Lsn)>, StoreError> {
-        Log::last_push(self, writer).await
-    }
+    /// Gives the name to the new database `id`, unless another has it. Repeating it is harmless.
+    async fn claim(&self, id: &DatabaseId) -> Result<Named, StoreError>;
 
-    async fn position_at(&self, at: At) -> Result<Position, StoreError> {
-        Log::position_at(self, at).await
-    }
+    /// The log of the database `id`. Asks nobody yet.
+    fn log(&self, id: &DatabaseId) -> Box<dyn Remote>;
 
-    async fn fetch_whole(
-        &self,
-        position: &Position,
-        progress: &Progress,
-    ) -> Result<Fetched, StoreError> {
-        Log::fetch_position(self, Lsn::ZERO, position, progress).await
-    }
+    /// The log of the database `id`, which must have had the name last. A place whose every answer
+    /// is of the database that was asked for need not ask for that.
+    async fn log_of(&self, id: &DatabaseId) -> Result<Box<dyn Remote>, Error>;
+}
 
-    async fn history(&self, count: usize) -> Result<Vec<Entry>, StoreError> {
-        Log::history(self, count).await
-    }
+/// What a server was found to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Dialect {
+    /// Our own: see docs/protocol.md.
+    Anabranch,
+    /// The offline sync of the official libSQL clients.
+    Libsql,
+}
 
-    async fn tidy(&self, won: &Metadata, now: Micros, progress: &Progress) {
-        Log::maybe_compact(self, won, now, RETAIN_DEFAULT, progress).await;
+impl Dialect {
+    /// The dialect in a word; an object store needs none.
+    pub(crate) fn name(dialect: Option<Self>) -> &'static str {
+        match dialect {
+            None => "store",
+            Some(Dialect::Anabranch) => "anabranch",
+            Some(Dialect::Libsql) => "libsql",
+        }
     }
 }
 
-/// A remote's place, opened: from it logs are reached.
-pub(crate) struct Place {
-    pub(crate) root: Root,
-    pub(crate) location: Location,
-    pub(crate) name: DatabaseName,
+/// What the text of a remote names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// A folder or bucket.
+    Store(Location),
+    /// A database on a server.
+    Server(ServerUrl),
 }
 
-/// Opens the place that `text` names. Temporary files go into `scratch`.
-pub(crate) async fn place(
+impl Address {
+    /// Reads a remote as people type it.
+    pub(crate) fn parse(text: &OsStr) -> Result<Self, Error> {
+        match ServerUrl::parse(text) {
+            Some(url) => Ok(Address::Server(url?)),
+            None => Ok(Address::Store(Location::parse(text)?)),
+        }
+    }
+
+    /// The folder, if it is one.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        match self {
+            Address::Store(location) => location.is_folder(),
+            Address::Server(_) => None,
+        }
+    }
+
+    /// The remote as it is remembered: a folder by its full path, so that it means the same from
+    /// everywhere.
+    pub(crate) fn absolute(&self, text: &OsStr) -> Result<OsString, Error> {
+        self.refuse_unnameable()?;
+        match self.folder() {
+            None => Ok(text.to_owned()),
+            Some(folder) => std::path::absolute(folder)
+                .map(Into::into)
+                .map_err(|source| Error::Io { what: "resolving", path: folder.to_owned(), source }),
+        }
+    }
+
+    /// Object names are Unicode, and so is everything above them.
+    fn refuse_unnameable(&self) -> Result<(), Error> {
+        let Some(folder) = self.folder() else { return Ok(()) };
+        let full = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        if full.to_str().is_some() {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "{} cannot be a remote: its path is not valid UTF-8 (the database's own path need not \
+             be)",
+            full.display()
+        )))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Store(location) => location.fmt(f),
+            Address::Server(url) => url.fmt(f),
+        }
+    }
+}
+
+/// The remote in `text`, credentials left out; for texts that may not even name one.
+pub(crate) fn shown(text: &OsStr) -> String {
+    match Address::parse(text) {
+        Ok(address) => address.to_string(),
+        Err(_) => text.to_string_lossy().into_owned(),
+    }
+}
+
+/// How often a remote that cannot tell of news is asked, unless the user says otherwise.
+pub(crate) fn probing_of(text: &str) -> Probing {
+    match Address::parse(OsStr::new(text)) {
+        Ok(address) if address.folder().is_some() => Probing::FOLDER,
+        _ => Probing::REMOTE,
+    }
+}
+
+/// The remote in `text` as it is remembered; see [`Address::absolute`].
+pub(crate) fn absolute(text: &OsStr) -> Result<OsString, Error> {
+    Address::parse(text)?.absolute(text)
+}
+
+/// How a place is opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Opening<'a> {
+    /// Temporary files go here.
+    pub(crate) scratch: &'a Path,
+    pub(crate) options: &'a Options,
+    /// Make a folder that is not there yet.
+    pub(crate) create: bool,
+    /// What the server spoke when it was last asked.
+    pub(crate) dialect: Option<Dialect>,
+}
+
+impl<'a> Opening<'a> {
+    pub(crate) fn new(scratch: &'a Path, options: &'a Options) -> Self {
+        Opening { scratch, options, create: false, dialect: None }
+    }
+
+    pub(crate) fn creating(self) -> Self {
+        Opening { create: true, ..self }
+    }
+
+    pub(crate) fn speaking(self, dialect: Option<Dialect>) -> Self {
+        Opening { dialect, ..self }
+    }
+}
+
+/// Opens the place that `text` names.
+pub(crate) async fn place(text: &OsStr, how: &Opening<'_>) -> Result<Box<dyn Place>, Error> {
+    let address = Address::parse(text)?;
+    address.refuse_unnameable()?;
+    match address {
+        Address::Server(url) => server::place(url, how).await,
+        Address::Store(location) => {
+            let name = how.options.name.parse::<DatabaseName>();
+            let name = name.map_err(|e| Error::Usage(e.to_string()))?;
+            Ok(Box::new(store::StorePlace::open(location, name, how).await?))
+        }
+    }
+}
+
+/// Finds the log of `database` at the place named `text`.
+pub(crate) async fn connect(
     text: &OsStr,
-    scratch: &Path,
-    options: &Options,
-    create: bool,
-) -> Result<Place, Error> {
-    let location = Location::parse(text)?;
-    refuse_unnameable(&location)?;
-    let name = options.name.parse::<DatabaseName>().map_err(|e| Error::Usage(e.to_string()))?;
-    let settings =
-        StoreOptions { endpoint: options.endpoint.clone(), ..StoreOptions::new(scratch) };
-    let root = if create {
-        Root::create(&location, &settings).await
-    } else {
-        Root::open(&location, &settings).await
-    };
-    match root {
-        Ok(root) => Ok(Place { root, location, name }),
-        Err(e) => Err(of_store(&location.to_string(), e)),
-    }
+    database: &DatabaseId,
+    how: &Opening<'_>,
+) -> Result<Box<dyn Remote>, Error> {
+    place(text, how).await?.log_of(database).await
 }
 
-/// The remote as it is remembered: a folder by its full path, so that it means the same from
-/// everywhere.
-pub(crate) fn absolute(location: &Location, text: &OsStr) -> Result<OsString, Error> {
-    refuse_unnameable(location)?;
-    match location.is_folder() {
-        None => Ok(text.to_owned()),
-        Some(folder) => std::path::absolute(folder).map(Into::into).map_err(|source| Error::Io {
-            what: "resolving",
-            path: folder.to_owned(),
-            source,
-        }),
-    }
-}
-
-/// Object names are Unicode, and so is everything above them.
-fn refuse_unnameable(location: &Location) -> Result<(), Error> {
-    let Some(folder) = location.is_folder() else { return Ok(()) };
-    let full = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-    if full.to_str().is_some() {
-        return Ok(());
-    }
-    Err(Error::Usage(format!(
-        "{} cannot be a remote: its path is not valid UTF-8 (the database's own path need not be)",
-        full.display()
-    )))
+/// Where temporary files go that belong to the remote `text` and to no file here.
+pub(crate) fn scratch_of(text: &OsStr) -> Result<PathBuf, Error> {
+    let address = Address::parse(text)?;
+    Ok(address.folder().map_or_else(std::env::temp_dir, Path::to_owned))
 }
 
 /// The client's error for the store's.
@@ -196,30 +317,6 @@ pub(crate) fn of_store(remote: &str, source: StoreError) -> Error {
     }
 }
 
-/// Finds the log of `database` at the place named `text`.
-pub(crate) async fn connect(
-    text: &OsStr,
-    database: &DatabaseId,
-    scratch: &Path,
-    options: &Options,
-) -> Result<Box<dyn Remote>, Error> {
-    let place = place(text, scratch, options, false).await?;
-    let remote = place.location.to_string();
-    let found = place.root.find_even_deleted(&place.name).await;
-    match found.map_err(|e| of_store(&remote, e))? {
-        Some(found) if found == *database => {}
-        Some(found) => {
-            return Err(Error::OtherDatabase {
-                remote,
-                found: found.to_string(),
-                expected: database.to_string(),
-            });
-        }
-        None => return Err(Error::RemoteGone { remote }),
-    }
-    Ok(Box::new(place.root.log(&place.name, database)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,5 +334,16 @@ mod tests {
         assert!(went_back(&of_store("river", rewound(6))));
         let forked = of_store("river", rewound(9));
         assert!(matches!(&forked, Error::Store(StoreError::Rewound { .. })), "{forked:?}");
+    }
+
+    #[test]
+    fn the_text_alone_decides_what_kind_of_remote_it_is() {
+        let kind = |text: &str| Address::parse(OsStr::new(text)).unwrap();
+        for text in ["http://host", "https://host:8/a", "libsql://db.example", "HTTPS://Host/x"] {
+            assert!(matches!(kind(text), Address::Server(_)), "{text}");
+        }
+        for text in ["/a/b", "s3://bucket/x", "file:///x", "./http:", "http", "httpd/x"] {
+            assert!(matches!(kind(text), Address::Store(_)), "{text}");
+        }
     }
 }

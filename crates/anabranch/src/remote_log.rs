@@ -1,27 +1,35 @@
 //! A remote without a replica: its history, restoring from it, compacting it.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_format::{Lsn, Micros};
 use anabranch_sqlite::PageHasher;
-use anabranch_store::{At, ClockGap, CompactReport, Location, Log};
+use anabranch_store::{At, ClockGap, CompactReport};
 
 use crate::entropy;
 use crate::error::Error;
 use crate::image::{Image, folder_of, refuse_existing};
-use crate::remote::{self, of_store};
+use crate::remote::{self, Opening, Remote, of_store};
 use crate::replica::{Options, blocking};
 use crate::report::{HistoryEntry, Note, RestoreReport};
 
 /// The log of one database at a remote.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RemoteLog {
-    log: Log,
+    log: Arc<dyn Remote>,
     remote: OsString,
     location: String,
     options: Options,
+}
+
+impl fmt::Debug for RemoteLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RemoteLog({})", self.location)
+    }
 }
 
 impl RemoteLog {
@@ -29,19 +37,16 @@ impl RemoteLog {
     pub async fn open(remote: &OsStr, options: Options) -> Result<Self, Error> {
         // Only compacting and restoring need room for temporary files. A folder has it; what is
         // restored opens the log again, with room beside the new file.
-        let scratch = match Location::parse(remote)?.is_folder() {
-            Some(folder) => folder.to_owned(),
-            None => std::env::temp_dir(),
-        };
+        let scratch = remote::scratch_of(remote)?;
         Self::open_at(remote, &scratch, options).await
     }
 
     async fn open_at(remote: &OsStr, scratch: &Path, options: Options) -> Result<Self, Error> {
-        let place = remote::place(remote, scratch, &options, false).await?;
-        let location = place.location.to_string();
-        let found = place.root.find(&place.name).await.map_err(|e| of_store(&location, e))?;
+        let place = remote::place(remote, &Opening::new(scratch, &options)).await?;
+        let location = place.location().to_owned();
+        let found = place.find().await.map_err(|e| of_store(&location, e))?;
         let database = found.ok_or_else(|| Error::RemoteEmpty { remote: location.clone() })?;
-        let log = place.root.log(&place.name, &database);
+        let log = place.log(&database).into();
         Ok(RemoteLog { log, remote: remote.to_owned(), location, options })
     }
 
@@ -104,8 +109,7 @@ impl RemoteLog {
         if let At::Time(time) = at {
             notes.extend(here.received_later(position.lsn, time).await);
         }
-        let fetched =
-            here.log.fetch_position(Lsn::ZERO, &position, progress).await.map_err(self.failed())?;
+        let fetched = here.log.fetch_whole(&position, progress).await.map_err(self.failed())?;
         let (target, bytes, written) = (file.to_owned(), fetched.bytes, progress.clone());
         let pages = blocking(move || {
             let image =

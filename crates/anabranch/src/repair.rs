@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anabranch_format::{DbChecksum, Lsn, PageChecksum, PageSource, Pgno};
 use anabranch_sqlite::{BaseMap, LiveFile, View};
-use anabranch_store::{Anchor, At, Location};
+use anabranch_store::{Anchor, At};
 
 use crate::entropy;
 use crate::error::Error;
@@ -17,7 +17,7 @@ use crate::init;
 use crate::lock::ReplicaLock;
 use crate::pull::{self, Local};
 use crate::read_ahead::ReadAhead;
-use crate::remote::{self, Remote, of_store};
+use crate::remote::{self, Opening, Remote, of_store};
 use crate::replica::{Options, Repair, blocking};
 use crate::report::RepairReport;
 use crate::session::{Session, identity_of, known_of};
@@ -49,7 +49,8 @@ async fn unchecked(file: &Path, options: &Options) -> Result<Session, Error> {
 async fn connect(session: &Session, options: &Options) -> Result<Box<dyn Remote>, Error> {
     let text = session.state.remote.to_os_string();
     let options = Options { name: session.state.name.clone(), ..options.clone() };
-    remote::connect(&text, &session.state.database, folder_of(&session.db), &options).await
+    let how = Opening::new(folder_of(&session.db), &options).speaking(session.state.dialect);
+    remote::connect(&text, &session.state.database, &how).await
 }
 
 /// The file becomes what the remote has.
@@ -264,8 +265,7 @@ fn each_page(
 
 /// A new sidecar for a file whose state the log remembers.
 async fn relink(file: &Path, remote: &OsStr, options: &Options) -> Result<RepairReport, Error> {
-    let location = Location::parse(remote)?;
-    let text = remote::absolute(&location, remote)?;
+    let text = remote::absolute(remote)?;
     let (path, settings) = (file.to_owned(), options.clone());
     let (db, lock, sum, page_size) = blocking(move || {
         let mut live = LiveFile::open(&path, settings.busy_timeout)?;
@@ -283,24 +283,25 @@ async fn relink(file: &Path, remote: &OsStr, options: &Options) -> Result<Repair
         Ok((db, lock, sum, page_size))
     })
     .await?;
-    let place = remote::place(&text, folder_of(&db), options, false).await?;
-    let name = place.location.to_string();
+    let place = remote::place(&text, &Opening::new(folder_of(&db), options)).await?;
+    let name = place.location().to_owned();
     let failed = |e| of_store(&name, e);
-    let database = place.root.find(&place.name).await.map_err(failed)?;
+    let database = place.find().await.map_err(failed)?;
     let database = database.ok_or_else(|| Error::RemoteEmpty { remote: name.clone() })?;
-    let log: Box<dyn Remote> = Box::new(place.root.log(&place.name, &database));
+    let log = place.log(&database);
     let history = log.history(HISTORY_SEARCHED).await.map_err(failed)?;
     let entry = history.iter().find(|entry| entry.metadata.sum.1 == sum);
     let lsn = entry
         .map(|entry| entry.metadata.lsn.1)
         .ok_or_else(|| Error::UnknownState { path: db.clone(), remote: name.clone() })?;
     let found = base_at(&*log, &name, lsn, options).await?;
-    let settings = options.clone();
+    let (settings, dialect) = (options.clone(), log.dialect());
     blocking(move || {
         let remote = RemoteText::new(&text);
         let mut state = State::fresh(Phase::Cloning, remote, &settings.name, database, page_size);
         state.identity = identity_of(&db)?;
         state.settled_at = Some(entropy::now());
+        state.dialect = dialect;
         let sidecar = Sidecar::create(&db, &state)?;
         let session = Session::new(db, lock, sidecar, state, &settings);
         let path = session.sidecar.path().to_owned();

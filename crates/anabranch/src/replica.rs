@@ -2,18 +2,20 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_store::{Head, Location, Progress, causes};
+use anabranch_store::{Head, Progress, causes};
 
 use crate::clone;
 use crate::error::{Error, ErrorKind};
 use crate::image::folder_of;
 use crate::init;
+use crate::keep::Keep;
 use crate::local::{self, StatusParts};
 use crate::pull;
 use crate::push::{self, Outcome};
-use crate::remote::{self, Remote, of_store};
+use crate::remote::{self, Opening, Remote, of_store};
 use crate::remote_log::RemoteLog;
 use crate::repair;
 use crate::report::{
@@ -33,8 +35,35 @@ pub struct Options {
     pub busy_timeout: Duration,
     /// Told about bytes moved.
     pub progress: Progress,
-    /// Name of the database at the remote; plain folders and buckets use `default`.
+    /// Name of the database at the remote; plain folders and buckets use `default`. On a server the
+    /// path of the URL names it.
     pub name: String,
+    /// Sent to servers to prove who asks.
+    pub auth_token: Option<AuthToken>,
+}
+
+/// A secret that a server knows its clients by. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AuthToken(String);
+
+impl AuthToken {
+    /// The secret itself.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for AuthToken {
+    fn from(secret: T) -> Self {
+        AuthToken(secret.into())
+    }
+}
+
+impl std::fmt::Debug for AuthToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AuthToken")
+    }
 }
 
 impl Default for Options {
@@ -44,6 +73,7 @@ impl Default for Options {
             busy_timeout: Duration::from_secs(5),
             progress: Progress::none(),
             name: "default".to_owned(),
+            auth_token: None,
         }
     }
 }
@@ -87,6 +117,8 @@ pub struct Replica {
     options: Options,
     remote: String,
     database: String,
+    /// What is open between operations, while the file is watched.
+    keep: Option<Arc<Keep>>,
 }
 
 /// Runs blocking work on its own thread; a panic there becomes an error.
@@ -151,7 +183,17 @@ impl Replica {
             remote: session.remote_name(),
             database: session.state.database.to_string(),
             options,
+            keep: None,
         }
+    }
+
+    /// The same replica, for operations that leave something open for the next.
+    pub(crate) fn keeping(&self, keep: Arc<Keep>) -> Self {
+        Replica { keep: Some(keep), ..self.clone() }
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
 
     /// The database file, as SQLite resolves its name.
@@ -183,19 +225,22 @@ impl Replica {
     /// it must hold this very database.
     pub async fn set_remote(&mut self, remote: &OsStr, check: bool) -> Result<(), Error> {
         let session = self.session().await?;
-        let location = Location::parse(remote)?;
-        let text = remote::absolute(&location, remote)?;
+        let text = remote::absolute(remote)?;
+        let mut dialect = None;
         if check {
             let scratch = folder_of(&session.db).to_owned();
-            let database = session.state.database.clone();
-            remote::connect(&text, &database, &scratch, &self.options).await?;
-            let place = remote::place(&text, &scratch, &self.options, false).await?;
-            let honest = place.root.verify_conditional_put().await;
-            honest.map_err(|e| of_store(&place.location.to_string(), e))?;
+            let place = remote::place(&text, &Opening::new(&scratch, &self.options)).await?;
+            let failed = |e| of_store(place.location(), e);
+            let remote = place.log_of(&session.state.database).await?;
+            // Its every answer is about this database, or an error.
+            remote.head(&session.state.base.anchor).await.map_err(failed)?;
+            place.verify().await.map_err(failed)?;
+            dialect = remote.dialect();
         }
         let session = blocking(move || {
             let mut session = session;
             session.state.remote = RemoteText::new(&text);
+            session.state.dialect = dialect;
             session.sidecar.begin()?;
             session.sidecar.save_state(&session.state)?;
             session.sidecar.commit_durably()?;
@@ -207,29 +252,40 @@ impl Replica {
     }
 
     async fn session(&self) -> Result<Session, Error> {
-        let (file, options) = (self.file.clone(), self.options.clone());
-        blocking(move || Session::open(&file, &options)).await
+        let (file, options, keep) = (self.file.clone(), self.options.clone(), self.keep.clone());
+        blocking(move || Session::open_kept(&file, &options, keep)).await
     }
 
     /// Connects, finishes what an earlier operation left undone, and hands both over.
-    async fn ready(&self) -> Result<(Session, Box<dyn Remote>), Error> {
+    async fn ready(&self) -> Result<(Session, Arc<dyn Remote>), Error> {
         let session = self.session().await?;
         self.connect(session).await
     }
 
-    async fn connect(&self, session: Session) -> Result<(Session, Box<dyn Remote>), Error> {
+    async fn connect(&self, session: Session) -> Result<(Session, Arc<dyn Remote>), Error> {
         let session = blocking(move || recover_locally(session)).await?;
-        let text = session.state.remote.to_os_string();
-        let scratch = folder_of(&session.db).to_owned();
-        let remote = if session.state.phase == Phase::Publishing {
-            init::claim(&session, &text, &scratch, &self.options).await?
-        } else {
-            remote::connect(&text, &session.state.database, &scratch, &self.options).await?
+        let kept = self.keep.as_ref().and_then(|keep| keep.remote_of(&session.state));
+        let remote = match kept {
+            Some(remote) if session.state.phase == Phase::Ready => remote,
+            _ => self.connect_anew(&session).await?.into(),
         };
         let session = init::claimed(session).await?;
         let (line, mut session) = push::recover(session, &*remote).await?;
         session.notes.extend(line.map(|what| Note::Recovered { what }));
+        if let Some(keep) = &self.keep {
+            keep.keep_remote(Some((&session.state, &remote)));
+        }
         Ok((session, remote))
+    }
+
+    async fn connect_anew(&self, session: &Session) -> Result<Box<dyn Remote>, Error> {
+        let text = session.state.remote.to_os_string();
+        let scratch = folder_of(&session.db);
+        if session.state.phase == Phase::Publishing {
+            return init::claim(session, &text, scratch, &self.options).await;
+        }
+        let how = Opening::new(scratch, &self.options).speaking(session.state.dialect);
+        remote::connect(&text, &session.state.database, &how).await
     }
 
     /// Sends what changed here. [`Error::Behind`] if the remote went on meanwhile.
@@ -375,14 +431,15 @@ impl Replica {
         })
         .await?;
         if !ask_remote {
-            return Ok(parts.status(&session, RemoteStatus::NotAsked, None));
+            return Ok(parts.status(&session, RemoteStatus::NotAsked, None, None));
         }
         let text = session.state.remote.to_os_string();
         let scratch = folder_of(&session.db).to_owned();
         let database = &session.state.database;
         let base = session.state.base.lsn();
         let asked = async {
-            let remote = remote::connect(&text, database, &scratch, &self.options).await?;
+            let how = Opening::new(&scratch, &self.options).speaking(session.state.dialect);
+            let remote = remote::connect(&text, database, &how).await?;
             let head = head(&session, &*remote).await?.anchor.last;
             Ok::<_, Error>((head, remote))
         };
@@ -396,7 +453,7 @@ impl Replica {
                     true => RemoteStatus::Offline { reason },
                     false => RemoteStatus::Trouble { reason },
                 };
-                return Ok(parts.status(&session, there, None));
+                return Ok(parts.status(&session, there, None, None));
             }
         };
         let counted = match tables {
@@ -407,7 +464,7 @@ impl Replica {
             None | Some(0) => RemoteStatus::UpToDate,
             Some(frames) => RemoteStatus::Ahead { head, frames },
         };
-        Ok(parts.status(&session, there, counted))
+        Ok(parts.status(&session, there, remote.dialect(), counted))
     }
 
     /// Compares the file with the remote at the replica's position, page by page.

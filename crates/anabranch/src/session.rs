@@ -7,18 +7,21 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_format::{DbChecksum, Lsn, Micros, Pgno, content_hash};
 use anabranch_sqlite::{
-    BaseMap, Compare, FileError, FileIdentity, How, LiveFile, Mark, PageEntry, ScanReason, View,
+    BaseMap, Compare, FileError, FileIdentity, How, LiveFile, Mark, PageEntry, PageSet, ScanReason,
+    View,
 };
-use anabranch_store::Location;
 
 use crate::crash::crash_point;
 use crate::entropy;
 use crate::error::Error;
+use crate::keep::Keep;
 use crate::lock::ReplicaLock;
+use crate::remote;
 use crate::replica::Options;
 use crate::report::Note;
 use crate::sidecar::{self, REPLACED_PAGES_MAX, Replaced, Sidecar};
@@ -36,6 +39,8 @@ pub(crate) struct Session {
     /// The tables of the file, if they were read; remembered when something settles.
     tables: RefCell<Option<Known>>,
     busy: Duration,
+    /// What a long-lived program has open beside the operation.
+    keep: Option<Arc<Keep>>,
     pub(crate) notes: Vec<Note>,
 }
 
@@ -77,6 +82,19 @@ impl Session {
         Ok(session)
     }
 
+    /// As [`Session::open`], for a program that keeps something open between operations.
+    pub(crate) fn open_kept(
+        file: &Path,
+        options: &Options,
+        keep: Option<Arc<Keep>>,
+    ) -> Result<Self, Error> {
+        let mut session = Self::open(file, options)?;
+        let seen = session.seen.as_ref();
+        session.keep =
+            keep.filter(|keep| seen.is_some_and(|seen| keep.begin(seen, &session.state)));
+        Ok(session)
+    }
+
     /// As [`Session::open`], for those who mend a file that is not the sidecar's any more.
     pub(crate) fn open_unchecked(file: &Path, options: &Options) -> Result<Self, Error> {
         let db = resolve(file)?;
@@ -97,7 +115,8 @@ impl Session {
         let seen = Some(identity_of(&db)?);
         let busy = options.busy_timeout;
         let tables = RefCell::new(None);
-        Ok(Session { lock, sidecar, state, db, seen, tables, busy, notes: Vec::new() })
+        let (keep, notes) = (None, Vec::new());
+        Ok(Session { lock, sidecar, state, db, seen, tables, busy, keep, notes })
     }
 
     /// A session on a replica that was just made.
@@ -111,7 +130,8 @@ impl Session {
         let busy = options.busy_timeout;
         let seen = identity_of(&db).ok();
         let tables = RefCell::new(None);
-        Session { lock: Some(lock), sidecar, state, db, seen, tables, busy, notes: Vec::new() }
+        let (keep, notes) = (None, Vec::new());
+        Session { lock: Some(lock), sidecar, state, db, seen, tables, busy, keep, notes }
     }
 
     /// Closes the sidecar, keeping the lock.
@@ -131,11 +151,7 @@ impl Session {
 
     /// The remote, credentials left out.
     pub(crate) fn remote_name(&self) -> String {
-        let text = self.state.remote.to_os_string();
-        match Location::parse(&text) {
-            Ok(location) => location.to_string(),
-            Err(_) => text.to_string_lossy().into_owned(),
-        }
+        remote::shown(&self.state.remote.to_os_string())
     }
 
     /// Opens the database through SQLite, for reading.
@@ -222,7 +238,8 @@ impl Session {
         if matches!(changes.how, How::Scan(ScanReason::Lost { .. })) {
             return Err(self.older(None));
         }
-        if !changes.is_empty() && !matches!(changes.how, How::Chain { .. }) {
+        let proven = matches!(changes.how, How::Chain { .. } | How::Watched);
+        if !changes.is_empty() && !proven {
             self.refuse_foreign(view, &changes)?;
             self.refuse_older(view, &changes)?;
         }
@@ -240,13 +257,22 @@ impl Session {
         let base = &self.state.base;
         let same_boot = self.same_boot()?;
         let map = self.base_map();
+        let watched = self.keep.as_ref().and_then(|keep| keep.candidates());
+        let mut changed = PageSet::new(view.db_size());
         let with = Compare {
             since: self.state.mark.as_ref(),
+            watched: watched.as_ref(),
             restarted: !same_boot,
             base_size: base.size,
             page_one_always: false,
         };
-        let captured = view.capture(&with, &map, on_change)?;
+        let captured = view.capture(&with, &map, &mut |pgno, page, entry| {
+            changed.insert(pgno);
+            on_change(pgno, page, entry)
+        })?;
+        if let Some(keep) = &self.keep {
+            keep.captured(changed, view.mark(), &self.state);
+        }
         let mut sum = base.sum;
         sum.0 ^= captured.checksum_change.0;
         Ok(LocalChanges {
@@ -407,6 +433,9 @@ impl Session {
         self.sidecar.commit_settled()?;
         crash_point!("settle::after-commit");
         self.state = next;
+        if let Some(keep) = &self.keep {
+            keep.settled(&self.state);
+        }
         Ok(())
     }
 

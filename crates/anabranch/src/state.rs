@@ -11,6 +11,7 @@ use anabranch_store::Anchor;
 use serde::{Deserialize, Serialize};
 
 use crate::entropy;
+use crate::remote::Dialect;
 
 /// How far the making of a replica has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +98,9 @@ pub(crate) struct State {
     /// What the database is known by, beside its pages.
     #[serde(default)]
     pub(crate) known: Known,
+    /// What the server at the remote was found to speak; none if it is no server.
+    #[serde(default)]
+    pub(crate) dialect: Option<Dialect>,
 }
 
 /// Hashes of the names of a database's tables, and the schema cookie at which they were read.
@@ -135,6 +139,7 @@ impl State {
             mark: None,
             settled_at: None,
             known: Known::default(),
+            dialect: None,
         }
     }
 }

@@ -360,6 +360,7 @@ fn the_lock_page_is_stepped_over_in_a_database_above_one_gibibyte() {
                 base_size,
                 page_one_always: false,
                 restarted: false,
+                watched: None,
             };
             view.capture(&with, &map, &mut |pgno, _, entry| {
                 pages.insert(pgno.get());

@@ -4,7 +4,7 @@ use anabranch_sqlite::{Compare, How, ScanReason};
 
 use crate::support::{App, Replica, Rng, cli};
 
-const TABLES: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
+pub const TABLES: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<200)
     INSERT INTO t SELECT i, hex(randomblob(40)) FROM n;";
 
@@ -13,7 +13,7 @@ fn is_chain(how: How) -> bool {
 }
 
 /// One step of an application that does all that stock SQLite can do to its pages.
-fn step(app: &mut App, rng: &mut Rng, fts: &mut bool, n: u64) {
+pub fn step(app: &mut App, rng: &mut Rng, fts: &mut bool, n: u64) {
     let k = rng.below(200);
     match rng.below(24) {
         0..=5 => {
@@ -283,7 +283,13 @@ fn page_one_is_reported_when_asked_for_although_it_is_as_in_the_base() {
     let (size, mark) = (replica.base_size, replica.mark);
     let view = replica.live.begin().unwrap();
     for since in [None, mark.as_ref()] {
-        let with = Compare { since, base_size: size, page_one_always: true, restarted: false };
+        let with = Compare {
+            since,
+            base_size: size,
+            page_one_always: true,
+            restarted: false,
+            watched: None,
+        };
         let mut pages = vec![];
         let captured = view
             .capture(&with, &map, &mut |pgno, _, _| -> Result<(), std::fmt::Error> {

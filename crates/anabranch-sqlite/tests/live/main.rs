@@ -14,3 +14,4 @@ mod open;
 mod recover;
 mod support;
 mod together;
+mod watch;

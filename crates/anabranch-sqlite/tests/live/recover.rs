@@ -226,6 +226,7 @@ mod child {
             base_size: 0,
             page_one_always: false,
             restarted: false,
+            watched: None,
         };
         view.capture(&with, &map, &mut |n, _, entry| staging.push(n, entry)).unwrap();
         staging.finish().unwrap();

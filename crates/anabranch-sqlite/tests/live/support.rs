@@ -9,7 +9,7 @@ use std::time::Duration;
 use anabranch_format::{DbChecksum, DeltaError, LOCAL_FIELDS, PageSize, PageSource, Pgno};
 use anabranch_sqlite::{
     Applied, ApplyDelta, ApplyError, ApplyIntent, BaseMap, Captured, Compare, CookieRule,
-    FileError, LiveFile, Mark, UnderLock, View,
+    FileError, LiveFile, Mark, PageSet, UnderLock, View, Watcher,
 };
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -212,6 +212,8 @@ pub struct Replica {
     pub mark: Option<Mark>,
     pub image: Image,
     pub intents: i64,
+    /// Where there is one, it names the candidates.
+    pub watcher: Option<Watcher>,
 }
 
 impl Replica {
@@ -238,6 +240,7 @@ impl Replica {
             mark: None,
             image: Image::default(),
             intents: 0,
+            watcher: None,
         };
         replica.look();
         replica
@@ -258,15 +261,29 @@ impl Replica {
     /// Captures, checks that exactly the changed pages were found, and makes them the base.
     /// `meanwhile` runs after the view has begun and before it is captured.
     pub fn look_while(&mut self, meanwhile: impl FnOnce()) -> Captured {
+        self.examine(true, meanwhile)
+    }
+
+    /// Captures and checks, but leaves the base as it was, as if a remote could not be reached.
+    pub fn look_in_vain(&mut self) -> Captured {
+        self.examine(false, || {})
+    }
+
+    fn examine(&mut self, settle: bool, meanwhile: impl FnOnce()) -> Captured {
         let page_size = self.live.page_size();
+        if let Some(watcher) = &mut self.watcher {
+            watcher.announce();
+        }
         let map = BaseMap::new(&self.sidecar, SEED, page_size);
         let view = self.live.begin().unwrap();
         meanwhile();
+        let watched = self.watcher.as_mut().and_then(|watcher| watcher.candidates().unwrap());
         self.intents += 1;
         let mut staging = map.stage(self.intents);
         let mut found = BTreeMap::new();
         let with = Compare {
             restarted: false,
+            watched: watched.as_ref(),
             since: self.mark.as_ref(),
             base_size: self.base_size,
             page_one_always: false,
@@ -293,9 +310,24 @@ impl Replica {
         let mut rolled = self.base_sum;
         rolled.0 ^= captured.checksum_change.0;
         assert_eq!(rolled, sum);
-        self.mark = view.mark().copied();
+        let mark = view.mark().copied();
         drop(view);
+        if let Some(watcher) = &mut self.watcher {
+            let mut changed = PageSet::new(now.size);
+            found.keys().for_each(|n| {
+                changed.insert(p(*n));
+            });
+            watcher.captured(changed, mark.as_ref()).unwrap();
+        }
+        if !settle {
+            map.drop_staged(self.intents).unwrap();
+            return captured;
+        }
+        self.mark = mark;
         map.settle(self.intents, now.size).unwrap();
+        if let Some(watcher) = &mut self.watcher {
+            watcher.settled(mark.as_ref()).unwrap();
+        }
         assert_eq!(map.checksum(now.size).unwrap(), sum);
         self.base_size = now.size;
         self.base_sum = sum;
@@ -397,6 +429,22 @@ impl Replica {
         }
         self.image.pages.retain(|n, _| *n <= change.size_after);
         self.image.size = change.size_after;
+    }
+
+    /// Begins to watch, from a state that is in step.
+    pub fn watch(&mut self) {
+        self.watcher = Some(Watcher::open(&self.db, BUSY).unwrap());
+        self.look();
+    }
+
+    pub fn watcher(&mut self) -> &mut Watcher {
+        self.watcher.as_mut().unwrap()
+    }
+
+    /// Frames that there is room for in the `-wal`.
+    pub fn wal_frames(&self) -> u64 {
+        let bytes = std::fs::metadata(self.live.wal_path()).map_or(0, |wal| wal.len());
+        bytes / (u64::from(self.page_size().get()) + 24)
     }
 
     pub fn wal_exists(&self) -> bool {

@@ -59,6 +59,8 @@ pub async fn i1_what_is_pushed_is_pulled_by_everyone_once(fixture: &Fixture) {
     late.pull().await.unwrap();
     let head = log.head(&Anchor::start()).await.unwrap();
     assert_eq!(log.next(&head.anchor).await.unwrap(), None);
+    assert!(!log.may_have_moved(&head.anchor).await.unwrap());
+    assert!(log.may_have_moved(&Anchor::start()).await.unwrap());
     let fetched = log.fetch(Lsn::ZERO, &head, &Progress::none()).await.unwrap();
     let pushes: Vec<String> = fetched.pushes.iter().map(|p| p.push.to_string()).collect();
     let expected: Vec<String> =

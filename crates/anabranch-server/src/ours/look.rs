@@ -1,0 +1,107 @@
+//! What can be asked of a log: where it ends, what was pushed, what there was before.
+
+use std::time::Duration;
+
+use anabranch_format::{Lsn, Metadata, Micros, WriterId};
+use anabranch_store::{At, Entry, Head};
+use axum::response::Response;
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use super::database;
+use super::params::Params;
+use crate::dispatch::Call;
+use crate::error::{ApiError, json_response};
+
+/// Entries of the history in one answer.
+const ENTRIES_MAX: usize = 1_000;
+
+/// Metadata as our own objects have it.
+pub(super) fn metadata_json(metadata: &Metadata) -> Value {
+    serde_json::to_value(metadata).unwrap_or(Value::Null)
+}
+
+fn ok(value: &Value) -> Response {
+    json_response(StatusCode::OK, value)
+}
+
+/// Where the log ends. If the client says what it knows of the log, that must be in it.
+pub(super) async fn head(call: &Call, params: &Params<'_>) -> Result<Response, ApiError> {
+    let database = database(call, params).await?;
+    let head = database.head().await?;
+    if let Some(known) = params.anchor()? {
+        database.log().confirm(&known, &head).await?;
+    }
+    let Head { newest, modified, floor, .. } = &*head;
+    Ok(ok(&json!({
+        "database": database.id().as_str(),
+        "newest": newest.as_ref().map(metadata_json),
+        "modified": modified,
+        "floor": floor,
+    })))
+}
+
+/// Who stands at the place after a position.
+pub(super) async fn next(call: &Call, params: &Params<'_>) -> Result<Response, ApiError> {
+    let database = database(call, params).await?;
+    let found = database.log().at_key_after(params.require("after")?).await?;
+    Ok(ok(&json!({ "metadata": found.as_ref().map(metadata_json) })))
+}
+
+/// The last push of a writer.
+pub(super) async fn last_push(
+    call: &Call,
+    params: &Params<'_>,
+    writer: &str,
+) -> Result<Response, ApiError> {
+    let writer: WriterId =
+        writer.parse().map_err(|e| ApiError::bad_request(format!("the writer's id: {e}")))?;
+    let database = database(call, params).await?;
+    let found = database.log().last_push(&writer).await?;
+    let (push, lsn) = found.unzip();
+    Ok(ok(&json!({ "push": push, "lsn": lsn })))
+}
+
+/// The state at a position or time.
+pub(super) async fn position(call: &Call, params: &Params<'_>) -> Result<Response, ApiError> {
+    let at = match (params.get::<Lsn>("lsn")?, params.get::<i64>("time")?) {
+        (Some(_), Some(_)) => {
+            return Err(ApiError::bad_request("either a position or a time, not both"));
+        }
+        (Some(lsn), None) => At::Lsn(lsn),
+        (None, Some(time)) => At::Time(Micros(time)),
+        (None, None) => At::Head,
+    };
+    let database = database(call, params).await?;
+    let found = database.log().position_at(at).await?;
+    Ok(ok(&json!({
+        "lsn": found.lsn,
+        "metadata": found.metadata.as_ref().map(metadata_json),
+        "modified": found.modified,
+    })))
+}
+
+/// The newest segments, or the newest of those before a position.
+pub(super) async fn entries(call: &Call, params: &Params<'_>) -> Result<Response, ApiError> {
+    let count = params.get::<usize>("count")?.unwrap_or(ENTRIES_MAX).min(ENTRIES_MAX);
+    let before = params.get::<Lsn>("before")?.unwrap_or(Lsn::MAX);
+    let database = database(call, params).await?;
+    let entries = database.log().history_before(before, count).await?;
+    let entry = |entry: &Entry| {
+        json!({
+            "metadata": metadata_json(&entry.metadata),
+            "modified": entry.modified,
+            "bytes": entry.bytes,
+        })
+    };
+    Ok(ok(&json!({ "entries": entries.iter().map(entry).collect::<Vec<_>>() })))
+}
+
+/// Merges and deletes old history.
+pub(super) async fn compact(call: &Call, params: &Params<'_>) -> Result<Response, ApiError> {
+    call.require_write()?;
+    let retain = params.get("retain-seconds")?.map(Duration::from_secs);
+    let database = database(call, params).await?;
+    let report = database.housekeeper().compact(&database, retain).await?;
+    Ok(ok(&serde_json::to_value(report).unwrap_or(Value::Null)))
+}

@@ -1,0 +1,45 @@
+//! How errors name a place, and where its temporary files go: what reading objects needs to know of
+//! where they come from.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Damage, StoreError};
+
+/// A place, for errors and temporary files. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Context(Arc<(String, std::path::PathBuf)>);
+
+impl Context {
+    pub(crate) fn new(location: impl Into<String>, scratch: &Path) -> Self {
+        Context(Arc::new((location.into(), scratch.to_owned())))
+    }
+
+    pub(crate) fn location(&self) -> &str {
+        &self.0.0
+    }
+
+    pub(crate) fn scratch(&self) -> &Path {
+        &self.0.1
+    }
+
+    pub(crate) fn corrupt(&self, key: &str, damage: impl Into<Damage>) -> StoreError {
+        StoreError::Corrupt {
+            location: self.location().to_owned(),
+            key: key.to_owned(),
+            source: Box::new(damage.into()),
+        }
+    }
+
+    pub(crate) fn contradiction(&self, key: &str, text: impl Into<String>) -> StoreError {
+        self.corrupt(key, Damage::Contradiction(text.into()))
+    }
+
+    pub(crate) fn missing(&self, key: &str) -> StoreError {
+        StoreError::Missing { location: self.location().to_owned(), key: key.to_owned() }
+    }
+
+    pub(crate) fn scratch_failed(&self, source: std::io::Error) -> StoreError {
+        StoreError::Scratch { directory: self.scratch().to_path_buf(), source }
+    }
+}
