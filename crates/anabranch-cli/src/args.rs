@@ -189,7 +189,7 @@ pub(crate) struct Watch {
     pub(crate) files: Vec<PathBuf>,
     /// Ask a folder or bucket for news at most so many seconds apart; 0: never, then news is found
     /// whenever something is sent
-    #[arg(long, value_name = "SECONDS", value_parser = when::parse_interval)]
+    #[arg(long, value_name = "SECONDS", value_parser = when::parse_duration)]
     pub(crate) interval: Option<Duration>,
 }
 

@@ -88,6 +88,21 @@ pub(crate) fn show(report: &dyn Report, style: Style) -> Result<(), Failure> {
     finish(written.and_then(|()| out.flush()))
 }
 
+/// Shows one of many things, as it happens; with `--json` on one line.
+pub(crate) fn show_line(line: &(impl Human + Serialize), style: Style) -> Result<(), Failure> {
+    if style.quiet && !style.json {
+        return Ok(());
+    }
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = match style.json {
+        true => serde_json::to_writer(&mut out, line)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out)),
+        false => line.human(&mut out, style.paint),
+    };
+    finish(written.and_then(|()| out.flush()))
+}
+
 /// A reader that has seen enough is no failure.
 pub(crate) fn finish(written: io::Result<()>) -> Result<(), Failure> {
     match written {

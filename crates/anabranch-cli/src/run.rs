@@ -1,6 +1,6 @@
 //! Runs one command so that it can be interrupted.
 //!
-//! A command that goes on until it is told to stop (`serve`) is told so by the first signal, and
+//! A command that goes on until it is told to stop (`serve`, `watch`) is told so by the first signal, and
 //! ended by the second.
 //!
 //! The command runs on a thread of its own, so that a signal is seen also while SQLite or the disk
@@ -66,7 +66,7 @@ fn show(outcome: Outcome, ctx: &Context) -> Exit {
 
 /// Whether `command` goes on until it is told to stop.
 fn goes_on(command: &Command) -> bool {
-    matches!(command, Command::Serve(_))
+    matches!(command, Command::Serve(_) | Command::Watch(_))
 }
 
 /// What to do after an interruption of `command`.
@@ -75,9 +75,11 @@ fn advice(command: &Command) -> &'static str {
         Command::Init(_) | Command::Clone(_) | Command::Restore(_) | Command::Compact(_) => {
             "interrupted; nothing to clean up: the same command can be given again"
         }
-        Command::Push(_) | Command::Pull(_) | Command::Sync(_) | Command::Repair(_) => {
-            "interrupted; nothing to do: the next sync goes on from here"
-        }
+        Command::Push(_)
+        | Command::Pull(_)
+        | Command::Sync(_)
+        | Command::Watch(_)
+        | Command::Repair(_) => "interrupted; nothing to do: the next sync goes on from here",
         _ => "interrupted; nothing to do",
     }
 }

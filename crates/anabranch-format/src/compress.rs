@@ -35,6 +35,12 @@ const MEDIUM_BODY_LEVEL: i32 = 3;
 /// Longer ones are bound by the speed of one core: level 3 takes a third longer for three hundredths.
 const CHUNK_LEVEL: i32 = 2;
 
+/// For bodies that are made while a client waits, of many versions of the same few pages: there any
+/// level finds nearly all there is to find. Of 128 frames, 527 KB, of inserts of single rows:
+/// level -5 makes 20.6 KB in 0.31 ms, -1 16.3 KB in 0.39 ms, 1 13.7 KB in 0.51 ms, 3 13.6 KB in
+/// 0.69 ms.
+const FAST_LEVEL: i32 = -1;
+
 /// A longer body is a row of zstd frames of this much content each, which can be unpacked side by
 /// side. It costs less than a hundredth more bytes than one frame, at frames of 1 MiB twice that.
 const CHUNK_BYTES: usize = 2 * 1024 * 1024;
@@ -50,16 +56,23 @@ pub(crate) struct Compressor<W: Write> {
     chunk: Vec<u8>,
     /// For the chunks of long bodies, once there is one.
     long: Option<zstd::bulk::Compressor<'static>>,
+    /// One level for all lengths, instead of one that fits the length.
+    level: Option<i32>,
 }
 
 impl<W: Write> Compressor<W> {
     pub(crate) fn new(sink: W) -> Self {
-        Compressor { sink, chunk: Vec::new(), long: None }
+        Compressor { sink, chunk: Vec::new(), long: None, level: None }
+    }
+
+    /// Spends as little time as possible; a compaction will spend more.
+    pub(crate) fn fast(sink: W) -> Self {
+        Compressor { level: Some(FAST_LEVEL), ..Compressor::new(sink) }
     }
 
     /// Ends the compression and gives back the sink.
     pub(crate) fn finish(mut self) -> io::Result<W> {
-        if self.long.is_none() && self.chunk.len() <= MEDIUM_BODY_BYTES {
+        if self.long.is_none() && self.level.is_none() && self.chunk.len() <= MEDIUM_BODY_BYTES {
             let level = match self.chunk.len() {
                 0..=SMALL_BODY_BYTES => SMALL_BODY_LEVEL,
                 _ => MEDIUM_BODY_LEVEL,
@@ -80,7 +93,8 @@ impl<W: Write> Compressor<W> {
         let compressor = match &mut self.long {
             Some(compressor) => compressor,
             none => {
-                let mut compressor = zstd::bulk::Compressor::new(CHUNK_LEVEL)?;
+                let mut compressor =
+                    zstd::bulk::Compressor::new(self.level.unwrap_or(CHUNK_LEVEL))?;
                 compressor.include_checksum(true)?;
                 none.insert(compressor)
             }

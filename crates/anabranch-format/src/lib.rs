@@ -10,7 +10,7 @@
 //! | [`Lsn`], [`Pgno`], [`PageSize`] | positions, page numbers, page sizes |
 //! | [`WalReader`], [`WalWriter`] | SQLite's write-ahead log |
 //! | [`Metadata`] | what leads every object of the log |
-//! | [`DeltaEncoder`], [`DeltaReader`], [`SegmentReader`], [`Merge`] | changes |
+//! | [`DeltaEncoder`], [`DeltaReader`], [`SegmentEncoder`], [`SegmentReader`], [`Merge`] | changes |
 //! | [`SnapshotWriter`], [`SnapshotReader`], [`SeekTable`] | whole databases |
 //! | [`PageChecksum`], [`KeyedChecksum`], [`DbChecksum`] | checksums |
 
@@ -21,6 +21,7 @@ mod frames;
 mod lsn;
 mod metadata;
 mod page;
+mod segment;
 mod snapshot;
 mod wal;
 
@@ -40,6 +41,7 @@ pub use page::{
     DB_HEADER_BYTES, InvalidPageSize, LOCAL_FIELDS, PageOne, PageOneError, PageSize, Pgno,
     SQLITE_MAGIC, canonicalise_page_one,
 };
+pub use segment::{EncodedSegment, SegmentEncoder, SegmentError, Transaction, TransactionError};
 pub use snapshot::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNKS_MAX, Layout, SeekTable, SnapshotError, SnapshotReader,
     SnapshotWriter, chunk_bytes, decode_chunk,

@@ -106,19 +106,38 @@ impl WalChecksum {
         debug_assert!(data.len().is_multiple_of(8), "WAL checksums run over pairs of words");
         let (mut s1, mut s2) = (self.0, self.1);
         let (pairs, _) = data.as_chunks::<8>();
-        for &[a, b, c, d, e, f, g, h] in pairs {
-            let (x1, x2) = match order {
-                ChecksumOrder::Little => {
-                    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
-                }
-                ChecksumOrder::Big => {
-                    (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
-                }
-            };
+        for &pair in pairs {
+            let (x1, x2) = words(order, pair);
             s1 = s1.wrapping_add(x1).wrapping_add(s2);
             s2 = s2.wrapping_add(x2).wrapping_add(s1);
         }
         WalChecksum(s1, s2)
+    }
+}
+
+impl WalChecksum {
+    /// The checksum from which `data` led to this one: [`WalChecksum::extended`] backwards. Each
+    /// step of the checksum can be undone, so that the start of a chain can be found from its end.
+    #[must_use]
+    pub fn rewound(self, order: ChecksumOrder, data: &[u8]) -> Self {
+        debug_assert!(data.len().is_multiple_of(8), "WAL checksums run over pairs of words");
+        let (mut s1, mut s2) = (self.0, self.1);
+        let (pairs, _) = data.as_chunks::<8>();
+        for &pair in pairs.iter().rev() {
+            let (x1, x2) = words(order, pair);
+            s2 = s2.wrapping_sub(x2).wrapping_sub(s1);
+            s1 = s1.wrapping_sub(x1).wrapping_sub(s2);
+        }
+        WalChecksum(s1, s2)
+    }
+}
+
+fn words(order: ChecksumOrder, [a, b, c, d, e, f, g, h]: [u8; 8]) -> (u32, u32) {
+    match order {
+        ChecksumOrder::Little => {
+            (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
+        }
+        ChecksumOrder::Big => (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])),
     }
 }
 
@@ -155,6 +174,30 @@ impl WalHeader {
         };
         header.checksum = WalChecksum::default().extended(header.order, &header.encode()[..24]);
         header
+    }
+
+    /// The header with these salts whose checksum is `checksum`, if there is one. Its checkpoint
+    /// sequence is the one thing that is not known, and follows from the checksum; the other half of
+    /// the checksum must then come out right, which it does by accident once in 2^32 times.
+    #[must_use]
+    pub fn from_checksum(
+        order: ChecksumOrder,
+        page_size: PageSize,
+        salts: Salts,
+        checksum: WalChecksum,
+    ) -> Option<Self> {
+        let mut header = WalHeader { order, page_size, checkpoint_seq: 0, salts, checksum };
+        let bytes = header.encode();
+        // The sequence is the second word of the second of three pairs.
+        let before = WalChecksum::default().extended(order, &bytes[..8]);
+        let after = checksum.rewound(order, &bytes[16..24]);
+        let word = after.1.wrapping_sub(before.1).wrapping_sub(after.0);
+        header.checkpoint_seq = match order {
+            ChecksumOrder::Little => word.swap_bytes(),
+            ChecksumOrder::Big => word,
+        };
+        let fits = WalChecksum::default().extended(order, &header.encode()[..24]) == checksum;
+        fits.then_some(header)
     }
 
     /// Reads and checks a header.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::housekeeping::Housekeeper;
+use crate::libsql;
 
 /// While somebody watches, the log is looked at this often for what others appended; the pause
 /// grows up to the second number while nothing comes.
@@ -41,6 +42,8 @@ pub(crate) struct Database {
     appending: tokio::sync::Mutex<()>,
     /// It was deleted, or is not what it was: to be opened anew.
     stale: AtomicBool,
+    /// What is kept for libSQL clients.
+    engine: libsql::Engine,
     shared: Arc<Shared>,
 }
 
@@ -54,6 +57,7 @@ pub(crate) struct Shared {
     /// The server was told to stop.
     pub(crate) stop: CancellationToken,
     pub(crate) housekeeper: Housekeeper,
+    pub(crate) libsql: libsql::Settings,
 }
 
 /// Looks at the end of the log, shared among those who wait.
@@ -75,6 +79,7 @@ impl Database {
             looking: AtomicBool::new(false),
             appending: tokio::sync::Mutex::new(()),
             stale: AtomicBool::new(false),
+            engine: libsql::Engine::new(shared.libsql.started),
             shared,
         }
     }
@@ -173,6 +178,8 @@ impl Database {
             let outcome = database.log.append(&head, new, &Progress::none()).await;
             crate::metrics::append(dialect, &outcome, bytes, started.elapsed());
             if let Ok(Appended::Won(metadata)) = &outcome {
+                // First, so that nobody can take it for older than it is.
+                database.engine.appended(metadata);
                 database.note(Arc::new(head.after(metadata.clone())));
                 database.shared.housekeeper.after_append(&database, metadata.clone());
             }
@@ -221,6 +228,16 @@ impl Database {
         }
         self.looking.store(false, Ordering::SeqCst);
         self.watchers.load(Ordering::SeqCst) > 0 && !self.looking.swap(true, Ordering::SeqCst)
+    }
+
+    /// What is kept for libSQL clients.
+    pub(crate) fn engine(&self) -> &libsql::Engine {
+        &self.engine
+    }
+
+    /// What all databases share for libSQL clients.
+    pub(crate) fn libsql(&self) -> &libsql::Settings {
+        &self.shared.libsql
     }
 
     pub(crate) fn housekeeper(&self) -> &Housekeeper {

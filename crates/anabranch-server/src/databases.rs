@@ -40,6 +40,11 @@ impl Databases {
         Databases { root, shared, slots, requests_each, started: Instant::now() }
     }
 
+    /// What all databases share for libSQL clients.
+    pub(crate) fn libsql(&self) -> &crate::libsql::Settings {
+        &self.shared.libsql
+    }
+
     fn slots(&self) -> MutexGuard<'_, HashMap<DatabaseName, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }

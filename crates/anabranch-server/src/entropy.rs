@@ -25,6 +25,11 @@ pub(crate) fn database_id() -> DatabaseId {
     hex(20).parse().expect("hex digits are an id")
 }
 
+/// A fresh id of a run of this server, or of a push session: nobody can guess it.
+pub(crate) fn session_id() -> String {
+    hex(16)
+}
+
 /// A fresh id of a request.
 pub(crate) fn request_id() -> String {
     hex(12)

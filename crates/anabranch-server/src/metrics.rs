@@ -78,6 +78,11 @@ pub(crate) fn append(
     }
 }
 
+/// A push of a libSQL client was refused.
+pub(crate) fn libsql_refused(reason: &'static str) {
+    counter!("anabranch_libsql_refused_total", "reason" => reason).increment(1);
+}
+
 pub(crate) fn open_databases(count: usize) {
     #[expect(clippy::cast_precision_loss, reason = "exact up to 2^52")]
     gauge!("anabranch_databases_open").set(count as f64);

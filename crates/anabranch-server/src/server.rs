@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::database::Shared;
 use crate::databases::Databases;
 use crate::housekeeping::Housekeeper;
-use crate::{connection, dispatch, metrics, ops};
+use crate::{connection, dispatch, libsql, metrics, ops};
 
 /// Why a server does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +95,7 @@ impl Server {
             tasks: tasks.clone(),
             stop: stop.clone(),
             housekeeper: Housekeeper::new(config.retain),
+            libsql: libsql::Settings::new(&config),
         });
         let databases = Databases::new(root.clone(), shared, config.limits.requests_per_database);
         let app = Arc::new(App { config, root, databases, tasks, stop });

@@ -38,8 +38,25 @@ const GENERATION_FRAMES_MIN: u64 = 65_536;
 const GENERATION_FRAMES_MAX: u64 = 1 << 31;
 /// Each ordinary rollover skips one number.
 const GENERATION_STEP: u32 = 2;
+/// No generation has a higher number: clients hold it in 32 bits, some of them signed.
+const GENERATION_MAX: u32 = (1 << 31) - 1;
+/// A replica's first push of so many pages ends the first generation at once: clients that count
+/// frames then begin with the whole database as one image instead of as many frames.
+const FIRST_IMAGE_PAGES_MIN: u32 = 256;
 
-/// What is to be appended: one transaction, pages ascending.
+/// Whether the segment is the last of its generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rollover {
+    /// If the generation has grown enough.
+    #[default]
+    WhenDue,
+    /// Not if it can be put off: somebody is in the middle of sending frames of this generation.
+    Never,
+    /// Yes.
+    Now,
+}
+
+/// What is to be appended: whole transactions.
 #[derive(Debug)]
 pub struct NewSegment {
     /// Names this attempt: a repeat with the same id is recognised, and must carry the same pages.
@@ -56,7 +73,12 @@ pub struct NewSegment {
     pub sum: (DbChecksum, DbChecksum),
     /// How many frames the body has.
     pub frames: u64,
-    /// What a [`anabranch_format::DeltaEncoder`] wrote.
+    /// How many transactions, if a [`anabranch_format::SegmentEncoder`] wrote the body; `None` for
+    /// the one with pages ascending of a [`anabranch_format::DeltaEncoder`].
+    pub transactions: Option<u64>,
+    /// Whether the generation ends with it.
+    pub rollover: Rollover,
+    /// What the encoder wrote.
     pub body: Spool,
 }
 
@@ -289,7 +311,7 @@ impl Log {
             database: self.database().clone(),
             lsn: (first, last),
             generation,
-            next_generation: next_generation(generation, last, new.pages.1),
+            next_generation: next_generation(generation, last, new),
             push: Some(new.push.clone()),
             writer: new.writer.clone(),
             time,
@@ -298,7 +320,7 @@ impl Log {
             pages: new.pages,
             sum: new.sum,
             frames: None,
-            transactions: None,
+            transactions: new.transactions,
             chunk: None,
             body: None,
         })
@@ -336,14 +358,21 @@ fn check_start(head: &Head, new: &NewSegment) -> Result<(), AppendError> {
 
 /// The generation that the next segment begins, if this one, which ends at `last`, is the last of
 /// its own.
-fn next_generation(generation: (u32, Lsn), last: Lsn, pages: u32) -> Option<u32> {
+fn next_generation(generation: (u32, Lsn), last: Lsn, new: &NewSegment) -> Option<u32> {
+    let pages = new.pages.1;
     let frames = last.get().saturating_sub(generation.1.get()).saturating_add(1);
-    let full = frames > GENERATION_FRAMES_MIN && frames > 2 * u64::from(pages);
-    if full || frames >= GENERATION_FRAMES_MAX {
-        generation.0.checked_add(GENERATION_STEP)
-    } else {
-        None
-    }
+    let grown = frames > GENERATION_FRAMES_MIN && frames > 2 * u64::from(pages);
+    let first_image = generation.1.get() == 1
+        && new.pages.0 == 0
+        && new.transactions.is_none()
+        && pages >= FIRST_IMAGE_PAGES_MIN;
+    let ends = match new.rollover {
+        Rollover::Now => true,
+        Rollover::WhenDue => grown || first_image,
+        Rollover::Never => false,
+    };
+    let next = || generation.0.checked_add(GENERATION_STEP).filter(|next| *next <= GENERATION_MAX);
+    if ends || frames >= GENERATION_FRAMES_MAX { next() } else { None }
 }
 
 /// The log's time never decreases, so that a search by time has one answer. One writer whose clock
@@ -362,14 +391,52 @@ fn log_time(head: &Head, now: Micros) -> Micros {
 mod tests {
     use super::*;
 
+    fn segment(pages: (u32, u32), rollover: Rollover, transactions: Option<u64>) -> NewSegment {
+        NewSegment {
+            push: "p".parse().unwrap(),
+            writer: "w".parse().unwrap(),
+            now: Micros(0),
+            page_size: PageSize::DEFAULT,
+            pages,
+            sum: (DbChecksum::EMPTY, DbChecksum(1)),
+            frames: 1,
+            transactions,
+            rollover,
+            body: Spool::from_bytes(Vec::new()),
+        }
+    }
+
     #[test]
     fn a_generation_ends_when_its_frames_outgrow_the_limit_and_the_database() {
-        let at =
-            |frames: u64, pages| next_generation((1, Lsn::new(11)), Lsn::new(10 + frames), pages);
-        assert_eq!(at(65_536, 10), None);
-        assert_eq!(at(65_537, 10), Some(3), "one number is skipped");
-        assert_eq!(at(65_537, 32_769), None, "fewer than twice the pages");
-        assert_eq!(at(1 << 31, u32::MAX), Some(3));
-        assert_eq!(next_generation((u32::MAX, Lsn::new(1)), Lsn::new(1 << 32), 1), None);
+        let at = |rollover, frames: u64, pages| {
+            let new = segment((pages, pages), rollover, None);
+            next_generation((1, Lsn::new(11)), Lsn::new(10 + frames), &new)
+        };
+        let due = |frames, pages| at(Rollover::WhenDue, frames, pages);
+        assert_eq!(due(65_536, 10), None);
+        assert_eq!(due(65_537, 10), Some(3), "one number is skipped");
+        assert_eq!(due(65_537, 32_769), None, "fewer than twice the pages");
+        assert_eq!(due(1 << 31, u32::MAX), Some(3));
+        assert_eq!(at(Rollover::Never, 65_537, 10), None);
+        assert_eq!(at(Rollover::Never, 1 << 31, 10), Some(3), "there is no putting it off");
+        assert_eq!(at(Rollover::Now, 1, 10), Some(3));
+        let last = next_generation(
+            (GENERATION_MAX - 1, Lsn::new(1)),
+            Lsn::new(1 << 32),
+            &segment((1, 1), Rollover::Now, None),
+        );
+        assert_eq!(last, None, "numbers end");
+    }
+
+    #[test]
+    fn a_replicas_first_push_of_many_pages_is_a_generation() {
+        let first = |pages, rollover, transactions| {
+            let new = segment((0, pages), rollover, transactions);
+            next_generation((1, Lsn::new(1)), Lsn::new(u64::from(pages)), &new)
+        };
+        assert_eq!(first(255, Rollover::WhenDue, None), None);
+        assert_eq!(first(256, Rollover::WhenDue, None), Some(3));
+        assert_eq!(first(256, Rollover::WhenDue, Some(1)), None, "the client is in it already");
+        assert_eq!(first(256, Rollover::Never, None), None);
     }
 }

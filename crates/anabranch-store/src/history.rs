@@ -77,7 +77,7 @@ impl Position {
         Position { lsn: Lsn::ZERO, metadata: None, modified: None, clock_gap: None }
     }
 
-    fn of(seen: Seen) -> Self {
+    pub(crate) fn of(seen: Seen) -> Self {
         Position {
             lsn: seen.metadata.lsn.1,
             clock_gap: ClockGap::between(seen.metadata.time, seen.modified),

@@ -54,6 +54,11 @@ impl Keys {
         self.under(&format!("log/{:011x}", first.get() >> SHARD_BITS))
     }
 
+    /// The first position whose segment lies in the same shard directory as that of `lsn`.
+    pub(crate) fn shard_start(lsn: Lsn) -> Lsn {
+        Lsn::new(lsn.get() >> SHARD_BITS << SHARD_BITS)
+    }
+
     /// The first and last position whose segments lie in the shard directory `key`.
     pub(crate) fn parse_shard(key: &str) -> Option<(Lsn, Lsn)> {
         let text = file_name(key);

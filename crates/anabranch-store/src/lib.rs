@@ -12,6 +12,7 @@
 //! | [`Anchor`], [`Head`], [`Position`] | places in the log, and what proves them |
 //! | [`Spool`], [`NewSegment`] | what is appended |
 //! | [`Fetched`] | what was fetched: pages, ascending, checked |
+//! | [`SegmentFrames`] | the frames of the log as they were appended |
 //! | [`Bundle`], [`Arrival`] | the same, on its way from one that has the log to one that has not |
 //!
 //! Absent on purpose: this crate knows nothing of live database files, reads no clock (callers pass
@@ -27,6 +28,7 @@ mod error;
 mod fault;
 mod fetch;
 mod folder;
+mod frames;
 mod growing;
 mod head;
 mod history;
@@ -45,12 +47,13 @@ mod unpack;
 mod upload;
 mod writers;
 
-pub use append::{AppendError, Appended, NewSegment};
+pub use append::{AppendError, Appended, NewSegment, Rollover};
 pub use arrival::Arrival;
 pub use bundle::{BUNDLE_BYTES_MAX, Bundle, MANIFEST_BYTES_MAX, MANIFEST_MAGIC, Manifest};
 pub use compact::CompactReport;
 pub use error::{Damage, StoreError, causes};
 pub use fetch::{Fetched, Pushed};
+pub use frames::SegmentFrames;
 pub use head::{Anchor, Head};
 pub use history::{At, CLOCK_TOLERANCE, ClockGap, Entry, Position};
 pub use location::{Location, LocationError};

@@ -252,6 +252,27 @@ impl Objects {
         Ok(listed)
     }
 
+    /// Keys below `prefix` that are greater than `after`, up to one of which the caller wants to see
+    /// no more (only a bucket lists in order), in no order.
+    pub(crate) async fn list_until(
+        &self,
+        prefix: &str,
+        after: &str,
+        beyond: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>, StoreError> {
+        let (prefix_path, after) = (Path::from(prefix), Path::from(after));
+        let mut listed = self.store().list_with_offset(Some(&prefix_path), &after);
+        let mut keys = Vec::new();
+        while let Some(found) = listed.try_next().await.map_err(|e| self.failed(prefix, e))? {
+            let key: String = found.location.into();
+            if *self.kind() == StoreKind::Bucket && beyond(&key) {
+                break;
+            }
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
     /// A key below `prefix` that is greater than `after` and `wanted`, if there is one. Lists no
     /// further than it must.
     pub(crate) async fn any_after(

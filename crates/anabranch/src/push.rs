@@ -16,7 +16,7 @@ use std::io;
 use anabranch_format::{DeltaEncoder, Lsn, Metadata, PageSize, Pgno, canonicalise_page_one};
 use anabranch_sqlite::View;
 use anabranch_store::{
-    Anchor, AppendError, Appended, Head, NewSegment, Progress, Spool, StoreError,
+    Anchor, AppendError, Appended, Head, NewSegment, Progress, Rollover, Spool, StoreError,
 };
 
 use crate::crash::crash_point;
@@ -229,6 +229,8 @@ async fn append(
         pages: (base.size, intent.size_after),
         sum: (base.sum, intent.sum_after),
         frames,
+        transactions: None,
+        rollover: Rollover::WhenDue,
         body,
     };
     let bytes = new.body.len();

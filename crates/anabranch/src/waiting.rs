@@ -17,6 +17,9 @@ use crate::notice::Notice;
 /// known one is absent never proves that the log is still there and goes on from it.
 const PROBES_BEFORE_HEAD: u32 = 64;
 
+/// No pause is longer: a year.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// How far apart a remote is asked for news: the pauses begin with `first` and grow up to `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probing {
@@ -39,6 +42,7 @@ impl Probing {
     /// At most `max` apart; never, if that is zero.
     #[must_use]
     pub fn at_most(self, max: Duration) -> Self {
+        let max = max.min(LONGEST);
         Probing { first: self.first.min(max), max }
     }
 
@@ -117,6 +121,7 @@ mod tests {
             full = (full * 2).min(probing.max);
         }
         assert_eq!(full, Duration::from_secs(10));
+        assert!(Probing::REMOTE.at_most(Duration::MAX).pauses().next() < LONGEST);
         assert!(Probing::FOLDER.at_most(Duration::ZERO).is_never() && Probing::NEVER.is_never());
     }
 

@@ -154,8 +154,8 @@ impl Replica {
     pub async fn watch(
         &self,
         options: &WatchOptions,
-        stop: impl Future<Output = ()> + Send,
-        on_event: impl FnMut(WatchEvent) + Send,
+        stop: impl Future<Output = ()>,
+        on_event: impl FnMut(WatchEvent),
     ) -> Result<WatchReport, Error> {
         let (file, busy) = (self.file().to_owned(), self.options().busy_timeout);
         let watcher = blocking(move || Ok(Watcher::open(&file, busy)?)).await?;
@@ -286,8 +286,8 @@ struct Watching<F> {
     idle: Option<Pauses>,
 }
 
-impl<F: FnMut(WatchEvent) + Send> Watching<F> {
-    async fn run(&mut self, stop: impl Future<Output = ()> + Send) -> Result<WatchReport, Error> {
+impl<F: FnMut(WatchEvent)> Watching<F> {
+    async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<WatchReport, Error> {
         tokio::pin!(stop);
         loop {
             let (outcome, stopped) = self.sync_unless_cut_off(&mut stop).await;

@@ -12,6 +12,7 @@ mod serve;
 mod status;
 mod sync;
 mod verify;
+mod watch;
 
 use std::io::{self, Write};
 
@@ -32,6 +33,7 @@ pub(crate) async fn run(command: Command, ctx: &Context) -> Result<Outcome, Fail
         Command::Push(args) => sync::push(args, ctx).await,
         Command::Pull(args) => sync::pull(args, ctx).await,
         Command::Sync(args) => sync::sync(args, ctx).await,
+        Command::Watch(args) => watch::watch(args, ctx).await,
         Command::Status(args) => status::status(args, ctx).await,
         Command::Log(args) => log::log(args, ctx).await,
         Command::Restore(args) => copy::restore(args, ctx).await,

@@ -12,16 +12,31 @@ use crate::failure::{Exit, Failure};
 use crate::human::{Paint, bytes, counted, offline_reason};
 use crate::output::{Human, Outcome};
 
-fn write_pulled(out: &mut dyn Write, pulled: &Pulled) -> io::Result<()> {
-    writeln!(out, "pulled {} ({})", counted(pulled.pages, "page"), bytes(pulled.bytes))
+/// Says what was fetched; `more` at the end of the line.
+pub(super) fn write_pulled(
+    out: &mut dyn Write,
+    pulled: &Pulled,
+    more: Option<&str>,
+) -> io::Result<()> {
+    let (pages, size) = (counted(pulled.pages, "page"), bytes(pulled.bytes));
+    writeln!(out, "pulled {pages} ({size}){}", behind(more))
 }
 
-fn write_pushed(out: &mut dyn Write, pushed: &Pushed) -> io::Result<()> {
+fn behind(more: Option<&str>) -> String {
+    more.map(|more| format!(", {more}")).unwrap_or_default()
+}
+
+/// Says what was sent; `more` at the end of the line.
+pub(super) fn write_pushed(
+    out: &mut dyn Write,
+    pushed: &Pushed,
+    more: Option<&str>,
+) -> io::Result<()> {
     let size = match pushed.bytes {
         0 => "an earlier attempt had arrived".to_owned(),
         n => bytes(n),
     };
-    writeln!(out, "pushed {} ({size})", counted(pushed.pages, "page"))
+    writeln!(out, "pushed {} ({size}){}", counted(pushed.pages, "page"), behind(more))
 }
 
 /// Says plainly that nothing was exchanged, and what waits.
@@ -45,7 +60,7 @@ struct PushDone(PushReport);
 impl Human for PushDone {
     fn human(&self, out: &mut dyn Write, paint: Paint) -> io::Result<()> {
         match &self.0.pushed {
-            Some(pushed) => write_pushed(out, pushed)?,
+            Some(pushed) => write_pushed(out, pushed, None)?,
             None => writeln!(out, "nothing to push")?,
         }
         write_notes(out, &self.0.notes, paint)?;
@@ -65,7 +80,7 @@ struct PullDone(PullReport);
 impl Human for PullDone {
     fn human(&self, out: &mut dyn Write, paint: Paint) -> io::Result<()> {
         match &self.0.pulled {
-            Some(pulled) => write_pulled(out, pulled)?,
+            Some(pulled) => write_pulled(out, pulled, None)?,
             None => writeln!(out, "nothing to pull")?,
         }
         write_notes(out, &self.0.notes, paint)?;
@@ -86,10 +101,10 @@ impl Human for SyncDone {
     fn human(&self, out: &mut dyn Write, paint: Paint) -> io::Result<()> {
         let report = &self.0;
         if let Some(pulled) = &report.pulled {
-            write_pulled(out, pulled)?;
+            write_pulled(out, pulled, None)?;
         }
         if let Some(pushed) = &report.pushed {
-            write_pushed(out, pushed)?;
+            write_pushed(out, pushed, None)?;
         }
         write_notes(out, &report.notes, paint)?;
         if let Some(offline) = &report.offline {

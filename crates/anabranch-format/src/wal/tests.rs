@@ -221,3 +221,56 @@ fn a_failing_source_is_not_the_end() {
     assert!(matches!(&error, WalError::Io(e) if e.kind() == io::ErrorKind::TimedOut));
     assert!(!error.ends_live_wal());
 }
+
+proptest! {
+    #[test]
+    fn a_chain_runs_backwards_to_its_header_and_to_no_other(
+        pages in prop::collection::vec((1u32..50, any::<u8>(), any::<bool>()), 0..12),
+        sequence: u32,
+        salts: (u32, u32),
+        big: bool,
+        flip in any::<prop::sample::Index>(),
+    ) {
+        let order = if big { ChecksumOrder::Big } else { ChecksumOrder::Little };
+        let mut header = WalHeader::new(PageSize::MIN, sequence, Salts(salts.0, salts.1));
+        header.order = order;
+        header.checksum = WalChecksum::default().extended(order, &header.encode()[..24]);
+        let mut writer = WalWriter::new(Vec::new(), header).unwrap();
+        for (n, fill, commit) in &pages {
+            let page = vec![*fill; 512];
+            writer.frame(Pgno::new(*n).unwrap(), u32::from(*commit), &page).unwrap();
+        }
+        let bytes = writer.into_inner();
+        let back = |bytes: &[u8], end: WalChecksum| {
+            bytes[WAL_HEADER_BYTES..].rchunks(24 + 512).fold(end, |sum, frame| {
+                sum.rewound(order, &frame[24..]).rewound(order, &frame[..8])
+            })
+        };
+        let end = match bytes.len() {
+            WAL_HEADER_BYTES => header.checksum,
+            len => {
+                let last: &[u8; 24] = bytes[len - 536..].first_chunk().unwrap();
+                FrameHeader::decode(last).unwrap().checksum
+            }
+        };
+        let start = back(&bytes, end);
+        prop_assert_eq!(start, header.checksum);
+        let found = WalHeader::from_checksum(order, PageSize::MIN, header.salts, start);
+        prop_assert_eq!(found, Some(header));
+        // Another content of any frame, or other salts, lead to no header.
+        prop_assert_eq!(
+            WalHeader::from_checksum(order, PageSize::MIN, Salts(salts.0 ^ 1, salts.1), start),
+            None
+        );
+        if !pages.is_empty() {
+            let mut bad = bytes.clone();
+            let frame = flip.index(pages.len());
+            bad[WAL_HEADER_BYTES + frame * 536 + 24 + flip.index(512)] ^= 1;
+            let start = back(&bad, end);
+            prop_assert_eq!(
+                WalHeader::from_checksum(order, PageSize::MIN, header.salts, start),
+                None
+            );
+        }
+    }
+}

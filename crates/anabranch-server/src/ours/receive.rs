@@ -11,7 +11,7 @@ use anabranch_format::{
     DbChecksum, DeltaReader, Kind, METADATA_BYTES_MAX, Metadata, PageChecksum, PageSource,
     SKIPPABLE_HEADER_BYTES,
 };
-use anabranch_store::{NewSegment, Spool, SpoolReader};
+use anabranch_store::{NewSegment, Rollover, Spool, SpoolReader};
 use axum::body::Body;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -157,6 +157,8 @@ impl Received {
             pages: metadata.pages,
             sum: metadata.sum,
             frames: metadata.frames.unwrap_or(metadata.lsn.1.get() - metadata.lsn.0.get() + 1),
+            transactions: None,
+            rollover: Rollover::WhenDue,
             body: reader.into_spool(),
         })
     }

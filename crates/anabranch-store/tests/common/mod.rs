@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_format::{
-    DatabaseId, DbChecksum, DeltaEncoder, Lsn, Micros, PageChecksum, PageSize, Pgno,
+    DatabaseId, DbChecksum, DeltaEncoder, Lsn, Micros, PageChecksum, PageSize, Pgno, Salts,
+    SegmentEncoder,
 };
 use anabranch_store::{
-    Anchor, AppendError, Appended, Fetched, Head, Log, NewSegment, Progress, Root, Spool,
+    Anchor, AppendError, Appended, Fetched, Head, Log, NewSegment, Progress, Rollover, Root, Spool,
     StoreError, StoreKind, StoreOptions,
 };
 use futures::TryStreamExt;
@@ -104,6 +105,8 @@ impl Db {
             pages: (self.size(), after.size()),
             sum: (self.sum(), after.sum()),
             frames: encoded.frames,
+            transactions: None,
+            rollover: Rollover::WhenDue,
             body: encoded.sink,
         }
     }
@@ -207,7 +210,11 @@ pub struct Replica {
     pub head: Head,
     pub db: Db,
     pub pushes: u64,
+    pub rollover: Rollover,
 }
+
+/// A frame as a client numbers it: page, commit size, salts and content.
+pub type Frame = (Pgno, u32, Salts, Vec<u8>);
 
 impl Replica {
     pub fn new(log: &Log, writer: &str) -> Self {
@@ -217,6 +224,7 @@ impl Replica {
             head: Head::empty(),
             db: Db::empty(),
             pushes: 0,
+            rollover: Rollover::WhenDue,
         }
     }
 
@@ -233,7 +241,8 @@ impl Replica {
     pub async fn push(&mut self, size: u32) -> Result<Appended, AppendError> {
         let push = self.next_push();
         let after = self.db.edited(self.at().get() * 31 + self.pushes, size);
-        let segment = self.db.segment(&after, &self.writer, &push, 1_000_000);
+        let mut segment = self.db.segment(&after, &self.writer, &push, 1_000_000);
+        segment.rollover = self.rollover;
         let appended = self.log.append(&self.head, segment, &Progress::none()).await?;
         if let Appended::Won(metadata) = &appended {
             self.head = self.head.after(metadata.clone());
@@ -245,6 +254,50 @@ impl Replica {
     pub async fn pushed(&mut self, size: u32) {
         let appended = self.push(size).await.unwrap();
         assert!(matches!(appended, Appended::Won(_)), "{appended:?}");
+    }
+
+    /// Pushes several transactions as they would stand in SQLite's own WAL: pages in no order, the
+    /// commit frame repeating one.
+    pub async fn pushed_frames(&mut self, transactions: u32) -> Vec<Frame> {
+        let mut random = Random(self.at().get() ^ 77);
+        let (mut after, salts) = (self.db.clone(), Salts(random.next() as u32, 9));
+        let spool = Spool::new(&std::env::temp_dir());
+        let mut encoder = SegmentEncoder::new(spool, PAGE, self.db.size(), salts).unwrap();
+        let mut frames = Vec::new();
+        for _ in 0..transactions {
+            let size = (2 + random.next() % 6) as u32;
+            let next = after.edited(random.next(), size);
+            let mut changed = after.changed(&next);
+            changed.reverse();
+            let first = changed[0].clone();
+            changed.push(first);
+            let last = changed.len() - 1;
+            for (index, (pgno, page)) in changed.into_iter().enumerate() {
+                let commit = if index == last { size } else { 0 };
+                encoder.frame(pgno, commit, &page).unwrap();
+                frames.push((pgno, commit, salts, page));
+            }
+            after = next;
+        }
+        let encoded = encoder.finish().unwrap();
+        let push = self.next_push();
+        let new = NewSegment {
+            push: push.parse().unwrap(),
+            writer: self.writer.parse().unwrap(),
+            now: Micros(1_000_000),
+            page_size: PAGE,
+            pages: (self.db.size(), after.size()),
+            sum: (self.db.sum(), after.sum()),
+            frames: encoded.frames,
+            transactions: Some(encoded.transactions),
+            rollover: self.rollover,
+            body: encoded.sink,
+        };
+        let appended = self.log.append(&self.head, new, &Progress::none()).await.unwrap();
+        let Appended::Won(metadata) = appended else { panic!("{appended:?}") };
+        self.head = self.head.after(metadata);
+        self.db = after;
+        frames
     }
 
     pub async fn pull(&mut self) -> Result<(), StoreError> {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anabranch_format::{Lsn, Micros};
-use anabranch_store::{Anchor, AppendError, Appended, At, Named, Progress, StoreError};
+use anabranch_store::{Anchor, AppendError, Appended, At, Named, Progress, Rollover, StoreError};
+use futures::TryStreamExt;
 
 use super::{Db, Fixture, Random, Replica, cloned};
 
@@ -39,6 +40,8 @@ macro_rules! suite {
             a_damaged_snapshot_is_named,
             i1_a_hole_in_the_log_is_no_head_and_nothing_is_put_into_it,
             history_and_positions_are_found,
+            frames_are_read_as_they_were_appended,
+            a_rollover_is_written_into_the_last_segment_of_a_generation,
         ]);
     };
 }
@@ -387,4 +390,77 @@ pub async fn history_and_positions_are_found(fixture: &Fixture) {
     let newest = log.position_at(At::Time(NOW)).await.unwrap();
     assert_eq!(newest.lsn, a.at());
     assert!(newest.clock_gap.is_some());
+}
+
+pub async fn frames_are_read_as_they_were_appended(fixture: &Fixture) {
+    let log = fixture.log().await;
+    let mut a = Replica::new(&log, "a");
+    let mut appended = Vec::new();
+    for round in 0..40u32 {
+        if round % 3 == 0 {
+            a.pushed(5).await;
+            let newest = a.head.newest.clone().unwrap();
+            appended.extend(std::iter::repeat_n(None, newest.lsn_count() as usize));
+        } else {
+            appended.extend(a.pushed_frames(1 + round % 4).await.into_iter().map(Some));
+        }
+    }
+    let head = a.at();
+    assert_eq!(head.get(), appended.len() as u64);
+    for (from, to) in [(0, head.get()), (1, 2), (17, 18), (7, head.get()), (19, 31), (5, 5)] {
+        let (from, to) = (Lsn::new(from), Lsn::new(to));
+        let mut segments = log.segments(from, to, &Progress::none());
+        let mut read = Vec::new();
+        while let Some(segment) = segments.try_next().await.unwrap() {
+            segment
+                .for_each(|lsn, frame, page| {
+                    read.push((lsn, frame.pgno, frame.commit_size, frame.salts, page.to_vec()));
+                    Ok::<(), StoreError>(())
+                })
+                .unwrap();
+        }
+        assert_eq!(read.len() as u64, to.get() - from.get());
+        for (index, (lsn, pgno, commit, salts, page)) in read.into_iter().enumerate() {
+            assert_eq!(lsn.get(), from.get() + index as u64 + 1);
+            if let Some(frame) = &appended[lsn.get() as usize - 1] {
+                assert_eq!((pgno, commit, salts, page), *frame);
+            }
+        }
+    }
+    for lsn in 1..=head.get() {
+        let found = log.segment_at(Lsn::new(lsn)).await.unwrap().metadata.unwrap();
+        assert!(found.lsn.0.get() <= lsn && lsn <= found.lsn.1.get());
+    }
+    let beyond = log.segment_at(head.next().unwrap()).await.unwrap_err();
+    assert!(matches!(beyond, StoreError::BeyondHead { .. }), "{beyond:?}");
+    // Everybody else sees the states at the ends of segments.
+    assert_eq!(cloned(&log, "b").await.unwrap().db, a.db);
+    log.compact(NOW, Duration::ZERO, &Progress::none()).await.unwrap();
+    assert_eq!(cloned(&log, "c").await.unwrap().db, a.db);
+    a.pushed_frames(3).await;
+    log.compact(NOW, Duration::ZERO, &Progress::none()).await.unwrap();
+    let gone = log.segments(Lsn::new(1), a.at(), &Progress::none()).try_next().await.unwrap_err();
+    assert!(matches!(gone, StoreError::BelowFloor { .. }), "{gone:?}");
+    let gone = log.segment_at(Lsn::new(1)).await.unwrap_err();
+    assert!(matches!(gone, StoreError::BelowFloor { .. }), "{gone:?}");
+}
+
+pub async fn a_rollover_is_written_into_the_last_segment_of_a_generation(fixture: &Fixture) {
+    let log = fixture.log().await;
+    let mut a = Replica::new(&log, "a");
+    a.pushed(300).await;
+    let first = a.head.newest.clone().unwrap();
+    assert_eq!((first.generation, first.next_generation), ((1, Lsn::new(1)), Some(3)));
+    a.pushed(300).await;
+    let second = a.head.newest.clone().unwrap();
+    assert_eq!((second.generation, second.next_generation), ((3, Lsn::new(301)), None));
+    a.rollover = Rollover::Now;
+    a.pushed(300).await;
+    a.rollover = Rollover::Never;
+    a.pushed(300).await;
+    let newest = a.head.newest.clone().unwrap();
+    assert_eq!((newest.generation.0, newest.next_generation), (5, None));
+    let before = log.segment_at(Lsn::new(newest.generation.1.get() - 1)).await.unwrap();
+    let before = before.metadata.unwrap();
+    assert_eq!((before.generation.0, before.next_generation), (3, Some(5)));
 }
