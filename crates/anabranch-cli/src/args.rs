@@ -16,8 +16,9 @@ use crate::when::{self, When};
 
 const AFTER_HELP: &str = "\
 FILE may be left out where exactly one replica (a file with an -anabranch sidecar) lies in the
-current directory. URL is a folder (a path or file:...), s3://bucket/prefix, gs://bucket/prefix or
-az://container/prefix; buckets use the customary variables (AWS_*, GOOGLE_*, AZURE_*).
+current directory. URL is a folder (a path or file:...), s3://bucket/prefix, gs://bucket/prefix,
+az://container/prefix (buckets use the customary variables: AWS_*, GOOGLE_*, AZURE_*), or a server:
+https://host/database, http://..., libsql://... .
 
 Examples:
   anabranch init notes.db --remote /mnt/shared/notes     publish a database
@@ -37,11 +38,13 @@ With --json an error is {\"error\": {\"code\", \"message\", \"causes\"}}. Codes 
 a remote: no-remote, remote-empty, remote-gone, other-database, deleted, remote-went-back, rewound
 (an older copy is in its place), incomplete or missing (objects are not there), damaged, refused
 (permissions, credentials), no-space, not-a-folder, unconditional (it cannot create an object only
-if it is absent), before-history and beyond-head (no such state), settings. Others are named after
+if it is absent), before-history and beyond-head (no such state), settings; with a server:
+unauthorized (a token is wanted), forbidden, certificate, invalid-name, no-dialect, redirect,
+protocol, server. Others are named after
 the exit code (usage, diverged, behind, offline, unconfirmed) or after what is wrong with the file
 (not-a-replica, file-is-older, not-the-same-file, locked, sidecar-damaged, ...).";
 
-/// Keeps copies of a SQLite database in step through a folder or a bucket.
+/// Keeps copies of a SQLite database in step through a folder, a bucket or a server.
 ///
 /// Each copy (a replica) is an ordinary SQLite file that any program writes with any SQLite
 /// driver, online or not; `sync` sends what changed here and fetches what changed elsewhere.
@@ -70,6 +73,15 @@ pub(crate) struct Global {
     /// Endpoint of an S3-compatible service
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) endpoint: Option<String>,
+    /// Proves to a server who asks. LIBSQL_AUTH_TOKEN and TURSO_AUTH_TOKEN count too
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "ANABRANCH_AUTH_TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) auth_token: Option<String>,
     /// How long to wait for programs that hold the database locked [default: 5s]
     #[arg(long, global = true, value_name = "TIME", value_parser = when::parse_busy_timeout)]
     pub(crate) busy_timeout: Option<Duration>,

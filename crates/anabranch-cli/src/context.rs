@@ -34,6 +34,8 @@ impl Context {
         let mut options = Options::default();
         options.endpoint.clone_from(&self.global.endpoint);
         options.progress = self.bars.progress();
+        options.auth_token =
+            self.global.auth_token.clone().or_else(customary_token).map(Into::into);
         if let Some(timeout) = self.global.busy_timeout {
             options.busy_timeout = timeout;
         }
@@ -58,6 +60,12 @@ impl Context {
         let replica = Replica::open(&file, self.options()).await?;
         Ok(replica.remote_log().await?)
     }
+}
+
+/// The token that programs for libSQL servers take from the environment.
+fn customary_token() -> Option<String> {
+    let tokens = ["LIBSQL_AUTH_TOKEN", "TURSO_AUTH_TOKEN"].iter();
+    tokens.filter_map(|name| std::env::var(name).ok()).find(|token| !token.is_empty())
 }
 
 /// The path with `suffix` at its end.

@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
-use anabranch::{Error, ErrorKind, StoreError};
+use anabranch::{Error, ErrorKind, LibsqlError, ServerError, StoreError};
 use anabranch_server::{ServeError, TokensError};
 use serde_json::{Value, json};
 
@@ -286,7 +286,9 @@ fn library_code(error: &Error) -> &'static str {
         Error::File(_) => "file",
         Error::Pages(_) => "damaged",
         Error::Store(e) => store_code(e),
-        Error::Location(_) => "location",
+        Error::Location(_) | Error::ServerUrl(_) => "location",
+        Error::NoDialect { .. } => "no-dialect",
+        Error::Server { source, .. } => server_code(source),
         Error::Usage(_) => "usage",
         Error::Panicked(_) => "internal",
         _ => match error.kind() {
@@ -296,6 +298,19 @@ fn library_code(error: &Error) -> &'static str {
             ErrorKind::Usage => "usage",
             _ => "failed",
         },
+    }
+}
+
+/// The names of what can be wrong with a server.
+fn server_code(error: &ServerError) -> &'static str {
+    match error {
+        ServerError::Unauthorized { .. } => "unauthorized",
+        ServerError::Forbidden { .. } => "forbidden",
+        ServerError::Certificate(_) => "certificate",
+        ServerError::InvalidName { .. } => "invalid-name",
+        ServerError::Redirect { .. } | ServerError::Redirects { .. } => "redirect",
+        ServerError::Protocol { .. } => "protocol",
+        _ => "server",
     }
 }
 

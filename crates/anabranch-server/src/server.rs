@@ -54,6 +54,21 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// Everything but the sockets.
+    pub(crate) fn new(config: Config, root: Root) -> Arc<App> {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let shared = Arc::new(Shared {
+            sole: config.sole,
+            on_folder: config.data.is_folder().is_some(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            housekeeper: Housekeeper::new(config.retain),
+            libsql: libsql::Settings::new(&config),
+        });
+        let databases = Databases::new(root.clone(), shared, config.limits.requests_per_database);
+        Arc::new(App { config, root, databases, tasks, stop })
+    }
+
     /// Whether the server was told to stop: what waits must end.
     pub(crate) fn stopping(&self) -> bool {
         self.stop.is_cancelled()
@@ -88,17 +103,7 @@ impl Server {
                 metrics::install().map(|handle| (listener, Arc::new(handle)))
             }
         };
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let shared = Arc::new(Shared {
-            sole: config.sole,
-            on_folder: config.data.is_folder().is_some(),
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-            housekeeper: Housekeeper::new(config.retain),
-            libsql: libsql::Settings::new(&config),
-        });
-        let databases = Databases::new(root.clone(), shared, config.limits.requests_per_database);
-        let app = Arc::new(App { config, root, databases, tasks, stop });
+        let app = App::new(config, root);
         Ok(Server { app, listener, metrics })
     }
 

@@ -14,11 +14,12 @@
 //! | [`Mark`] | a place in the `-wal`: what was committed up to a view |
 //! | [`BaseMap`] | the base, and the pages that intents will change, in the caller's sidecar |
 //! | [`FileIdentity`] | what tells the file from a copy of it |
+//! | [`Frozen`] | a file that nobody else has open, apart from its `-wal` |
 //!
 //! Rules that hold everywhere here:
 //! 1. The database and its `-shm` are opened and closed by SQLite alone: any other close would drop
 //!    this process's locks on them, and other programs would delete the `-wal` under us. `stat` is
-//!    harmless; so is opening the `-wal`, which carries no locks.
+//!    harmless; so is opening the `-wal`, which carries no locks. [`Frozen`] has the database to itself.
 //! 2. What a view shows is one committed state, and an apply replaces exactly that state or nothing.
 //! 3. No `-wal` is left behind by the last one to close: SQLite's own rule, not switched off.
 //!
@@ -40,6 +41,7 @@ mod base;
 mod capture;
 mod error;
 mod ffi;
+mod frozen;
 mod identity;
 mod live;
 mod mark;
@@ -58,6 +60,7 @@ pub use apply::{
 pub use base::{BaseMap, PageEntry, PageHasher, Staged, Staging};
 pub use capture::{Captured, Compare, How, ScanReason};
 pub use error::{ApplyError, BaseError, CaptureError, FileError, Mismatch, NewPagesError};
+pub use frozen::{EachFrame, Frozen};
 pub use identity::FileIdentity;
 pub use live::{LiveFile, Prepared};
 pub use mark::Mark;

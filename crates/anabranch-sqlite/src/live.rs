@@ -347,7 +347,7 @@ impl LiveFile {
 }
 
 /// Where the `-wal` of the database at `path` is.
-fn wal_of(path: &Path) -> Option<PathBuf> {
+pub(crate) fn wal_of(path: &Path) -> Option<PathBuf> {
     let mut wal = path.canonicalize().ok()?.into_os_string();
     wal.push("-wal");
     Some(wal.into())
@@ -364,7 +364,7 @@ fn check_features() -> Result<(), FileError> {
     Ok(())
 }
 
-fn check_is_file(path: &Path) -> Result<(), FileError> {
+pub(crate) fn check_is_file(path: &Path) -> Result<(), FileError> {
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Err(FileError::IsADirectory { path: path.into() }),
         Ok(_) => Ok(()),

@@ -137,6 +137,7 @@ impl Collected {
             bytes,
             in_memory,
             pages_max: self.pages_max,
+            stated: true,
             whole: whole.then_some((self.context, last_key)),
             pages_source: source,
         })

@@ -36,7 +36,7 @@ const SEGMENTS_PER_DELTA: usize = 1_000;
 const APPENDS_PER_LOOK: u64 = 64;
 
 /// What a compaction did.
-#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct CompactReport {
     /// Deltas that were made, each over a range of segments.
     pub deltas: u64,

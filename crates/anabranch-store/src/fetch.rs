@@ -77,9 +77,42 @@ pub struct Fetched {
     pub in_memory: bool,
     /// No more pages than this will come.
     pub pages_max: u64,
+    /// The remote states what it knows of both ends: else [`Fetched::sum`] and the size before mean
+    /// nothing.
+    pub(crate) stated: bool,
     /// To check a whole database with.
     pub(crate) whole: Option<(Context, String)>,
     pub(crate) pages_source: Box<dyn PageSource + Send>,
+}
+
+/// What came from a remote that knows no checksums; see [`Fetched::unstated`].
+pub struct Unstated {
+    /// As in [`Fetched`].
+    pub from: Option<Lsn>,
+    /// As in [`Fetched`].
+    pub to: Lsn,
+    /// Page size.
+    pub page_size: PageSize,
+    /// Database size after, in pages.
+    pub size: u32,
+    /// No more pages than this will come.
+    pub pages_max: u64,
+    /// Requests that were made.
+    pub objects: u64,
+    /// Bytes that came.
+    pub bytes: u64,
+    /// The pages, ascending; of a whole database all of them.
+    pub source: Box<dyn PageSource + Send>,
+}
+
+impl std::fmt::Debug for Unstated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unstated")
+            .field("from", &self.from)
+            .field("to", &self.to)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Fetched {
@@ -95,6 +128,39 @@ impl std::fmt::Debug for Fetched {
 }
 
 impl Fetched {
+    /// Takes what came from a remote that states neither the size and checksum before nor the
+    /// checksum after: whoever applies it adds them up from the state that it knows.
+    #[must_use]
+    pub fn unstated(came: Unstated) -> Self {
+        Fetched {
+            from: came.from,
+            to: came.to,
+            page_size: came.page_size,
+            pages: (0, came.size),
+            sum: (DbChecksum::EMPTY, DbChecksum::EMPTY),
+            pushes: Vec::new(),
+            objects: came.objects,
+            bytes: came.bytes,
+            in_memory: false,
+            pages_max: came.pages_max,
+            stated: false,
+            whole: None,
+            pages_source: came.source,
+        }
+    }
+
+    /// Size and checksum before, if the remote states them.
+    #[must_use]
+    pub fn stated_before(&self) -> Option<(u32, DbChecksum)> {
+        self.stated.then_some((self.pages.0, self.sum.0))
+    }
+
+    /// The checksum after, if the remote states it.
+    #[must_use]
+    pub fn stated_sum(&self) -> Option<DbChecksum> {
+        self.stated.then_some(self.sum.1)
+    }
+
     /// The pages, ascending: of each page that changed the newest image, and every page of a
     /// growth. A whole database is checked against [`Fetched::sum`] at its end; *a change from
     /// another position is not*: whoever knows that state must, before a page is believed. Blocking

@@ -72,7 +72,29 @@ pub struct Position {
     pub clock_gap: Option<ClockGap>,
 }
 
+impl Entry {
+    /// The entry of a segment that was received at `modified`.
+    #[must_use]
+    pub fn with(metadata: Metadata, modified: Micros, bytes: u64) -> Self {
+        let clock_gap = ClockGap::between(metadata.time, modified);
+        Entry { metadata, modified, bytes, clock_gap }
+    }
+}
+
 impl Position {
+    /// The end of the segment that `metadata` describes (the empty database if there is none), which
+    /// was received at `modified`.
+    #[must_use]
+    pub fn with(metadata: Option<Metadata>, modified: Option<Micros>) -> Self {
+        let times = metadata.as_ref().map(|m| m.time).zip(modified);
+        Position {
+            lsn: metadata.as_ref().map_or(Lsn::ZERO, |m| m.lsn.1),
+            clock_gap: times.and_then(|(logged, received)| ClockGap::between(logged, received)),
+            metadata,
+            modified,
+        }
+    }
+
     fn start() -> Self {
         Position { lsn: Lsn::ZERO, metadata: None, modified: None, clock_gap: None }
     }
@@ -152,8 +174,7 @@ impl Log {
         if let Some(body) = metadata.body.as_deref().and_then(|b| self.keys.resolve_body(b)) {
             bytes += self.objects.size(&body).await?.unwrap_or(0);
         }
-        let clock_gap = ClockGap::between(metadata.time, modified);
-        Ok(Some(Entry { metadata, modified, bytes, clock_gap }))
+        Ok(Some(Entry::with(metadata, modified, bytes)))
     }
 
     /// The state that `at` means: always that after a whole segment, so that its checksum is known.

@@ -52,7 +52,7 @@ pub use arrival::Arrival;
 pub use bundle::{BUNDLE_BYTES_MAX, Bundle, MANIFEST_BYTES_MAX, MANIFEST_MAGIC, Manifest};
 pub use compact::CompactReport;
 pub use error::{Damage, StoreError, causes};
-pub use fetch::{Fetched, Pushed};
+pub use fetch::{Fetched, Pushed, Unstated};
 pub use frames::SegmentFrames;
 pub use head::{Anchor, Head};
 pub use history::{At, CLOCK_TOLERANCE, ClockGap, Entry, Position};

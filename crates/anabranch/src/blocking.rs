@@ -14,8 +14,8 @@ use tokio::runtime::{Builder, Runtime};
 use crate::error::Error;
 use crate::replica::{Options, Repair};
 use crate::report::{
-    CloneReport, HistoryEntry, InitReport, PullReport, PushReport, RepairReport, RestoreReport,
-    Status, SyncReport, VerifyReport,
+    AdoptReport, CloneReport, HistoryEntry, InitReport, PullReport, PushReport, RepairReport,
+    RestoreReport, Status, SyncReport, VerifyReport,
 };
 
 fn runtime() -> Result<Arc<Runtime>, Error> {
@@ -68,6 +68,15 @@ impl Replica {
         options: Options,
     ) -> Result<(Self, CloneReport), Error> {
         Self::with(crate::Replica::clone_from(remote, file, options))
+    }
+
+    /// See [`crate::Replica::adopt`].
+    pub fn adopt(
+        file: &Path,
+        remote: &OsStr,
+        options: Options,
+    ) -> Result<(Self, AdoptReport), Error> {
+        Self::with(crate::Replica::adopt(file, remote, options))
     }
 
     /// See [`crate::Replica::open`].

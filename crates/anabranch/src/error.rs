@@ -7,7 +7,8 @@ use anabranch_format::{DeltaError, Lsn, PageSize};
 use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError};
 use anabranch_store::{AppendError, LocationError, StoreError};
 
-use crate::remote::ServerUrlError;
+use crate::adopt::AdoptError;
+use crate::remote::{self, ServerError, ServerUrlError};
 
 /// What a caller can do about an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +162,29 @@ pub enum Error {
         found: PageSize,
         /// As the log is.
         expected: PageSize,
+    },
+    /// The remote takes one page size only, and the database has another.
+    #[error(
+        "{path} has pages of {found} bytes, but the remote's protocol knows pages of {only} only: \
+         set `PRAGMA page_size = {only}` and VACUUM (outside WAL mode), then try again",
+        path = path.display()
+    )]
+    OnlyPageSize {
+        /// The database.
+        path: PathBuf,
+        /// As the file is.
+        found: PageSize,
+        /// What the remote takes.
+        only: PageSize,
+    },
+    /// A file of an official libSQL client cannot be taken over.
+    #[error("{path} cannot be adopted", path = path.display())]
+    Adopt {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<AdoptError>,
     },
     /// `init` on a remote that holds a database already.
     #[error("{remote} holds a database already: use `anabranch clone {remote} FILE` to get it")]
@@ -402,6 +426,15 @@ pub enum Error {
     /// The text does not name a server.
     #[error(transparent)]
     ServerUrl(#[from] ServerUrlError),
+    /// The server refuses, or what it answers cannot be used.
+    #[error("the server at {remote} did not do what was asked")]
+    Server {
+        /// The remote.
+        remote: String,
+        /// Why.
+        #[source]
+        source: Box<ServerError>,
+    },
     /// The server speaks neither our dialect nor that of libSQL.
     #[error(
         "the server at {remote} answers, but neither as `anabranch serve` does nor as a libSQL \
@@ -464,7 +497,7 @@ impl Error {
     /// The typed error for pages that could not be read: the store's, if it is one.
     pub(crate) fn from_pages(e: DeltaError) -> Self {
         match StoreError::from_pages(e) {
-            Ok(store) => Error::Store(store),
+            Ok(store) => remote::of_store_itself(store),
             Err(e) => Error::Pages(e),
         }
     }
@@ -482,6 +515,9 @@ impl Error {
             | Error::RemoteGone { .. } => ErrorKind::Offline,
             Error::Locked { .. } | Error::KeepsMoving { .. } => ErrorKind::Busy,
             Error::Location(_) | Error::ServerUrl(_) | Error::Usage(_) => ErrorKind::Usage,
+            Error::Server { source, .. } if matches!(**source, ServerError::InvalidName { .. }) => {
+                ErrorKind::Usage
+            }
             _ => ErrorKind::Failed,
         }
     }

@@ -116,7 +116,7 @@ pub(crate) fn folder_of(target: &Path) -> &Path {
 
 impl Image {
     /// Writes the whole database `fetched` beside `target`, telling `each_page` of every page;
-    /// checks it against the checksum that the log states.
+    /// checks it against the checksum that the log states, if it states one.
     pub(crate) fn write(
         fetched: Fetched,
         target: &Path,
@@ -126,7 +126,7 @@ impl Image {
     ) -> Result<Self, Error> {
         refuse_existing(target)?;
         let (lsn, page_size) = (fetched.to, fetched.page_size);
-        let (pages, expected) = (fetched.pages.1, fetched.sum.1);
+        let (pages, expected) = (fetched.pages.1, fetched.stated_sum());
         let mut image = Image {
             file: create_part(target)?,
             target: target.to_owned(),
@@ -137,7 +137,7 @@ impl Image {
             sum: DbChecksum::EMPTY,
         };
         image.fill(fetched, hasher, progress, each_page)?;
-        if image.sum != expected {
+        if let Some(expected) = expected.filter(|expected| *expected != image.sum) {
             let (found, expected) = (image.sum.to_string(), expected.to_string());
             return Err(Error::Mismatch { lsn, found, expected });
         }

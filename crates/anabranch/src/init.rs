@@ -11,12 +11,11 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use anabranch_format::{DatabaseId, Lsn};
+use anabranch_format::{DatabaseId, Lsn, PageSize};
 use anabranch_sqlite::LiveFile;
 use anabranch_store::{Head, Named};
 
 use crate::crash::crash_point;
-use crate::entropy;
 use crate::error::Error;
 use crate::image::{folder_of, refuse_existing};
 use crate::lock::ReplicaLock;
@@ -65,8 +64,8 @@ pub(crate) async fn init(
         }
         return Err(Error::RemoteNotEmpty { remote: place.location().to_owned() });
     }
-    let (settings, named, dialect) = (options.clone(), text.clone(), place.dialect());
-    let session = blocking(move || begin(found, &named, dialect, &settings)).await?;
+    let (settings, named, kind) = (options.clone(), text.clone(), Kind::of(&*place));
+    let session = blocking(move || begin(found, &named, kind, &settings)).await?;
     crash_point!("init::after-sidecar");
     let remote = claim_at(&*place, &session).await?;
     let session = claimed(session).await?;
@@ -104,6 +103,29 @@ async fn publish(
         }
         let found = remote.head(&session.state.base.anchor).await;
         head = found.map_err(|e| of_store(&session.remote_name(), e))?;
+    }
+}
+
+/// What the place makes of a database that is published there.
+struct Kind {
+    dialect: Option<Dialect>,
+    database: DatabaseId,
+    page_size: Option<PageSize>,
+}
+
+impl Kind {
+    fn of(place: &dyn Place) -> Self {
+        let (dialect, database) = (place.dialect(), place.new_database());
+        Kind { dialect, database, page_size: place.page_size() }
+    }
+
+    fn refuse_other_page_size(&self, path: &Path, found: PageSize) -> Result<(), Error> {
+        match self.page_size {
+            Some(only) if only != found => {
+                Err(Error::OnlyPageSize { path: path.to_owned(), found, only })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -162,19 +184,15 @@ fn look(file: &Path, remote: &OsString, options: &Options) -> Result<Found, Erro
 }
 
 /// Prepares the file and writes the sidecar; or takes up the one that is there.
-fn begin(
-    found: Found,
-    remote: &OsString,
-    dialect: Option<Dialect>,
-    options: &Options,
-) -> Result<Session, Error> {
+fn begin(found: Found, remote: &OsString, kind: Kind, options: &Options) -> Result<Session, Error> {
     let mut session = match found {
-        Found::Plain(db, lock) => return create(db, lock, remote, dialect, options),
+        Found::Plain(db, lock) => return create(db, lock, remote, kind, options),
         Found::Interrupted(session) => *session,
     };
     if session.sidecar.intents()?.is_empty() {
         // Nothing was sent yet, so the file may have become another since.
         let mut live = LiveFile::open(&session.db, options.busy_timeout)?;
+        kind.refuse_other_page_size(&session.db, live.page_size())?;
         live.prepare()?;
         session.state.page_size = live.page_size();
         session.state.base.file_cookie = live.begin()?.page_one().schema_cookie;
@@ -190,10 +208,11 @@ fn create(
     db: PathBuf,
     lock: ReplicaLock,
     remote: &OsString,
-    dialect: Option<Dialect>,
+    kind: Kind,
     options: &Options,
 ) -> Result<Session, Error> {
     let mut live = LiveFile::open(&db, options.busy_timeout)?;
+    kind.refuse_other_page_size(&db, live.page_size())?;
     let prepared = live.prepare()?;
     let page_size = live.page_size();
     let page_one = *live.begin()?.page_one();
@@ -203,12 +222,12 @@ fn create(
         Phase::Publishing,
         RemoteText::new(remote),
         &options.name,
-        entropy::database_id(),
+        kind.database,
         page_size,
     );
     state.base.file_cookie = page_one.schema_cookie;
     state.identity = identity_of(&db)?;
-    state.dialect = dialect;
+    state.dialect = kind.dialect;
     let sidecar = Sidecar::create(&db, &state)?;
     let mut session = Session::new(db, lock, sidecar, state, options);
     if prepared.switched_to_wal {

@@ -23,6 +23,7 @@
 //! The SQLite that is linked in must have `DBPAGE_VTAB` and `SNAPSHOT` compiled in; the build says
 //! how if it has not.
 
+mod adopt;
 mod clone;
 mod crash;
 mod entropy;
@@ -48,22 +49,27 @@ mod rows;
 mod session;
 mod sidecar;
 mod state;
+mod transaction_hash;
 mod verify;
 mod waiting;
 mod watch;
 
 pub mod blocking;
 
+pub use adopt::AdoptError;
 pub use anabranch_format::{Lsn, Micros, WriterId};
 pub use anabranch_sqlite::FileError;
 pub use anabranch_store::{At, CompactReport, Progress, ProgressEvent, Step, StoreError};
 pub use error::{Error, ErrorKind};
-pub use remote::{RETAIN_DEFAULT, ServerUrlError};
+pub use remote::{
+    Connections, FrameFault, LibsqlError, RETAIN_DEFAULT, ServerError, ServerUrlError, Spot,
+};
 pub use remote_log::RemoteLog;
-pub use replica::{AuthToken, Options, Repair, Replica};
+pub use replica::{AuthToken, EncryptionKey, Options, Repair, Replica};
 pub use report::{
-    CloneReport, HistoryEntry, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed,
-    RemoteStatus, RepairReport, RestoreReport, Status, SyncReport, TableChanges, VerifyReport,
+    AdoptReport, CloneReport, HistoryEntry, InitReport, Note, Offline, PullReport, Pulled,
+    PushReport, Pushed, RemoteStatus, RepairReport, RestoreReport, Status, SyncReport,
+    TableChanges, VerifyReport,
 };
 pub use waiting::Probing;
 pub use watch::{WatchEvent, WatchOptions, WatchReport, WatchState};

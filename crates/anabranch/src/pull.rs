@@ -22,7 +22,7 @@
 
 use std::path::PathBuf;
 
-use anabranch_format::{DbChecksum, Lsn, PageSize, Pgno};
+use anabranch_format::{DbChecksum, DeltaError, Lsn, PageSize, Pgno};
 use anabranch_sqlite::{
     Applied, ApplyDelta, ApplyError, ApplyIntent, BaseError, BaseMap, CookieRule, Hashed, Mark,
     NewPage, NewPages, NewPagesError, PageEntry, UnderLock, Verdict, View,
@@ -105,8 +105,11 @@ struct Expect {
     sum_before: DbChecksum,
     /// Size of the base: pages above it are in no base map that counts.
     base_size: u32,
-    /// Database checksum and size after.
+    /// Database checksum and size after. Where the remote states no checksum it is what was found
+    /// when the pages were kept.
     after: (DbChecksum, u32),
+    /// The checksum after is to be found out.
+    unstated: bool,
     /// The whole database came, not a change from the base.
     replace: bool,
     /// Pages that are as in the base need not be written.
@@ -150,44 +153,68 @@ impl Change {
             });
         }
         let replace = fetched.from.is_none();
-        if !replace && (fetched.pages.0, fetched.sum.0) != (base.size, base.sum) {
-            return Err(mismatch(base.lsn(), base.sum, fetched.sum.0));
+        if let Some(before) = fetched.stated_before().filter(|_| !replace)
+            && before != (base.size, base.sum)
+        {
+            return Err(mismatch(base.lsn(), base.sum, before.1));
         }
-        let expect = Expect {
+        refuse_impossible_size(&fetched, if replace { 0 } else { base.size })?;
+        let mut expect = Expect {
             sum_before: if replace { DbChecksum::EMPTY } else { base.sum },
             base_size: base.size,
-            after: (fetched.sum.1, fetched.pages.1),
+            after: (fetched.stated_sum().unwrap_or(DbChecksum::EMPTY), fetched.pages.1),
+            unstated: fetched.stated_sum().is_none(),
             replace,
             skip_equal: local == Local::Stop,
             pages_max: fetched.pages_max,
             page_size,
         };
         let bytes_max = expect.pages_max.saturating_mul(u64::from(page_size.get()));
-        let streamed = bytes_max <= STREAMED_BYTES_MAX && fetched.in_memory;
+        // Only who knows the checksum beforehand may write first and check last.
+        let stated = !expect.unstated;
+        let streamed = bytes_max <= STREAMED_BYTES_MAX && fetched.in_memory && stated;
         let ahead = if streamed { STREAMED_BYTES_MAX } else { BYTES_AHEAD };
         let map = session.base_map();
-        let mut pages = Source::Ahead(ReadAhead::hashed(fetched, map.hasher(), ahead)?);
-        if !streamed {
-            pages = check_and_keep(session, &expect, &mut pages, anchor.last)?;
-        }
+        let ahead = ReadAhead::hashed(fetched, map.hasher(), ahead)?;
+        let pages = if streamed {
+            Source::Ahead(ahead)
+        } else {
+            let (spool, sum) = check_and_keep(session, &expect, ahead, anchor.last)?;
+            expect.after.0 = sum;
+            Source::Spool(spool)
+        };
         Ok(Change { anchor, expect, local, pages, progress: progress.clone() })
     }
 }
 
-/// Reads all pages, checks them and keeps those that count.
+/// More pages than came, on top of those that are here, can be in no database. Told before anything
+/// is made room for.
+fn refuse_impossible_size(fetched: &Fetched, size_before: u32) -> Result<(), Error> {
+    let lock_page = u64::from(fetched.page_size.lock_page().get());
+    let most = u64::from(size_before).saturating_add(fetched.pages_max);
+    let most = if most >= lock_page { most.saturating_add(1) } else { most };
+    if u64::from(fetched.pages.1) <= most {
+        return Ok(());
+    }
+    let first = size_before.checked_add(1).and_then(Pgno::new).unwrap_or(Pgno::ONE);
+    Err(Error::Pages(DeltaError::Growth { page: first }))
+}
+
+/// Reads all pages, checks them and keeps those that count. Answers the checksum after, too.
 fn check_and_keep(
     session: &Session,
     expect: &Expect,
-    pages: &mut Source,
+    ahead: ReadAhead,
     to: Lsn,
-) -> Result<Source, Error> {
+) -> Result<(PageSpool, DbChecksum), Error> {
     let mut spool = PageSpool::new(session.state.page_size, folder_of(&session.db));
-    let map = session.base_map();
-    let mut pages = pages.read(expect, &map, None).map_err(|e| spooling(session, e))?;
+    let (map, mut ahead) = (session.base_map(), ahead);
+    let mut pages = Checking::new(&mut ahead, &map, expect, None);
     while let Some(new) = pages.next_new().map_err(|e| of_pages(to, e))? {
         spool.push(new.pgno, new.page).map_err(|e| spooling(session, e))?;
     }
-    Ok(Source::Spool(spool))
+    let sum = pages.sum;
+    Ok((spool, sum))
 }
 
 impl Source {
@@ -200,11 +227,10 @@ impl Source {
     ) -> std::io::Result<Box<dyn NewPages + 'a>> {
         Ok(match self {
             Source::Ahead(source) => {
-                let (expect, sum) = (*expect, expect.sum_before);
                 let total = expect.pages_max.saturating_mul(u64::from(expect.page_size.get()));
                 let counted =
                     progress.map(|p| Pages::of(p, Step::Applying, total, expect.page_size));
-                Box::new(Checking { source, map, expect, sum, counted })
+                Box::new(Checking::new(source, map, expect, counted))
             }
             Source::Spool(spool) => {
                 Box::new(Hashed::new(spool.source(progress)?, map.hasher(), expect.page_size))
@@ -222,7 +248,16 @@ struct Checking<'a> {
     counted: Option<Pages>,
 }
 
-impl Checking<'_> {
+impl<'a> Checking<'a> {
+    fn new(
+        source: &'a mut ReadAhead,
+        map: &'a BaseMap<'a>,
+        expect: &Expect,
+        counted: Option<Pages>,
+    ) -> Self {
+        Checking { source, map, expect: *expect, sum: expect.sum_before, counted }
+    }
+
     /// What the page is in the base.
     fn in_base(&self, pgno: Pgno) -> Result<Option<PageEntry>, BaseError> {
         if pgno.get() > self.expect.base_size {
@@ -244,7 +279,7 @@ impl Checking<'_> {
             let gone = self.in_base(pgno)?;
             self.take_out(gone);
         }
-        if self.sum == sum {
+        if self.sum == sum || self.expect.unstated {
             Ok(())
         } else {
             Err(NewPagesError::Checksum { found: self.sum, expected: sum })

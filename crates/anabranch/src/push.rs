@@ -28,6 +28,7 @@ use crate::replica::blocking;
 use crate::report::Pushed;
 use crate::session::Session;
 use crate::state::{Base, Intent, PushIntent};
+use crate::transaction_hash::{PushIds, TransactionHash};
 
 /// At most this many pushes wait at one place of the log for an answer. Each keeps the checksums of
 /// its pages in the sidecar until an object stands there; only a remote that takes requests and
@@ -74,14 +75,15 @@ pub(crate) async fn push(
     head: &Head,
     progress: &Progress,
 ) -> Result<(Outcome, Session), Error> {
-    match blocking(move || prepare(session)).await? {
+    let ids = remote.push_ids();
+    match blocking(move || prepare(session, ids)).await? {
         Preparation::Nothing(session) => Ok((Outcome::Nothing, *session)),
         Preparation::Ready(prepared) => append(*prepared, remote, head, progress).await,
     }
 }
 
 /// Captures, encodes, stages and commits the intent.
-fn prepare(mut session: Session) -> Result<Preparation, Error> {
+fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
     let mut live = session.live_prepared()?;
     let view = live.begin()?;
     let base = session.state.base.clone();
@@ -115,7 +117,10 @@ fn prepare(mut session: Session) -> Result<Preparation, Error> {
     drop(live);
     let encoded = encoder.finish(changes.size).map_err(spooling)?;
     let intent = PushIntent {
-        push: entropy::push_id(),
+        push: match ids {
+            PushIds::Drawn => entropy::push_id(),
+            PushIds::OfContent => page_one.hash.finish(changes.size),
+        },
         base: base.lsn(),
         size_before: base.size,
         size_after: changes.size,
@@ -174,6 +179,8 @@ struct PageOneRule {
     log_cookie: u32,
     /// Page 1 as it is now, until it is known to be in the delta; only if the schema changed.
     due: Option<Vec<u8>>,
+    /// Of what was encoded.
+    hash: TransactionHash,
 }
 
 impl PageOneRule {
@@ -188,7 +195,8 @@ impl PageOneRule {
             None
         };
         let log_cookie = base.log_cookie.wrapping_add(u32::from(changed));
-        Ok(PageOneRule { size: view.db_size(), log_cookie, due })
+        let hash = TransactionHash::default();
+        Ok(PageOneRule { size: view.db_size(), log_cookie, due, hash })
     }
 
     fn encode(
@@ -204,11 +212,13 @@ impl PageOneRule {
         if let Some(page_one) = self.due.take() {
             self.page_one(page_one, encoder)?;
         }
+        self.hash.frame(pgno, page);
         encoder.page(pgno, page)
     }
 
-    fn page_one(&self, mut page: Vec<u8>, encoder: &mut DeltaEncoder<Spool>) -> io::Result<()> {
+    fn page_one(&mut self, mut page: Vec<u8>, encoder: &mut DeltaEncoder<Spool>) -> io::Result<()> {
         canonicalise_page_one(&mut page, self.log_cookie, self.size);
+        self.hash.frame(Pgno::ONE, &page);
         encoder.page(Pgno::ONE, &page)
     }
 }
@@ -240,8 +250,7 @@ async fn append(
     match answer {
         Ok(Appended::Won(metadata)) => {
             let won = metadata.clone();
-            // The object is the body behind its metadata.
-            let bytes = bytes + won.encode().map_or(0, |head| head.len() as u64);
+            let bytes = remote.bytes_of(bytes, &won);
             let settled = blocking(move || {
                 let mut session = session;
                 settle(&mut session, intent_id, &intent, &metadata)?;

@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PushId, WriterId};
+use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PageSize, PushId, WriterId};
 use anabranch_store::{
     Anchor, AppendError, Appended, At, CompactReport, DatabaseName, Entry, Fetched, Head, Location,
     Named, NewSegment, Position, Progress, StoreError,
@@ -26,14 +26,24 @@ use anabranch_store::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::adopt::{AdoptError, Adoptable, LastFrame};
+use crate::entropy;
 use crate::error::Error;
 use crate::replica::Options;
+use crate::transaction_hash::PushIds;
 use crate::waiting::{self, Probing};
 
+mod http;
+pub(crate) mod libsql;
+mod ours;
 mod server;
+mod server_error;
 mod server_url;
 mod store;
 
+pub use http::Connections;
+pub use libsql::{FrameFault, LibsqlError, Spot};
+pub use server_error::ServerError;
 pub use server_url::ServerUrlError;
 
 use server_url::ServerUrl;
@@ -51,6 +61,22 @@ pub(crate) trait Remote: Send + Sync {
     /// request less, because the answer to an append that comes too late says so as well.
     fn appends_blindly(&self) -> bool {
         false
+    }
+
+    /// Where the ids of pushes come from that are appended here.
+    fn push_ids(&self) -> PushIds {
+        PushIds::Drawn
+    }
+
+    /// How many frames lie between two positions, if that is known.
+    fn frames_between(&self, from: Lsn, to: Lsn) -> Option<u64> {
+        to.frames_since(from)
+    }
+
+    /// How many bytes an append has sent whose body has `body` bytes and which `won`.
+    fn bytes_of(&self, body: u64, won: &Metadata) -> u64 {
+        // The object is the body behind its metadata.
+        body + won.encode().map_or(0, |head| head.len() as u64)
     }
 
     /// The end of the log, found from `known` on.
@@ -123,11 +149,31 @@ pub(crate) trait Place: Send + Sync {
     /// text of the remote says it all.
     fn dialect(&self) -> Option<Dialect>;
 
+    /// The id for a database that is published here anew.
+    fn new_database(&self) -> DatabaseId {
+        entropy::database_id()
+    }
+
+    /// The only page size that can be published here, if there is only one.
+    fn page_size(&self) -> Option<PageSize> {
+        None
+    }
+
     /// The database that has the name, if one has. One that was deleted has it no more.
     async fn find(&self) -> Result<Option<DatabaseId>, StoreError>;
 
     /// Makes sure, before anything is written, that two writers will be kept apart here.
     async fn verify(&self) -> Result<(), StoreError>;
+
+    /// The position that an official libSQL client calls `at`, where a transaction ends with the frame
+    /// `last`, or a generation begins.
+    async fn libsql_position(
+        &self,
+        _at: Spot,
+        _last: Option<LastFrame>,
+    ) -> Result<Result<Adoptable, AdoptError>, Error> {
+        Ok(Err(AdoptError::NoGenerations(self.location().to_owned())))
+    }
 
     /// Gives the name to the new database `id`, unless another has it. Repeating it is harmless.
     async fn claim(&self, id: &DatabaseId) -> Result<Named, StoreError>;
@@ -299,9 +345,32 @@ pub(crate) fn scratch_of(text: &OsStr) -> Result<PathBuf, Error> {
     Ok(address.folder().map_or_else(std::env::temp_dir, Path::to_owned))
 }
 
+/// The client's error for what a server said; the store's error again, if it is none of that.
+fn of_server(remote: &str, source: StoreError) -> Result<Error, StoreError> {
+    let StoreError::Other { location, offline: false, source } = source else {
+        return Err(source);
+    };
+    let offline = false;
+    let source = source.downcast::<ServerError>();
+    let source = source.map_err(|source| StoreError::Other { location, offline, source })?;
+    let remote = remote.to_owned();
+    Ok(match *source {
+        ServerError::NoDatabase => Error::RemoteGone { remote },
+        ServerError::OtherDatabase { found, expected: Some(expected) } => {
+            Error::OtherDatabase { remote, found, expected }
+        }
+        ServerError::NotOurs { .. } => Error::NoDialect { remote },
+        source => Error::Server { remote, source: Box::new(source) },
+    })
+}
+
 /// The client's error for the store's.
 pub(crate) fn of_store(remote: &str, source: StoreError) -> Error {
     let remote = remote.to_owned();
+    let source = match of_server(&remote, source) {
+        Ok(e) => return e,
+        Err(source) => source,
+    };
     match source {
         // Where others went on from the older copy the log may end anywhere: that stays the store's
         // to tell.
@@ -314,6 +383,17 @@ pub(crate) fn of_store(remote: &str, source: StoreError) -> Error {
         e @ StoreError::Endpoint { .. } => Error::Usage(e.to_string()),
         e if e.is_offline() => Error::Offline { remote, source: Box::new(e) },
         e => Error::Store(e),
+    }
+}
+
+/// As [`of_store`], where nobody knows the remote but the error itself.
+pub(crate) fn of_store_itself(source: StoreError) -> Error {
+    match &source {
+        StoreError::Other { location, .. } | StoreError::Unreachable { location, .. } => {
+            let location = location.clone();
+            of_store(&location, source)
+        }
+        _ => Error::Store(source),
     }
 }
 

@@ -60,11 +60,14 @@ async fn take_remote(file: &Path, options: &Options) -> Result<RepairReport, Err
     let location = session.remote_name();
     let failed = |e| of_store(&location, e);
     let position = remote.position_at(At::Head).await.map_err(failed)?;
-    let metadata = position
-        .metadata
-        .as_ref()
-        .ok_or_else(|| Error::NothingPublished { remote: location.clone() })?;
-    let anchor = Anchor::of(metadata);
+    if position.lsn == Lsn::ZERO {
+        return Err(Error::NothingPublished { remote: location });
+    }
+    let (first, last) = (position.lsn, position.lsn);
+    let anchor = match &position.metadata {
+        Some(metadata) => Anchor::of(metadata),
+        None => Anchor { first, last, push: None },
+    };
     let fetched = remote.fetch_whole(&position, &options.progress).await.map_err(failed)?;
     let session = init::claimed(session).await?;
     let progress = options.progress.clone();
@@ -169,7 +172,8 @@ struct Found {
     log_cookie: u32,
 }
 
-/// Looks up `lsn` in the log; its schema cookie stands on page 1 there.
+/// Looks up `lsn` in the log; its schema cookie stands on page 1 there. What the remote does not
+/// state is added up from the pages.
 async fn base_at(
     remote: &dyn Remote,
     location: &str,
@@ -178,22 +182,41 @@ async fn base_at(
 ) -> Result<Found, Error> {
     let failed = |e| of_store(location, e);
     let position = remote.position_at(At::Lsn(lsn)).await.map_err(failed)?;
-    let metadata = position
-        .metadata
-        .as_ref()
-        .filter(|m| m.lsn.1 == lsn)
-        .ok_or_else(|| Error::PositionGone { remote: location.to_owned(), lsn })?;
-    let (anchor, size, sum) = (Anchor::of(metadata), metadata.pages.1, metadata.sum.1);
-    let page_size = metadata.page_size;
+    if position.lsn != lsn {
+        return Err(Error::PositionGone { remote: location.to_owned(), lsn });
+    }
+    let anchor = match &position.metadata {
+        Some(metadata) => Anchor::of(metadata),
+        None => Anchor { first: lsn, last: lsn, push: None },
+    };
     let fetched = remote.fetch_whole(&position, &options.progress).await.map_err(failed)?;
-    let log_cookie = blocking(move || {
-        let mut page = vec![0; page_size.bytes()];
+    blocking(move || {
+        let (size, stated) = (fetched.pages.1, fetched.stated_sum());
+        let mut page = vec![0; fetched.page_size.bytes()];
         let mut source = ReadAhead::start(fetched)?;
-        source.next_page(&mut page).map_err(Error::from_pages)?;
-        Ok(cookie_of(&page))
+        let first = source.next_page(&mut page).map_err(Error::from_pages)?;
+        let log_cookie = cookie_of(&page);
+        let sum = match stated {
+            Some(sum) => sum,
+            None => add_up(&mut source, first, &mut page)?,
+        };
+        Ok(Found { anchor, size, sum, log_cookie })
     })
-    .await?;
-    Ok(Found { anchor, size, sum, log_cookie })
+    .await
+}
+
+/// The checksum of `page`, which is page `at`, and all that follow in `source`.
+fn add_up(
+    source: &mut ReadAhead,
+    mut at: Option<Pgno>,
+    page: &mut [u8],
+) -> Result<DbChecksum, Error> {
+    let mut sum = DbChecksum::EMPTY;
+    while let Some(pgno) = at {
+        sum.toggle(PageChecksum::of(pgno, page));
+        at = source.next_page(page).map_err(Error::from_pages)?;
+    }
+    Ok(sum)
 }
 
 /// Makes `found` the base, its entries those of the file as it is now.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anabranch_store::{Head, Progress, causes};
 
+use crate::adopt;
 use crate::clone;
 use crate::error::{Error, ErrorKind};
 use crate::image::folder_of;
@@ -15,12 +16,12 @@ use crate::keep::Keep;
 use crate::local::{self, StatusParts};
 use crate::pull;
 use crate::push::{self, Outcome};
-use crate::remote::{self, Opening, Remote, of_store};
+use crate::remote::{self, Connections, Dialect, Opening, Remote, of_store};
 use crate::remote_log::RemoteLog;
 use crate::repair;
 use crate::report::{
-    CloneReport, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed, RemoteStatus,
-    RepairReport, Status, SyncReport, VerifyReport,
+    AdoptReport, CloneReport, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed,
+    RemoteStatus, RepairReport, Status, SyncReport, VerifyReport,
 };
 use crate::session::Session;
 use crate::state::{Phase, RemoteText};
@@ -40,6 +41,35 @@ pub struct Options {
     pub name: String,
     /// Sent to servers to prove who asks.
     pub auth_token: Option<AuthToken>,
+    /// Sent to libSQL servers that keep the database encrypted with a key of the client's own, in
+    /// base64.
+    pub encryption_key: Option<EncryptionKey>,
+    /// Connections to servers: who shares them saves making them anew.
+    pub connections: Connections,
+}
+
+/// The key, in base64, that a libSQL server needs to read a database it keeps encrypted. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncryptionKey(String);
+
+impl EncryptionKey {
+    /// The key itself.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for EncryptionKey {
+    fn from(key: T) -> Self {
+        EncryptionKey(key.into())
+    }
+}
+
+impl std::fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EncryptionKey")
+    }
 }
 
 /// A secret that a server knows its clients by. Never shown.
@@ -74,6 +104,8 @@ impl Default for Options {
             progress: Progress::none(),
             name: "default".to_owned(),
             auth_token: None,
+            encryption_key: None,
+            connections: Connections::default(),
         }
     }
 }
@@ -166,6 +198,20 @@ impl Replica {
         options: Options,
     ) -> Result<(Self, CloneReport), Error> {
         let (session, report) = clone::clone(remote, file, &options).await?;
+        Ok((Self::of(&session, options), report))
+    }
+
+    /// Takes over the file at `file`, a replica that an official libSQL client made, from the same
+    /// remote. What that client had not pushed become local changes; the file that it knows its
+    /// replica by is put aside, so that only one of both uses it.
+    ///
+    /// Run again after an interruption it goes on where it was.
+    pub async fn adopt(
+        file: &Path,
+        remote: &OsStr,
+        options: Options,
+    ) -> Result<(Self, AdoptReport), Error> {
+        let (session, report) = adopt::adopt(file, remote, &options).await?;
         Ok((Self::of(&session, options), report))
     }
 
@@ -270,6 +316,7 @@ impl Replica {
             _ => self.connect_anew(&session).await?.into(),
         };
         let session = init::claimed(session).await?;
+        let session = remember_dialect(session, remote.dialect()).await?;
         let (line, mut session) = push::recover(session, &*remote).await?;
         session.notes.extend(line.map(|what| Note::Recovered { what }));
         if let Some(keep) = &self.keep {
@@ -288,10 +335,52 @@ impl Replica {
         remote::connect(&text, &session.state.database, &how).await
     }
 
+    /// Forgets what the server was found to speak, so that the next operation finds it out again;
+    /// whether there was anything to forget.
+    async fn forget_dialect(&self) -> Result<bool, Error> {
+        let session = self.session().await?;
+        let remembered = session.state.dialect.is_some();
+        remember_dialect(session, None).await?;
+        Ok(remembered)
+    }
+
+    /// Pushes to the end of the log as it was, without a look at it first, where that saves a
+    /// request; `None` if it was not tried.
+    async fn push_blindly(
+        &self,
+        session: Session,
+        remote: &dyn Remote,
+    ) -> Result<(Option<Outcome>, Session), Error> {
+        if !(remote.appends_blindly() && session.looks_written()) {
+            return Ok((None, session));
+        }
+        let head = Head { anchor: session.state.base.anchor.clone(), ..Head::empty() };
+        let pushed = push::push(session, remote, &head, &self.options.progress).await?;
+        Ok((Some(pushed.0), pushed.1))
+    }
+
     /// Sends what changed here. [`Error::Behind`] if the remote went on meanwhile.
     pub async fn push(&self) -> Result<PushReport, Error> {
-        let (mut session, remote) = self.ready().await?;
+        match self.push_once().await {
+            Err(Error::NoDialect { .. }) if self.forget_dialect().await? => self.push_once().await,
+            done => done,
+        }
+    }
+
+    async fn push_once(&self) -> Result<PushReport, Error> {
+        let (session, remote) = self.ready().await?;
+        let (tried, mut session) = self.push_blindly(session, &*remote).await?;
+        let compared = matches!(tried, Some(Outcome::Nothing));
         let mut all: Option<Pushed> = None;
+        match tried {
+            Some(Outcome::Done(pushed)) => {
+                let position = session.state.base.lsn();
+                return Ok(PushReport { pushed: Some(pushed), position, notes: session.notes });
+            }
+            Some(Outcome::DoneEarlier(pushed)) => all = Some(pushed),
+            // Whoever was faster, and whether there is anything, is seen at the end of the log.
+            Some(Outcome::Nothing | Outcome::Lost { .. }) | None => {}
+        }
         let mut rounds = 0..ROUNDS_MAX;
         loop {
             rounds.next().ok_or_else(|| Error::KeepsMoving { path: session.db.clone() })?;
@@ -299,6 +388,9 @@ impl Replica {
             let head = head(&session, &*remote).await?;
             if head.anchor.last > base {
                 return self.behind(session, all, &head).await;
+            }
+            if compared {
+                break;
             }
             let (outcome, next) =
                 push::push(session, &*remote, &head, &self.options.progress).await?;
@@ -337,6 +429,13 @@ impl Replica {
 
     /// Fetches what others changed. [`Error::Diverged`] if something changed here as well.
     pub async fn pull(&self) -> Result<PullReport, Error> {
+        match self.pull_once().await {
+            Err(Error::NoDialect { .. }) if self.forget_dialect().await? => self.pull_once().await,
+            done => done,
+        }
+    }
+
+    async fn pull_once(&self) -> Result<PullReport, Error> {
         let (session, remote) = self.ready().await?;
         let head = head(&session, &*remote).await?;
         let (pulled, mut session) = self.follow(session, &*remote, &head).await?;
@@ -365,6 +464,13 @@ impl Replica {
     /// reached is no error: the report says so, with the pages that wait. [`Error::Diverged`] if
     /// both sides changed: then nothing was.
     pub async fn sync(&self) -> Result<SyncReport, Error> {
+        match self.sync_once().await {
+            Err(Error::NoDialect { .. }) if self.forget_dialect().await? => self.sync_once().await,
+            done => done,
+        }
+    }
+
+    async fn sync_once(&self) -> Result<SyncReport, Error> {
         let session = self.session().await?;
         let offline = match self.connect(session).await {
             Ok((session, remote)) => match self.exchange(session, &*remote).await {
@@ -386,9 +492,20 @@ impl Replica {
     }
 
     async fn exchange(&self, session: Session, remote: &dyn Remote) -> Result<SyncReport, Error> {
-        let mut session = session;
+        let (tried, mut session) = self.push_blindly(session, remote).await?;
+        // What the file held when this sync began was compared with the base.
+        let compared = matches!(tried, Some(Outcome::Nothing));
         let mut pulled;
         let mut pushed = None;
+        match tried {
+            Some(Outcome::Done(done)) => {
+                let (pushed, position) = (Some(done), session.state.base.lsn());
+                let notes = session.notes;
+                return Ok(SyncReport { offline: None, pulled: None, pushed, position, notes });
+            }
+            Some(Outcome::DoneEarlier(done)) => pushed = Some(done),
+            Some(Outcome::Nothing | Outcome::Lost { .. }) | None => {}
+        }
         let mut rounds = 0..ROUNDS_MAX;
         loop {
             rounds.next().ok_or_else(|| Error::KeepsMoving { path: session.db.clone() })?;
@@ -398,6 +515,9 @@ impl Replica {
             if pulled.is_some() {
                 // The pull compared the file with the base: nothing had been committed before this
                 // sync began that is not at the remote. What came later is the next sync's.
+                break;
+            }
+            if compared {
                 break;
             }
             let (outcome, next) =
@@ -460,7 +580,7 @@ impl Replica {
             true => Some(verify::table_changes(&session, &*remote, &self.options).await?),
             false => None,
         };
-        let there = match head.frames_since(base) {
+        let there = match remote.frames_between(base, head) {
             None | Some(0) => RemoteStatus::UpToDate,
             Some(frames) => RemoteStatus::Ahead { head, frames },
         };
@@ -481,10 +601,27 @@ impl Replica {
 
 /// Finishes what can be decided from the file alone.
 fn recover_locally(mut session: Session) -> Result<Session, Error> {
+    adopt::finish(&mut session)?;
     if let Some(what) = pull::recover(&mut session)? {
         session.notes.push(Note::Recovered { what });
     }
     Ok(session)
+}
+
+/// Remembers what the remote was found to speak.
+async fn remember_dialect(session: Session, dialect: Option<Dialect>) -> Result<Session, Error> {
+    if session.state.dialect == dialect {
+        return Ok(session);
+    }
+    blocking(move || {
+        let mut session = session;
+        session.state.dialect = dialect;
+        session.sidecar.begin()?;
+        session.sidecar.save_state(&session.state)?;
+        session.sidecar.commit_durably()?;
+        Ok(session)
+    })
+    .await
 }
 
 /// The end of the remote's log.

@@ -122,6 +122,21 @@ pub struct CloneReport {
     pub bytes: u64,
 }
 
+/// What `adopt` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AdoptReport {
+    /// The database's id.
+    pub database: String,
+    /// Position at which the file was in step.
+    pub position: Lsn,
+    /// Pages that the file's client had not pushed: local changes now.
+    pub local_pages: u64,
+    /// Where the client's info file was put; `None` if an earlier attempt had done it.
+    pub backup: Option<PathBuf>,
+    /// What else happened.
+    pub notes: Vec<Note>,
+}
+
 /// Rows of one table that changed locally.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TableChanges {

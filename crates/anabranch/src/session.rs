@@ -16,6 +16,7 @@ use anabranch_sqlite::{
     View,
 };
 
+use crate::adopt;
 use crate::crash::crash_point;
 use crate::entropy;
 use crate::error::Error;
@@ -112,6 +113,7 @@ impl Session {
 
     fn read(db: PathBuf, lock: Option<ReplicaLock>, options: &Options) -> Result<Self, Error> {
         let (sidecar, state) = Sidecar::open(&db)?;
+        adopt::refuse_unfinished(&db, &state)?;
         let seen = Some(identity_of(&db)?);
         let busy = options.busy_timeout;
         let tables = RefCell::new(None);
@@ -179,6 +181,18 @@ impl Session {
     /// The base map in the sidecar.
     pub(crate) fn base_map(&self) -> BaseMap<'_> {
         BaseMap::new(self.sidecar.conn(), self.state.seed, self.state.page_size)
+    }
+
+    /// Whether somebody seems to have written since the base was settled, by the times of the files. A
+    /// guess that costs nothing: it may decide what is done first, never what is true.
+    pub(crate) fn looks_written(&self) -> bool {
+        let Some(settled) = self.state.settled_at else { return true };
+        let settled = Duration::from_micros(u64::try_from(settled.0).unwrap_or(0));
+        let since = std::time::UNIX_EPOCH + settled;
+        [self.db.clone(), sidecar::beside(&self.db, "-wal")].iter().any(|path| {
+            let modified = std::fs::metadata(path).and_then(|found| found.modified());
+            modified.is_ok_and(|modified| modified > since)
+        })
     }
 
     fn check_identity(&self) -> Result<(), Error> {

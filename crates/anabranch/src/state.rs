@@ -11,7 +11,7 @@ use anabranch_store::Anchor;
 use serde::{Deserialize, Serialize};
 
 use crate::entropy;
-use crate::remote::Dialect;
+use crate::remote::{Dialect, Spot};
 
 /// How far the making of a replica has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +101,10 @@ pub(crate) struct State {
     /// What the server at the remote was found to speak; none if it is no server.
     #[serde(default)]
     pub(crate) dialect: Option<Dialect>,
+    /// The file was taken over from an official libSQL client, whose info file, which names this
+    /// position, is still to be put aside.
+    #[serde(default)]
+    pub(crate) adopting: Option<Spot>,
 }
 
 /// Hashes of the names of a database's tables, and the schema cookie at which they were read.
@@ -140,6 +144,7 @@ impl State {
             settled_at: None,
             known: Known::default(),
             dialect: None,
+            adopting: None,
         }
     }
 }

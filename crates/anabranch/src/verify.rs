@@ -66,9 +66,9 @@ fn compare(
     };
     let (mut here, mut there) = (page_buffer(session), page_buffer(session));
     let mut sum = DbChecksum::EMPTY;
-    let mut expected = DbChecksum::EMPTY;
+    let mut expected = None;
     if let Some(fetched) = fetched {
-        expected = fetched.sum.1;
+        expected = fetched.stated_sum();
         let mut source = ReadAhead::start(fetched)?;
         let map = session.base_map();
         let page_size = session.state.page_size;
@@ -98,7 +98,8 @@ fn compare(
     }
     let lock_page = session.state.page_size.lock_page().get();
     report.local.extend((base.size + 1..=changes.size).filter(|n| *n != lock_page));
-    report.remote_consistent = sum == expected && sum == base.sum;
+    let as_stated = expected.is_none_or(|expected| expected == sum);
+    report.remote_consistent = as_stated && sum == base.sum;
     Ok(report)
 }
 

@@ -323,6 +323,7 @@ mod tests {
             global: crate::args::Global { quiet: true, ..Default::default() },
             style: output::Style { quiet: true, ..Default::default() },
             bars: crate::progress::Bars::default(),
+            stop: tokio_util::sync::CancellationToken::new(),
         };
         let mut stage = Stage::new(&ctx);
         let dir = tempfile::tempdir().unwrap();

@@ -44,6 +44,8 @@ mod pull;
 mod push;
 mod rollover;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use engine::{Engine, Settings};
 

@@ -56,7 +56,8 @@ pub(super) async fn push(
         drop(turn);
         return decided(&database, after, &push).await;
     };
-    new.rollover = database.engine().rollover_choice(Instant::now(), database.libsql().session_idle);
+    new.rollover =
+        database.engine().rollover_choice(Instant::now(), database.libsql().session_idle);
     let appended = database.append(&head, new, "anabranch").await;
     drop(turn);
     match appended {

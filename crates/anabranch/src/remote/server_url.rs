@@ -87,19 +87,6 @@ impl ServerUrl {
         url.set_path(&format!("{base}/{path}"));
         url
     }
-
-    /// The name of the database, for people: the last part of the path.
-    pub(crate) fn name(&self) -> &str {
-        match self.url.path().rsplit('/').next() {
-            Some(name) if !name.is_empty() => name,
-            _ => "default",
-        }
-    }
-
-    /// Whether nothing on the way can be trusted to keep a secret.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.url.scheme() == "http"
-    }
 }
 
 /// A text that should be a URL, shortened and without what may be credentials.
@@ -136,21 +123,19 @@ mod tests {
 
     #[test]
     fn the_path_names_the_database() {
-        for (text, shown, name, head) in [
-            ("http://h", "http://h", "default", "http://h/log/head"),
-            ("http://h:8080/", "http://h:8080", "default", "http://h:8080/log/head"),
-            ("https://h//db//", "https://h/db", "db", "https://h/db/log/head"),
+        for (text, shown, head) in [
+            ("http://h", "http://h", "http://h/log/head"),
+            ("http://h:8080/", "http://h:8080", "http://h:8080/log/head"),
+            ("https://h//db//", "https://h/db", "https://h/db/log/head"),
             (
                 "libsql://H.example/a/db",
                 "https://h.example/a/db",
-                "db",
                 "https://h.example/a/db/log/head",
             ),
         ] {
             let url = parse(text).unwrap();
-            assert_eq!((url.to_string().as_str(), url.name()), (shown, name), "{text}");
+            assert_eq!(url.to_string(), shown, "{text}");
             assert_eq!(url.join("log/head").as_str(), head);
-            assert_eq!(url.is_plain(), text.starts_with("http:"));
         }
     }
 

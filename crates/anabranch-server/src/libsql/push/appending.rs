@@ -1,10 +1,10 @@
 //! The part of a push that goes into the log.
 
 use super::{
-    Answer, ApiError, AppendError, Appended, Arc, Change, Core,
-    DbChecksum, Frame, Frames, Generation, Head, Kept, NewSegment, PAGE_SIZE, PageMap, Pending,
-    Pgno, Proof, READ_FRAMES, Rollover, SchemaSeen, SegmentEncoder, SegmentError, Session, Spool,
-    StatusCode, Transaction, Turn, blocking, causes, entropy, malformed, scratch,
+    Answer, ApiError, AppendError, Appended, Arc, Change, Core, DbChecksum, Frame, Frames,
+    Generation, Head, Kept, NewSegment, PAGE_SIZE, PageMap, Pending, Pgno, Proof, READ_FRAMES,
+    Rollover, SchemaSeen, SegmentEncoder, SegmentError, Session, Spool, StatusCode, Transaction,
+    Turn, blocking, causes, entropy, malformed, scratch,
 };
 
 /// Whole transactions, packed.

@@ -1,0 +1,266 @@
+//! The dialect as its clients meet it, and random interleavings of them.
+
+mod client;
+mod random;
+mod world;
+
+use bytes::Bytes;
+use client::{Client, Failed, Info};
+use hyper::{Method, StatusCode};
+use world::World;
+
+const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, marker TEXT, filler BLOB)";
+
+fn insert(marker: &str, rows: u32, bytes: u32) -> String {
+    let row = |n: u32| {
+        format!("INSERT INTO t(marker, filler) VALUES('{marker}-{n}', randomblob({bytes}));")
+    };
+    format!("BEGIN; {} COMMIT;", (0..rows).map(row).collect::<String>())
+}
+
+/// A client that has pushed a table.
+async fn started(world: &World) -> Client {
+    let mut client = Client::new(world, "a", 1);
+    client.sync(world).await.unwrap();
+    client.run(TABLE);
+    client.settle(world).await.unwrap();
+    client
+}
+
+async fn joined(world: &World, name: &str) -> Client {
+    let mut client = Client::new(world, name, u64::from(name.as_bytes()[0]));
+    client.settle(world).await.unwrap();
+    client
+}
+
+async fn all_equal(world: &World, clients: &mut [&mut Client]) -> Vec<String> {
+    let (head, pages) = world.state().await;
+    let path = world.dir.path().join("state.db");
+    std::fs::write(&path, pages.concat()).unwrap();
+    let rows = world::rows(&path);
+    world::remove(&path, &["", "-wal", "-shm"]);
+    for client in clients {
+        client.settle(world).await.unwrap();
+        assert_eq!(client.rows(), rows);
+        assert_eq!(Some(client.sum()), head.newest.as_ref().map(|newest| newest.sum.1));
+    }
+    rows
+}
+
+#[tokio::test]
+async fn what_one_client_pushes_another_pulls() {
+    let world = World::new(1);
+    let mut a = started(&world).await;
+    let mut b = joined(&world, "b").await;
+    for round in 0..5 {
+        a.run(&insert(&format!("a{round}"), 3, 100));
+        a.settle(&world).await.unwrap();
+        b.settle(&world).await.unwrap();
+        b.run(&insert(&format!("b{round}"), 1, 9000));
+        b.settle(&world).await.unwrap();
+        a.settle(&world).await.unwrap();
+    }
+    assert_eq!(all_equal(&world, &mut [&mut a, &mut b]).await.len(), 20);
+}
+
+#[tokio::test]
+async fn many_transactions_in_one_request_are_one_append() {
+    let world = World::new(1);
+    let mut a = started(&world).await;
+    let before = world.log().await.history(100).await.unwrap().len();
+    for round in 0..40 {
+        a.run(&insert(&format!("a{round}"), 1, 10));
+    }
+    assert!(a.wal_frames() < 100);
+    a.settle(&world).await.unwrap();
+    let history = world.log().await.history(100).await.unwrap();
+    assert_eq!(history.len(), before + 1);
+    assert_eq!(history[0].metadata.transactions, Some(40));
+}
+
+#[tokio::test]
+async fn a_transaction_of_many_requests_is_whole_or_not_there() {
+    let world = World::new(2);
+    let mut a = started(&world).await;
+    let mut b = joined(&world, "b").await;
+    a.run(&insert("large", 600, 2000));
+    assert!(a.wal_frames() > 256);
+    a.faults.kill_after = 3;
+    let mut killed = 0;
+    loop {
+        match a.sync(&world).await {
+            Ok(_) => break,
+            Err(Failed::Killed) => {
+                killed += 1;
+                b.settle(&world).await.unwrap();
+                assert!(matches!(b.rows().len(), 0 | 600), "{}", b.rows().len());
+            }
+            Err(failed) => panic!("{failed:?}"),
+        }
+        assert!(killed < 1000);
+    }
+    a.faults = client::Faults::default();
+    assert_eq!(all_equal(&world, &mut [&mut a, &mut b]).await.len(), 600);
+}
+
+#[tokio::test]
+async fn replicas_of_both_kinds_share_a_database() {
+    let world = World::new(1);
+    let mut a = started(&world).await;
+    world.replica_runs(&insert("replica", 50, 3000)).await;
+    a.settle(&world).await.unwrap();
+    a.run(&insert("a", 2, 10));
+    a.settle(&world).await.unwrap();
+    world
+        .replica_runs("UPDATE t SET filler = 'x' WHERE id % 2 = 0; CREATE INDEX i ON t(marker)")
+        .await;
+    let mut b = joined(&world, "b").await;
+    b.run(&insert("b", 2, 10));
+    b.settle(&world).await.unwrap();
+    assert_eq!(all_equal(&world, &mut [&mut a, &mut b]).await.len(), 54);
+}
+
+#[tokio::test]
+async fn a_client_begins_with_the_image_of_a_large_database() {
+    let world = World::new(1);
+    world.replica_runs(&format!("{TABLE}; {}", insert("replica", 400, 4000))).await;
+    assert_eq!(world.get("/info").await.json()["current_generation"], 3);
+    let mut a = joined(&world, "a").await;
+    assert_eq!(a.info(), Info { generation: 3, durable: 0 });
+    a.run(&insert("a", 1, 10));
+    a.settle(&world).await.unwrap();
+    assert_eq!(all_equal(&world, &mut [&mut a]).await.len(), 401);
+}
+
+#[tokio::test]
+async fn diverged_clients_conflict_for_ever_and_lose_nothing_of_others() {
+    let world = World::new(1);
+    let mut a = started(&world).await;
+    let mut b = joined(&world, "b").await;
+    a.run(&insert("a", 1, 10));
+    b.run(&insert("b", 1, 10));
+    a.settle(&world).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(b.sync(&world).await, Err(Failed::Conflict));
+    }
+    a.run(&insert("more", 1, 10));
+    a.settle(&world).await.unwrap();
+    assert_eq!(b.sync(&world).await, Err(Failed::Conflict));
+    b.reset();
+    assert_eq!(all_equal(&world, &mut [&mut a, &mut b]).await, ["a-0", "more-0"]);
+}
+
+#[tokio::test]
+async fn the_same_change_of_two_clients_is_not_taken_for_one() {
+    let world = World::new(1);
+    let mut a = started(&world).await;
+    let mut b = joined(&world, "b").await;
+    let same = "INSERT INTO t(marker) VALUES('order')";
+    a.run(same);
+    b.run(same);
+    a.settle(&world).await.unwrap();
+    assert_eq!(b.sync(&world).await, Err(Failed::Conflict), "not pulled by anybody");
+    // Once it was pulled, it may have been pulled by a client that died before it saved that.
+    let _ = joined(&world, "c").await;
+    b.sync(&world).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_stock_sqlite_opened_is_refused_and_harms_nobody() {
+    let world = World::new(1);
+    let mut a = started(&world).await;
+    let mut b = joined(&world, "b").await;
+    b.opened_by_stock_sqlite();
+    // As many frames as were checkpointed, and more: it pushes from the middle of a new WAL.
+    for n in 0..a.wal_frames() + 3 {
+        b.run(&insert(&format!("lost{n}"), 1, 10));
+    }
+    assert_eq!(b.sync(&world).await, Err(Failed::Conflict));
+    a.run(&insert("a", 1, 10));
+    a.settle(&world).await.unwrap();
+    assert_eq!(all_equal(&world, &mut [&mut a]).await, ["a-0"]);
+}
+
+#[tokio::test]
+async fn a_rollover_leads_everybody_who_has_pushed_into_the_next_generation() {
+    let world = World::new(1);
+    let mut a = started(&world).await;
+    let mut b = joined(&world, "b").await;
+    a.run(&insert("a", 1, 10));
+    b.run(&insert("b", 1, 10));
+    a.settle(&world).await.unwrap();
+    let rolled = world.rollover().await;
+    assert_eq!(rolled["generation"], 3);
+    assert_eq!(b.sync(&world).await, Err(Failed::Conflict), "it lags with writes of its own");
+    a.settle(&world).await.unwrap();
+    assert_eq!(a.info(), Info { generation: 3, durable: 0 });
+    a.run(&insert("more", 1, 10));
+    a.settle(&world).await.unwrap();
+    b.reset();
+    assert_eq!(all_equal(&world, &mut [&mut a, &mut b]).await, ["a-0", "more-0"]);
+}
+
+#[tokio::test]
+async fn a_repeat_in_an_old_generation_is_recognised() {
+    let world = World::new(1);
+    let mut a = started(&world).await;
+    let start = a.info().durable;
+    a.run(&insert("a", 1, 10));
+    let frames = a.wal().1;
+    let (from, to) = (start as usize, frames.len());
+    let path = format!("/sync/1/{}/{}", start + 1, to + 1);
+    let body = frames.part(from, to).bytes().clone();
+    let push = || world.ask(0, &Method::POST, &path, body.clone());
+    assert_eq!(push().await.json()["max_frame_no"], to);
+    world.rollover().await;
+    world.restart(0);
+    let repeated = push().await.json();
+    assert_eq!((&repeated["status"], &repeated["generation"]), (&"ok".into(), &1.into()));
+    assert_eq!(all_equal(&world, &mut [&mut a]).await, ["a-0"]);
+}
+
+#[tokio::test]
+async fn requests_that_make_no_sense_are_refused_in_words() {
+    let world = World::new(1);
+    let mut a = started(&world).await;
+    a.run(&insert("a", 1, 10));
+    let frame = a.wal().1.part(0, 1).bytes().clone();
+    let mut zero = frame.to_vec();
+    zero[..4].fill(0);
+    let next = a.info().durable + 1;
+    for (path, body) in [
+        (format!("/sync/1/{next}/{next}"), frame.clone()),
+        (format!("/sync/1/0/{next}"), frame.clone()),
+        (format!("/sync/1/{next}/{}", next + 2), frame.clone()),
+        (format!("/sync/1/{next}/{}", next + 1), Bytes::from(zero)),
+        (format!("/sync/x/{next}/{}", next + 1), frame.clone()),
+        (format!("/sync/1/{next}/99999999999"), frame.clone()),
+    ] {
+        let answer = world.ask(0, &Method::POST, &path, body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
+        assert!(answer.json()["error"].is_string(), "{answer:?}");
+    }
+    let gap = format!("/sync/1/{}/{}", next + 5, next + 6);
+    let answer = world.ask(0, &Method::POST, &gap, frame.clone()).await.json();
+    assert_eq!((&answer["status"], &answer["max_frame_no"]), (&"ok".into(), &(next - 1).into()));
+    let other = "/sync/9/1/2".to_owned();
+    let answer = world.ask(0, &Method::POST, &other, frame).await.json();
+    assert_eq!(answer["status"], "conflict");
+    assert_eq!(world.get("/sync/1/0/5").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(world.get("/export/2").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(world.get("/elsewhere/export/3").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(world.get("/elsewhere/info").await.json()["current_generation"], 1);
+}
+
+#[tokio::test]
+async fn the_empty_database_is_one_page_that_sqlite_takes() {
+    let world = World::new(1);
+    let a = joined(&world, "a").await;
+    assert_eq!(std::fs::metadata(&a.path).unwrap().len(), 4096);
+    assert!(a.rows().is_empty());
+    let mode: String = rusqlite::Connection::open(&a.path)
+        .unwrap()
+        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(mode, "wal");
+}

@@ -1,0 +1,186 @@
+//! Random interleavings: clients that are killed, servers that forget, answers that are lost,
+//! replicas of another kind, new generations, retention.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anabranch_format::Micros;
+use anabranch_store::Progress;
+
+use super::client::{Client, Failed, Faults};
+use super::world::{Random, World};
+use super::{TABLE, all_equal, insert};
+
+/// What became of the rows of a client.
+#[derive(Default)]
+struct Ledger {
+    /// Pushed, and told so.
+    acknowledged: BTreeSet<String>,
+    /// Committed, and not known to be pushed.
+    open: BTreeMap<usize, Vec<String>>,
+    /// Refused: they may be there or not, but not twice.
+    given_up: BTreeSet<String>,
+}
+
+impl Ledger {
+    fn pushed(&mut self, client: usize) {
+        self.acknowledged.extend(self.open.remove(&client).unwrap_or_default());
+    }
+
+    fn refused(&mut self, client: usize) {
+        self.given_up.extend(self.open.remove(&client).unwrap_or_default());
+    }
+}
+
+struct Story {
+    seed: u64,
+    servers: usize,
+    faults: Faults,
+    rollovers: bool,
+    retention: bool,
+    steps: u32,
+}
+
+async fn tell(story: Story) {
+    let Story { seed, servers, faults, rollovers, retention, steps } = story;
+    let mut random = Random(seed);
+    let world = World::new(servers);
+    let mut clients: Vec<Client> = ["a", "b", "c"]
+        .iter()
+        .zip(1u64..)
+        .map(|(name, n)| Client::new(&world, name, seed ^ (n << 32)))
+        .collect();
+    world.replica_runs(TABLE).await;
+    let mut ledger = Ledger::default();
+    let mut conflicts = 0;
+    for step in 0..steps {
+        let index = usize::try_from(random.below(3)).unwrap();
+        let client = &mut clients[index];
+        client.faults = faults;
+        match random.below(20) {
+            0 => {
+                let marker = format!("r{step}");
+                world.replica_runs(&insert(&marker, 2, 3000)).await;
+                ledger.acknowledged.extend((0..2).map(|n| format!("{marker}-{n}")));
+            }
+            1 if rollovers => {
+                world.rollover().await;
+            }
+            2 if retention => {
+                let log = world.log().await;
+                log.compact(Micros(i64::MAX / 2), Duration::ZERO, &Progress::none()).await.unwrap();
+            }
+            3..=9 => {
+                if client.sync(&world).await.is_err() {
+                    continue;
+                }
+                let rows = [1, 2, 5, 150][usize::try_from(random.below(4)).unwrap()];
+                let marker = format!("{index}x{step}");
+                client.run(&insert(&marker, rows, 1500));
+                if random.one_in(6) {
+                    client.run("DELETE FROM t WHERE 0; UPDATE t SET filler = randomblob(30) WHERE id % 3 = 0");
+                }
+                if random.one_in(10) {
+                    client.run("VACUUM");
+                }
+                let open = ledger.open.entry(index).or_default();
+                open.extend((0..rows).map(|n| format!("{marker}-{n}")));
+                // Mostly at once, so that the clients do not only conflict.
+                if !random.one_in(4) {
+                    outcome(client.sync(&world).await, index, client, &mut ledger, &mut conflicts);
+                }
+            }
+            _ => {
+                let had = client.try_info().is_some_and(|info| client.wal_frames() > info);
+                let synced = client.sync(&world).await;
+                if had || synced.is_err() {
+                    outcome(synced, index, client, &mut ledger, &mut conflicts);
+                }
+            }
+        }
+    }
+    for (index, client) in clients.iter_mut().enumerate() {
+        client.faults = Faults::default();
+        for _ in 0..100 {
+            let had = client.try_info().is_some_and(|info| client.wal_frames() > info);
+            let synced = client.sync(&world).await;
+            let done = synced == Ok(0) && !had;
+            if had || synced.is_err() {
+                outcome(synced, index, client, &mut ledger, &mut conflicts);
+            }
+            if done {
+                break;
+            }
+        }
+    }
+    let [a, b, c] = &mut clients[..] else { panic!("three clients") };
+    let rows = all_equal(&world, &mut [a, b, c]).await;
+    let unique: BTreeSet<&String> = rows.iter().collect();
+    assert_eq!(unique.len(), rows.len(), "a row came twice, seed {seed}");
+    for row in &ledger.acknowledged {
+        assert!(unique.contains(row), "{row} was acknowledged and is lost, seed {seed}");
+    }
+    for row in rows {
+        let known = ledger.acknowledged.contains(&row) || ledger.given_up.contains(&row);
+        assert!(known, "{row} is of nobody, seed {seed}");
+    }
+    assert!(!ledger.acknowledged.is_empty());
+}
+
+fn outcome(
+    synced: Result<u32, Failed>,
+    index: usize,
+    client: &mut Client,
+    ledger: &mut Ledger,
+    conflicts: &mut u32,
+) {
+    match synced {
+        Ok(_) => ledger.pushed(index),
+        Err(Failed::Conflict) => {
+            *conflicts += 1;
+            ledger.refused(index);
+            client.reset();
+        }
+        // Syncs again some day.
+        Err(Failed::Killed | Failed::Lost | Failed::Lower) => {}
+        Err(Failed::Refused(status, text)) => {
+            assert!(status == 503 || status == 404, "{status} {text}")
+        }
+    }
+}
+
+#[tokio::test]
+async fn clients_that_are_killed_lose_and_double_nothing() {
+    for seed in 0..6 {
+        let faults = Faults { kill_before: 12, kill_after: 8, lose_answer: 12, restart_server: 0 };
+        tell(Story { seed, servers: 1, faults, rollovers: false, retention: false, steps: 60 })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn two_servers_that_forget_lose_and_double_nothing() {
+    for seed in 10..16 {
+        let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 15, restart_server: 8 };
+        tell(Story { seed, servers: 2, faults, rollovers: false, retention: false, steps: 60 })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn new_generations_lose_and_double_nothing() {
+    for seed in 20..26 {
+        let faults =
+            Faults { kill_before: 15, kill_after: 10, lose_answer: 15, restart_server: 15 };
+        tell(Story { seed, servers: 2, faults, rollovers: true, retention: false, steps: 60 })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn retention_strands_nobody() {
+    for seed in 30..38 {
+        let faults = Faults { kill_before: 0, kill_after: 15, lose_answer: 0, restart_server: 15 };
+        tell(Story { seed, servers: 1, faults, rollovers: true, retention: true, steps: 60 }).await;
+    }
+}
