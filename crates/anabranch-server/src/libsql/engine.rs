@@ -15,81 +15,29 @@
 //! at most, never across requests; frames that are at hand are served without it. Requests work in
 //! tasks of their own, so that a client that goes away leaves nothing half done.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use anabranch_format::{FrameHeader, Lsn, Metadata, PageOne, Pgno, WriterId, content_hash};
-use anabranch_store::{Head, Progress, Rollover, SegmentFrames, StoreError, causes};
+use anabranch_format::{DB_HEADER_BYTES, DbChecksum, Lsn, Metadata, PageOne, content_hash};
+use anabranch_store::{Head, Progress, Rollover, StoreError, causes};
 use futures::TryStreamExt;
 use hyper::StatusCode;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::export::Exports;
-use super::frame::{FRAME_BYTES, PAGE_SIZE};
+use super::frame::PAGE_SIZE;
 use super::generation::{FloorSeen, Generation, Past, Span};
 use super::guard::Proofs;
-use super::page_map::{Change, MapSlot, PageMap, PageMaps};
+use super::load::{Loader, advance, gather};
+use super::page_map::{Change, MapSlot, PageMap};
 use super::session::Sessions;
-use crate::config::Config;
 use crate::database::Database;
-use crate::entropy;
 use crate::error::ApiError;
 
 /// Older generations whose frames are kept at hand.
 const OLDER_MAX: usize = 2;
 /// Ranges of frames that nobody can have pulled yet; if there are more, the oldest count as pulled.
 const UNPULLED_MAX: usize = 1024;
-/// Memory for the page checksums of all databases: those of 128 GiB of pages.
-const PAGE_MAPS_BYTES_MAX: usize = 256 << 20;
-/// Memory for the bodies of pushes that are under way at the same time: 256 MiB.
-const BODIES_UNITS: usize = 4096;
-const BODY_UNIT: u64 = 64 * 1024;
-/// Frames that are gathered before they are written to a scratch file.
-const WRITE_FRAMES: usize = 256;
-
-/// What all databases of a server share in this dialect.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    /// Names this run of the server in batons.
-    pub(crate) server: String,
-    /// Under which URL others reach it.
-    pub(crate) advertise: Option<String>,
-    pub(crate) scratch: PathBuf,
-    /// How long a push session may be idle.
-    pub(crate) session_idle: Duration,
-    pub(crate) started: Instant,
-    /// Who appends what libSQL clients push.
-    pub(crate) writer: WriterId,
-    pub(crate) maps: PageMaps,
-    /// Memory for bodies of pushes, in units of [`BODY_UNIT`].
-    bodies: Semaphore,
-}
-
-impl Settings {
-    /// As `config` has them; what it does not is drawn now.
-    pub(crate) fn new(config: &Config) -> Self {
-        Settings {
-            server: entropy::session_id(),
-            advertise: config.advertise.clone(),
-            scratch: config.scratch.clone(),
-            session_idle: config.limits.push_session,
-            started: Instant::now(),
-            writer: entropy::writer_id(),
-            maps: PageMaps::new(PAGE_MAPS_BYTES_MAX),
-            bodies: Semaphore::new(BODIES_UNITS),
-        }
-    }
-
-    /// Room in memory for a body of `bytes`; `None` if none came free within `wait`.
-    pub(super) async fn room(&self, bytes: u64, wait: Duration) -> Option<SemaphorePermit<'_>> {
-        // A single body that is larger than all may be has everything to itself.
-        let units = bytes.div_ceil(BODY_UNIT).min(BODIES_UNITS as u64);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        tokio::time::timeout(wait, self.bodies.acquire_many(units)).await.ok()?.ok()
-    }
-}
 
 /// Of one database.
 #[derive(Debug)]
@@ -128,7 +76,7 @@ impl SchemaSeen {
     /// The next image of page 1. Whether the tables changed and the cookie did not rise.
     pub(crate) fn page_one(&mut self, page: &[u8]) -> bool {
         let Ok(one) = PageOne::read(page) else { return false };
-        let tables = content_hash(page.get(anabranch_format::DB_HEADER_BYTES..).unwrap_or(&[]));
+        let tables = content_hash(page.get(DB_HEADER_BYTES..).unwrap_or(&[]));
         let before = self.0.replace((one.schema_cookie, tables));
         before.is_some_and(|(cookie, old)| old != tables && one.schema_cookie <= cookie)
     }
@@ -174,7 +122,7 @@ impl Engine {
             proofs: Proofs::default(),
             schema: SchemaSeen::default(),
             size: 0,
-            floor: FloorSeen::new(Lsn::ZERO, started),
+            floor: FloorSeen::new(started),
         };
         Engine {
             core: tokio::sync::Mutex::new(core),
@@ -361,15 +309,17 @@ impl Engine {
         db.libsql().maps.put(&self.map, map);
     }
 
-    /// The database checksum after `change` on the state at `head`, if the checksums of its pages
-    /// are at hand.
-    pub(crate) fn sum_after(
-        &self,
-        head: &Head,
-        change: &Change,
-    ) -> Option<anabranch_format::DbChecksum> {
+    /// Whether the page checksums of the state at `lsn` are at hand.
+    pub(crate) fn knows(&self, lsn: Lsn) -> bool {
         let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        map.as_ref().filter(|map| map.lsn() == head.lsn()).map(|map| map.sum_after(change))
+        map.as_ref().is_some_and(|map| map.lsn() == lsn)
+    }
+
+    /// The database checksum after `change` on the state at `lsn`, if the checksums of its pages are
+    /// at hand.
+    pub(crate) fn sum_after(&self, lsn: Lsn, change: &Change) -> Option<DbChecksum> {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        map.as_ref().filter(|map| map.lsn() == lsn).map(|map| map.sum_after(change))
     }
 }
 
@@ -400,139 +350,4 @@ pub(crate) fn check_page_size(head: &Head) -> Result<(), ApiError> {
         )),
         _ => Ok(()),
     }
-}
-
-/// Lays down the frames of segments, and moves the page map along. Blocking.
-struct Loader {
-    generation: Option<Arc<Generation>>,
-    map: Option<PageMap>,
-    schema: SchemaSeen,
-}
-
-impl Loader {
-    fn add(&mut self, segment: SegmentFrames) -> Result<(), ApiError> {
-        let metadata = segment.metadata.clone();
-        if metadata.page_size != PAGE_SIZE {
-            return Err(ApiError::busy("the log changes its page size"));
-        }
-        let mut writer = self.generation.as_deref().map(Writer::new);
-        let mut change = self.map.as_ref().is_some_and(|map| map.lsn() == metadata.from());
-        let mut changed = Change::default();
-        let mut schema = self.schema;
-        let added = segment.for_each(|lsn, frame, page| {
-            if let Some(writer) = &mut writer {
-                writer.frame(lsn, frame, page).map_err(LoadError::Scratch)?;
-            }
-            if change {
-                changed.frame(frame.pgno, frame.commit_size, page);
-            }
-            if frame.pgno == Pgno::ONE {
-                schema.page_one(page);
-            }
-            Ok::<(), LoadError>(())
-        });
-        added.map_err(|e| match e {
-            LoadError::Store(e) => unavailable(&e),
-            LoadError::Scratch(e) => scratch(&e),
-        })?;
-        if let Some(writer) = writer {
-            writer.finish(metadata.lsn.1).map_err(|e| scratch(&e))?;
-        }
-        self.schema = schema;
-        if let Some(map) = self.map.as_mut().filter(|_| change) {
-            change = map.sum_after(&changed) == metadata.sum.1;
-            if change {
-                map.apply(metadata.lsn.1, &changed);
-            } else {
-                tracing::error!(lsn = %metadata.lsn.1, "the pages of a segment have another checksum than it states");
-                self.map = None;
-            }
-        }
-        Ok(())
-    }
-}
-
-enum LoadError {
-    Store(StoreError),
-    Scratch(std::io::Error),
-}
-
-impl From<StoreError> for LoadError {
-    fn from(e: StoreError) -> Self {
-        LoadError::Store(e)
-    }
-}
-
-/// Gathers frames and writes them to the file of a generation.
-struct Writer<'a> {
-    generation: &'a Generation,
-    /// Number of the first frame gathered.
-    number: u32,
-    bytes: Vec<u8>,
-}
-
-impl<'a> Writer<'a> {
-    fn new(generation: &'a Generation) -> Self {
-        let number = generation.frames.last().saturating_add(1);
-        Writer { generation, number, bytes: Vec::new() }
-    }
-
-    fn frame(&mut self, lsn: Lsn, frame: FrameHeader, page: &[u8]) -> std::io::Result<()> {
-        if lsn <= self.generation.at() {
-            return Ok(());
-        }
-        self.bytes.extend_from_slice(&frame.encode());
-        self.bytes.extend_from_slice(page);
-        if self.bytes.len() >= WRITE_FRAMES * FRAME_BYTES { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.generation.frames.write(self.number, &self.bytes)?;
-        let frames =
-            u32::try_from(self.bytes.len() / FRAME_BYTES).map_err(std::io::Error::other)?;
-        self.number += frames;
-        self.bytes.clear();
-        Ok(())
-    }
-
-    fn finish(mut self, last: Lsn) -> std::io::Result<()> {
-        if !self.bytes.is_empty() {
-            self.flush()?;
-        }
-        self.generation.frames.publish(self.generation.span.frame(last));
-        Ok(())
-    }
-}
-
-/// Moves `map` along the log to `to`.
-async fn advance(db: &Database, map: PageMap, to: Lsn) -> Result<PageMap, ApiError> {
-    let mut segments = db.log().segments(map.lsn(), to, &Progress::none());
-    let mut loader = Loader { generation: None, map: Some(map), schema: SchemaSeen::default() };
-    while let Some(segment) = segments.try_next().await.map_err(|e| unavailable(&e))? {
-        let outcome;
-        (loader, outcome) = blocking(move || {
-            let added = loader.add(segment);
-            (loader, added)
-        })
-        .await?;
-        outcome?;
-    }
-    loader.map.ok_or_else(|| ApiError::busy("the log's checksums do not fit its pages"))
-}
-
-/// Reads the whole database at `head`.
-async fn gather(db: &Database, head: &Head) -> Result<PageMap, ApiError> {
-    let Some(newest) = &head.newest else { return Ok(PageMap::empty()) };
-    let fetched = db.log().fetch(Lsn::ZERO, head, &Progress::none()).await;
-    let fetched = fetched.map_err(|e| unavailable(&e))?;
-    let mut map = PageMap::new(head.lsn(), newest.pages.1);
-    blocking(move || {
-        fetched.for_each(|pgno, page| {
-            map.set(pgno, page);
-            Ok::<(), StoreError>(())
-        })?;
-        Ok(map)
-    })
-    .await?
-    .map_err(|e: StoreError| unavailable(&e))
 }

@@ -158,27 +158,32 @@ impl Past {
 /// The floor, and since when it is known to stand where it does.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FloorSeen {
-    floor: Lsn,
+    /// `None`: not looked at yet.
+    floor: Option<Lsn>,
     since: Instant,
 }
 
 impl FloorSeen {
-    /// First seen by a server that started at `started`.
-    pub(crate) fn new(floor: Lsn, started: Instant) -> Self {
-        FloorSeen { floor, since: started }
+    /// For a server that started at `started`: where the floor stands when it is first looked at, it
+    /// may have risen right before that.
+    pub(crate) fn new(started: Instant) -> Self {
+        FloorSeen { floor: None, since: started }
     }
 
     /// It stands at `floor` now.
     pub(crate) fn seen(&mut self, floor: Lsn, now: Instant) {
-        if floor > self.floor {
-            *self = FloorSeen { floor, since: now };
+        match self.floor {
+            None => self.floor = Some(floor),
+            Some(before) if floor > before => *self = FloorSeen { floor: Some(floor), since: now },
+            Some(_) => {}
         }
     }
 
     /// Whether a client may be in the middle of what went away when the floor rose: it asks for one
     /// part right after the other.
     pub(crate) fn is_fresh(&self, now: Instant) -> bool {
-        self.floor > Lsn::ZERO && now.saturating_duration_since(self.since) < MID_PULL
+        self.floor.is_some_and(|floor| floor > Lsn::ZERO)
+            && now.saturating_duration_since(self.since) < MID_PULL
     }
 }
 
@@ -201,12 +206,16 @@ mod tests {
     #[test]
     fn a_client_may_be_in_mid_pull_only_right_after_the_floor_rose() {
         let start = Instant::now();
-        let mut seen = FloorSeen::new(Lsn::ZERO, start);
+        let mut seen = FloorSeen::new(start);
+        seen.seen(Lsn::ZERO, start);
         assert!(!seen.is_fresh(start), "nothing ever went away");
         let later = start + Duration::from_secs(1000);
         seen.seen(Lsn::new(5), later);
         assert!(seen.is_fresh(later + Duration::from_secs(59)));
         seen.seen(Lsn::new(5), later + Duration::from_secs(60));
         assert!(!seen.is_fresh(later + Duration::from_secs(61)));
+        let mut opened = FloorSeen::new(start);
+        opened.seen(Lsn::new(5), later);
+        assert!(!opened.is_fresh(later), "a database that was opened again, not a floor that rose");
     }
 }

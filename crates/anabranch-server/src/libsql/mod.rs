@@ -15,13 +15,12 @@
 //! |---|---|
 //! | `push`, `session`, `guard` | whether frames have their place; what is kept aside; the proof |
 //! | `pull`, `export`, `rollover` | which frames are served; bases and bridges; new generations |
-//! | `engine`, `generation`, `frame`, `page_map` | what is kept at hand of a database |
+//! | `engine`, `load`, `generation`, `frame`, `page_map` | what is kept at hand of a database |
 //!
 //! This file reads requests and writes answers. Neither it nor the rest knows sockets; the time of a
 //! request is passed along.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -39,15 +38,19 @@ mod export;
 mod frame;
 mod generation;
 mod guard;
+mod load;
 mod page_map;
 mod pull;
 mod push;
 mod rollover;
 mod session;
+mod settings;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use engine::{Engine, Settings};
+pub(crate) use engine::Engine;
+pub(crate) use page_map::Change;
+pub(crate) use settings::Settings;
 
 use frame::{FRAME_BYTES, Frames};
 use generation::FIRST;
@@ -102,7 +105,7 @@ fn check_range(start: u32, end: u32) -> Result<(), ApiError> {
 
 async fn info(call: &Call) -> Result<Response, ApiError> {
     let generation = match call.database().await? {
-        Some(db) => pull::current(&db, Instant::now()).await?,
+        Some(db) => pull::current(&db, db.libsql().now()).await?,
         // The first push will make it.
         None if call.creates() => FIRST,
         None => return Err(call.absent()),
@@ -138,7 +141,7 @@ fn octets(body: Body) -> Response {
 async fn pulled(call: &Call, wanted: Wanted) -> Result<Response, ApiError> {
     check_range(wanted.start, wanted.end)?;
     let pulled = match call.database().await? {
-        Some(db) => pull::pull(&db, wanted, Instant::now()).await?,
+        Some(db) => pull::pull(&db, wanted, db.libsql().now()).await?,
         None if call.creates() => Pulled::End { generation: FIRST, max_frame_no: 0 },
         None => return Err(call.absent()),
     };
@@ -178,7 +181,7 @@ async fn pushed(
     let frames = read_frames(&call, request.into_body(), start, end).await?;
     let db = call.for_push().await?;
     let push = Push { generation, start, frames, session };
-    let answer = push::push(&db, push, Instant::now()).await?;
+    let answer = push::push(&db, push, db.libsql().now()).await?;
     if answer.baton.is_some() {
         forget_idle_session(&db);
     }
@@ -233,7 +236,7 @@ fn forget_idle_session(db: &Arc<Database>) {
     tokio::spawn(async move {
         tokio::time::sleep(idle).await;
         if let Some(db) = db.upgrade() {
-            db.engine().expire_sessions(Instant::now(), idle).await;
+            db.engine().expire_sessions(db.libsql().now(), idle).await;
         }
     });
 }
@@ -245,7 +248,7 @@ pub(crate) async fn rollover(db: &Arc<Database>) -> Result<Response, ApiError> {
     let working = Arc::clone(db);
     let task = tokio::spawn(async move {
         let mut core = working.engine().core().await;
-        rollover::append(&working, &mut core, &head, Instant::now()).await
+        rollover::append(&working, &mut core, &head, working.libsql().now()).await
     });
     let head = task.await.map_err(|_| ApiError::busy("the server is stopping, or met a bug"))??;
     let span = generation::Span::current(&head);

@@ -104,12 +104,15 @@ impl PageMap {
 /// Where one database keeps its map. Empty while somebody works with it, and after it was dropped.
 pub(crate) type MapSlot = Arc<Mutex<Option<PageMap>>>;
 
+/// A slot with a map in it, and the memory that it takes.
+type Place = (Weak<Mutex<Option<PageMap>>>, usize);
+
 /// All maps of a server.
 #[derive(Debug)]
 pub(crate) struct PageMaps {
     bytes_max: usize,
     /// Least recently used first.
-    kept: Mutex<Vec<(Weak<Mutex<Option<PageMap>>>, usize)>>,
+    kept: Mutex<Vec<Place>>,
 }
 
 impl PageMaps {
@@ -143,7 +146,7 @@ impl PageMaps {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Weak<Mutex<Option<PageMap>>>, usize)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Place>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

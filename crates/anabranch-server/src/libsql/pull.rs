@@ -7,12 +7,16 @@
 //! 3. A client at a position that the log does not keep any more is told the current generation and
 //!    walks there, number by number, without frames. The number right before the oldest generation
 //!    that is kept whole was never used: there it finds a bridge.
-//! 4. In the middle of a transaction a client gets its frames, or 503, but never the end of a
+//! 4. Whoever walks arrives before frame 1 of a generation, with whatever state it had. So frame 1 is
+//!    served only of generations that are kept whole, to which every way leads over the bridge, and
+//!    only after a look at what is kept.
+//! 5. In the middle of a transaction a client gets its frames, or 503, but never the end of a
 //!    generation, which its library does not survive.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use anabranch_format::Lsn;
 use anabranch_store::Head;
 use bytes::Bytes;
 
@@ -60,7 +64,8 @@ pub(crate) async fn pull(
     wanted: Wanted,
     now: Instant,
 ) -> Result<Pulled, ApiError> {
-    if let Some(shown) = db.engine().shown().filter(|g| g.span.number == wanted.generation)
+    if wanted.start > 1
+        && let Some(shown) = db.engine().shown().filter(|g| g.span.number == wanted.generation)
         && let Some(frames) = serve(db, &shown, wanted).await?
     {
         return Ok(Pulled::Frames(frames));
@@ -117,33 +122,50 @@ async fn find(db: &Arc<Database>, wanted: Wanted, now: Instant) -> Result<Found,
     let mut head = newest(db, head);
     let mut current = db.engine().follow(db, &mut core, &head, now).await?;
     let number = wanted.generation;
-    if number >= current.span.number {
-        let expired = number == current.span.number && wanted.start <= current.frames.skipped();
-        if !expired {
-            return Ok(Found::Generation { current: end(&current), generation: current });
-        }
+    if number > current.span.number {
+        let (generation, max_frame_no) = (current.span.number, current.frames.last());
+        return Ok(Found::End { generation, max_frame_no });
     }
-    if let Some(generation) = core.older_at_hand(number)
+    if number < current.span.number || wanted.start == 1 {
+        head = with_floor(db, &head).await?;
+        core.floor.seen(head.floor, now);
+    }
+    let serves = |span: Span, floor: Lsn| {
+        let at = if wanted.start == 1 { span.base() } else { span.lsn(wanted.start - 1) };
+        at >= floor
+    };
+    let at_hand = match core.older_at_hand(number) {
+        None if number == current.span.number => Some(Arc::clone(&current)),
+        older => older,
+    };
+    if let Some(generation) = at_hand
         && wanted.start > generation.frames.skipped()
+        && (wanted.start > 1 || serves(generation.span, head.floor))
     {
         return Ok(Found::Generation { generation, current: end(&current) });
     }
     if head.floor > current.span.base() {
+        // The base of the current generation is gone: whoever is behind would find no way.
         if !core.sessions.is_empty() {
             return Err(ApiError::busy("a push is under way that a new generation would strand"));
         }
-        // The base of the current generation is gone: whoever is behind would find no way.
         head = rollover::append(db, &mut core, &head, now).await?;
         current = db.engine().follow(db, &mut core, &head, now).await?;
     }
     let found = core.past.find(db.log(), current.span, head.floor, number).await;
     if let Some((span, last)) = found.map_err(|e| unavailable(&e))?
-        && span.lsn(wanted.start.saturating_sub(1)) >= head.floor
+        && serves(span, head.floor)
     {
         let generation = db.engine().older(db, &mut core, (span, last), head.floor).await?;
         return Ok(Found::Generation { generation, current: end(&current) });
     }
     expired(db, &mut core, &current, &head, wanted, now).await
+}
+
+/// `head` with the floor as it is now.
+async fn with_floor(db: &Database, head: &Head) -> Result<Arc<Head>, ApiError> {
+    let floor = db.log().floor().await.map_err(|e| unavailable(&e))?;
+    Ok(Arc::new(Head { floor: floor.max(head.floor), ..head.clone() }))
 }
 
 /// The position is not kept any more.
@@ -193,6 +215,7 @@ fn newest(db: &Database, head: Arc<Head>) -> Arc<Head> {
 pub(crate) async fn current(db: &Arc<Database>, now: Instant) -> Result<u32, ApiError> {
     let head = db.head().await.map_err(|e| unavailable(&e))?;
     check_page_size(&head)?;
+    let head = with_floor(db, &head).await?;
     let span = Span::current(&head);
     if head.floor <= span.base() {
         return Ok(span.number);
@@ -212,6 +235,7 @@ pub(crate) async fn current(db: &Arc<Database>, now: Instant) -> Result<u32, Api
 pub(crate) async fn base(db: &Arc<Database>, number: u32) -> Result<Option<Arc<Export>>, ApiError> {
     let head = db.head().await.map_err(|e| unavailable(&e))?;
     check_page_size(&head)?;
+    let head = with_floor(db, &head).await?;
     let mut span = Span::current(&head);
     if number != span.number {
         let mut core = db.engine().core().await;
@@ -219,7 +243,7 @@ pub(crate) async fn base(db: &Arc<Database>, number: u32) -> Result<Option<Arc<E
         let found = found.map_err(|e| unavailable(&e))?;
         span = found.map(|(span, _)| span).ok_or_else(|| no_base(number))?;
     }
-    if span.base() == anabranch_format::Lsn::ZERO {
+    if span.base() == Lsn::ZERO {
         return Ok(None);
     }
     if span.base() < head.floor {

@@ -233,90 +233,6 @@ impl Turn<'_> {
         usize::try_from(held).unwrap_or(usize::MAX).min(self.push.frames.len())
     }
 
-    /// Compares the first `held` frames with those in the log.
-    async fn compare(
-        &self,
-        stored: &Arc<Generation>,
-        held: usize,
-    ) -> Result<Option<Conflict>, ApiError> {
-        if held == 0 {
-            return Ok(None);
-        }
-        let (start, frames) = (self.push.start, self.push.frames.part(0, held));
-        if start <= stored.frames.skipped() {
-            let what = "frames of it are older than what the log keeps".to_owned();
-            return Ok(Some(Conflict { reason: "expired", what }));
-        }
-        let (generation, db) = (Arc::clone(stored), Arc::clone(self.db));
-        let compared = blocking(move || {
-            let last = start + u32::try_from(held).unwrap_or(u32::MAX) - 1;
-            let ours = generation.frames.read(start, last)?;
-            for (number, (ours, theirs)) in (start..).zip(ours.iter().zip(frames.iter())) {
-                if !ours.says(&theirs) {
-                    let what = format!(
-                        "frame {number} differs from the one in the log: somebody else pushed first, \
-                         from the same state"
-                    );
-                    return Ok(Some(Conflict { reason: "diverged", what }));
-                }
-                let foreign = ours.header.salts != theirs.header.salts;
-                if foreign && !db.engine().may_be_pulled(generation.span.lsn(number)) {
-                    let what = format!(
-                        "frame {number} equals the one in the log, but comes from another WAL and was \
-                         not pulled by anybody: two clients made the same change on their own, and \
-                         one of them would be lost"
-                    );
-                    return Ok(Some(Conflict { reason: "equal", what }));
-                }
-            }
-            Ok(None)
-        });
-        compared.await?.map_err(|e: std::io::Error| scratch(&e))
-    }
-
-    /// The generation is not the current one: fine if all is there already.
-    async fn other_generation(
-        &self,
-        core: &mut Core,
-        current: &Arc<Generation>,
-        head: &Head,
-    ) -> Result<Step, ApiError> {
-        let push = self.push;
-        let missing = |what: String| Ok(Step::Conflict(Conflict { reason: "generation", what }));
-        let found = match core.older_at_hand(push.generation) {
-            Some(older) => Some(older),
-            None if push.generation > current.span.number => None,
-            None => {
-                let log = self.db.log();
-                let found = core.past.find(log, current.span, head.floor, push.generation).await;
-                match found.map_err(|e| unavailable(&e))? {
-                    Some(found) => {
-                        Some(self.db.engine().older(self.db, core, found, head.floor).await?)
-                    }
-                    None => None,
-                }
-            }
-        };
-        let Some(older) = found else {
-            return missing(format!(
-                "the log keeps no generation {}, and {} is the current one",
-                push.generation, current.span.number
-            ));
-        };
-        let held = self.held(older.frames.last());
-        if held < push.frames.len() {
-            return missing(format!(
-                "generation {} ended with frame {} before these were pushed",
-                push.generation,
-                older.frames.last()
-            ));
-        }
-        Ok(match self.compare(&older, held).await? {
-            Some(conflict) => Step::Conflict(conflict),
-            None => Step::Done(Answer::ok(push.generation, push.last())),
-        })
-    }
-
     /// Frames beyond those in the log: they follow what is kept aside, or the log.
     async fn beyond(
         &self,
@@ -525,3 +441,4 @@ fn too_long() -> ApiError {
 }
 
 mod appending;
+mod stored;

@@ -9,6 +9,8 @@ use client::{Client, Failed, Info};
 use hyper::{Method, StatusCode};
 use world::World;
 
+use super::{export, frame};
+
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, marker TEXT, filler BLOB)";
 
 fn insert(marker: &str, rows: u32, bytes: u32) -> String {
@@ -222,7 +224,7 @@ async fn a_repeat_in_an_old_generation_is_recognised() {
 #[tokio::test]
 async fn requests_that_make_no_sense_are_refused_in_words() {
     let world = World::new(1);
-    let mut a = started(&world).await;
+    let a = started(&world).await;
     a.run(&insert("a", 1, 10));
     let frame = a.wal().1.part(0, 1).bytes().clone();
     let mut zero = frame.to_vec();
@@ -247,6 +249,7 @@ async fn requests_that_make_no_sense_are_refused_in_words() {
     let answer = world.ask(0, &Method::POST, &other, frame).await.json();
     assert_eq!(answer["status"], "conflict");
     assert_eq!(world.get("/sync/1/0/5").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(world.get("/sync/9/1/5").await.json()["generation"], 1, "no frames of another");
     assert_eq!(world.get("/export/2").await.status, StatusCode::NOT_FOUND);
     assert_eq!(world.get("/elsewhere/export/3").await.status, StatusCode::NOT_FOUND);
     assert_eq!(world.get("/elsewhere/info").await.json()["current_generation"], 1);
@@ -263,4 +266,66 @@ async fn the_empty_database_is_one_page_that_sqlite_takes() {
         .query_row("PRAGMA journal_mode", [], |row| row.get(0))
         .unwrap();
     assert_eq!(mode, "wal");
+}
+
+#[tokio::test]
+async fn who_is_too_far_behind_crosses_a_bridge() {
+    let world = World::new(1);
+    let mut a = started(&world).await;
+    let mut far = joined(&world, "far").await;
+    let log = world.log().await;
+    for round in 0..3 {
+        a.run(&insert(&format!("a{round}"), 200, 3000));
+        a.settle(&world).await.unwrap();
+        world.rollover().await;
+        a.settle(&world).await.unwrap();
+    }
+    for _ in 0..2 {
+        a.run(&insert("last", 1, 10));
+        a.settle(&world).await.unwrap();
+        let now = anabranch_format::Micros(i64::MAX / 2);
+        log.compact(now, std::time::Duration::ZERO, &anabranch_store::Progress::none())
+            .await
+            .unwrap();
+    }
+    assert_eq!(all_equal(&world, &mut [&mut a]).await.len(), 602);
+    let before = a.info().generation;
+    // Its generations are gone, and so is the base of the current one: a new one begins.
+    assert_eq!(all_equal(&world, &mut [&mut far, &mut a]).await.len(), 602);
+    assert_eq!(far.info(), Info { generation: before + 2, durable: 0 });
+    let bridge = world.get(&format!("/sync/{}/1/2000", before + 1)).await;
+    let pages = world.state().await.1.len();
+    assert!(pages > 300);
+    assert_eq!(bridge.body.len(), pages * frame::FRAME_BYTES);
+    far.run(&insert("far", 1, 10));
+    far.settle(&world).await.unwrap();
+    assert_eq!(all_equal(&world, &mut [&mut far, &mut a]).await.len(), 603);
+}
+
+#[tokio::test]
+async fn pages_of_another_size_are_refused_in_words() {
+    let world = World::new(1);
+    let small = anabranch_format::PageSize::MIN;
+    let mut page = vec![7u8; small.bytes()];
+    page[..16].copy_from_slice(anabranch_format::SQLITE_MAGIC);
+    let spool = anabranch_store::Spool::from_bytes(Vec::new());
+    let mut encoder =
+        anabranch_format::DeltaEncoder::new(spool, small, anabranch_format::Lsn::ZERO).unwrap();
+    encoder.page(world::pgno(1), &page).unwrap();
+    let encoded = encoder.finish(1).unwrap();
+    let new = anabranch_store::NewSegment {
+        page_size: small,
+        frames: encoded.frames,
+        body: encoded.sink,
+        sum: (anabranch_format::DbChecksum::EMPTY, world::sum(&[page])),
+        ..world::delta(&[], &[export::empty_database().to_vec()], Default::default()).unwrap()
+    };
+    let log = world.log().await;
+    let head = anabranch_store::Head::empty();
+    log.append(&head, new, &anabranch_store::Progress::none()).await.unwrap();
+    for path in ["/info", "/export/1", "/sync/1/1/2"] {
+        let answer = world.get(path).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert!(answer.json()["error"].as_str().unwrap().contains("512"), "{answer:?}");
+    }
 }

@@ -7,7 +7,6 @@
 //! it was.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use anabranch_format::{Lsn, Metadata, PushId};
 use anabranch_store::{AppendError, Appended, Head};
@@ -49,7 +48,8 @@ pub(super) async fn push(
     }
     let received = receive::receive(body, limit, database.log().scratch()).await?;
     check_place(&received.metadata, &database, after, &push)?;
-    let checked = tokio::task::spawn_blocking(move || received.check());
+    let checking = Arc::clone(&database);
+    let checked = tokio::task::spawn_blocking(move || received.check(&checking));
     let mut new = checked.await.map_err(|_| ApiError::busy("the server is about to stop"))??;
     let turn = database.turn().await;
     let Some(head) = head_at(&database, after).await? else {
@@ -57,7 +57,7 @@ pub(super) async fn push(
         return decided(&database, after, &push).await;
     };
     new.rollover =
-        database.engine().rollover_choice(Instant::now(), database.libsql().session_idle);
+        database.engine().rollover_choice(database.libsql().now(), database.libsql().session_idle);
     let appended = database.append(&head, new, "anabranch").await;
     drop(turn);
     match appended {

@@ -17,7 +17,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use hyper::StatusCode;
 
+use crate::database::Database;
 use crate::error::ApiError;
+use crate::libsql::Change;
 
 /// Bytes of a push that are held in memory.
 const MEMORY_BYTES_MAX: u64 = 256 * 1024;
@@ -131,7 +133,7 @@ impl Receiver {
 
 impl Received {
     /// Unpacks and checks everything. Blocking.
-    pub(super) fn check(self) -> Result<NewSegment, ApiError> {
+    pub(super) fn check(self, database: &Database) -> Result<NewSegment, ApiError> {
         let Received { metadata, body } = self;
         if metadata.kind != Kind::Segment || metadata.body.is_some() {
             return Err(invalid("it is no segment, or its bytes are elsewhere"));
@@ -141,7 +143,17 @@ impl Received {
         }
         let push = metadata.push.clone().ok_or_else(|| invalid("it has no push id"))?;
         let reader = body.finish();
-        let sum = sum_of(&reader, &metadata)?;
+        // Where the pages before are known, so is the checksum after, and a wrong one cannot get into
+        // the log.
+        let mut change = database.engine().knows(metadata.from()).then(Change::default);
+        let sum = sum_of(&reader, &metadata, change.as_mut())?;
+        let known = change.and_then(|change| database.engine().sum_after(metadata.from(), &change));
+        if let Some(known) = known.filter(|known| *known != metadata.sum.1) {
+            return Err(invalid(format!(
+                "it leads to the checksum {known}, but states {}",
+                metadata.sum.1
+            )));
+        }
         // From nothing on, the pages are all there is.
         if metadata.pages.0 == 0 && (metadata.sum.0 != DbChecksum::EMPTY || sum != metadata.sum.1) {
             return Err(invalid(format!(
@@ -165,7 +177,11 @@ impl Received {
 }
 
 /// Reads all pages, with every check that there is; the XOR of their checksums.
-fn sum_of(body: &SpoolReader, metadata: &Metadata) -> Result<DbChecksum, ApiError> {
+fn sum_of(
+    body: &SpoolReader,
+    metadata: &Metadata,
+    mut change: Option<&mut Change>,
+) -> Result<DbChecksum, ApiError> {
     let broken = |e: anabranch_format::DeltaError| match e.is_damage() {
         true => invalid(anabranch_store::causes(&e)),
         false => scratch_failed(&e),
@@ -176,6 +192,9 @@ fn sum_of(body: &SpoolReader, metadata: &Metadata) -> Result<DbChecksum, ApiErro
     let mut sum = DbChecksum::EMPTY;
     while let Some(pgno) = reader.next_page(&mut page).map_err(broken)? {
         sum.toggle(PageChecksum::of(pgno, &page));
+        if let Some(change) = &mut change {
+            change.frame(pgno, metadata.pages.1, &page);
+        }
     }
     Ok(sum)
 }

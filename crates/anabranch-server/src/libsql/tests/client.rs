@@ -165,7 +165,7 @@ impl Client {
         body: Bytes,
     ) -> Result<Answer, Failed> {
         let count = world.server_count();
-        for _ in 0..6 {
+        for _ in 0..12 {
             let mut server = usize::try_from(self.random.below(count as u64)).unwrap();
             let chance = |random: &mut Random, n: u64| n > 0 && random.one_in(n);
             if chance(&mut self.random, self.faults.restart_server) {
@@ -198,7 +198,7 @@ impl Client {
                 return Ok(answer);
             }
         }
-        Err(Failed::Refused(503, "five times".to_owned()))
+        Err(Failed::Refused(503, "twelve times".to_owned()))
     }
 
     async fn bootstrap(&mut self, world: &World) -> Result<(), Failed> {

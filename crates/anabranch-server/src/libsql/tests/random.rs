@@ -41,7 +41,8 @@ struct Story {
     steps: u32,
 }
 
-async fn tell(story: Story) {
+/// How many rows were acknowledged, and how many were given up after a conflict.
+async fn tell(story: Story) -> (usize, usize) {
     let Story { seed, servers, faults, rollovers, retention, steps } = story;
     let mut random = Random(seed);
     let world = World::new(servers);
@@ -79,6 +80,15 @@ async fn tell(story: Story) {
                 client.run(&insert(&marker, rows, 1500));
                 if random.one_in(6) {
                     client.run("DELETE FROM t WHERE 0; UPDATE t SET filler = randomblob(30) WHERE id % 3 = 0");
+                }
+                if random.one_in(8) {
+                    // Grows the database by pages that are free again at its commit.
+                    client.run(&format!(
+                        "BEGIN; CREATE TABLE gone(x); \
+                         INSERT INTO gone SELECT randomblob(2000) FROM t, t AS u LIMIT {}; \
+                         DROP TABLE gone; COMMIT",
+                        random.below(200)
+                    ));
                 }
                 if random.one_in(10) {
                     client.run("VACUUM");
@@ -125,6 +135,7 @@ async fn tell(story: Story) {
         assert!(known, "{row} is of nobody, seed {seed}");
     }
     assert!(!ledger.acknowledged.is_empty());
+    (ledger.acknowledged.len(), ledger.given_up.len())
 }
 
 fn outcome(
@@ -149,38 +160,123 @@ fn outcome(
     }
 }
 
+/// Several stories; more of them with `ANABRANCH_STORIES`.
+async fn tell_all(first_seed: u64, story: impl Fn(u64) -> Story) {
+    let more = std::env::var("ANABRANCH_STORIES").ok().and_then(|n| n.parse().ok());
+    let (mut acknowledged, mut given_up) = (0, 0);
+    for seed in first_seed..first_seed + more.unwrap_or(6) {
+        let (kept, lost) = tell(story(seed)).await;
+        acknowledged += kept;
+        given_up += lost;
+    }
+    assert!(acknowledged > given_up, "mostly conflicts: {acknowledged}, {given_up}");
+}
+
 #[tokio::test]
 async fn clients_that_are_killed_lose_and_double_nothing() {
-    for seed in 0..6 {
-        let faults = Faults { kill_before: 12, kill_after: 8, lose_answer: 12, restart_server: 0 };
-        tell(Story { seed, servers: 1, faults, rollovers: false, retention: false, steps: 60 })
-            .await;
-    }
+    let faults = Faults { kill_before: 12, kill_after: 8, lose_answer: 12, restart_server: 0 };
+    tell_all(1000, |seed| Story {
+        seed,
+        servers: 1,
+        faults,
+        rollovers: false,
+        retention: false,
+        steps: 60,
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn two_servers_that_forget_lose_and_double_nothing() {
-    for seed in 10..16 {
-        let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 15, restart_server: 8 };
-        tell(Story { seed, servers: 2, faults, rollovers: false, retention: false, steps: 60 })
-            .await;
-    }
+    let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 15, restart_server: 8 };
+    tell_all(2000, |seed| Story {
+        seed,
+        servers: 2,
+        faults,
+        rollovers: false,
+        retention: false,
+        steps: 60,
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn new_generations_lose_and_double_nothing() {
-    for seed in 20..26 {
-        let faults =
-            Faults { kill_before: 15, kill_after: 10, lose_answer: 15, restart_server: 15 };
-        tell(Story { seed, servers: 2, faults, rollovers: true, retention: false, steps: 60 })
-            .await;
-    }
+    let faults = Faults { kill_before: 15, kill_after: 10, lose_answer: 15, restart_server: 15 };
+    tell_all(3000, |seed| Story {
+        seed,
+        servers: 2,
+        faults,
+        rollovers: true,
+        retention: false,
+        steps: 60,
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn retention_strands_nobody() {
-    for seed in 30..38 {
-        let faults = Faults { kill_before: 0, kill_after: 15, lose_answer: 0, restart_server: 15 };
-        tell(Story { seed, servers: 1, faults, rollovers: true, retention: true, steps: 60 }).await;
+    let faults = Faults { kill_before: 30, kill_after: 15, lose_answer: 30, restart_server: 15 };
+    tell_all(4000, |seed| Story {
+        seed,
+        servers: 2,
+        faults,
+        rollovers: true,
+        retention: true,
+        steps: 60,
+    })
+    .await;
+}
+
+/// All at once, on several threads, with a replica of another kind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clients_at_the_same_time_lose_and_double_nothing() {
+    let world = World::new(2);
+    world.replica_runs(TABLE).await;
+    let tells = ["a", "b", "c"].into_iter().zip(0u64..).map(|(name, n)| {
+        let world = &world;
+        async move {
+            let mut client = Client::new(world, name, 77 ^ (n << 20));
+            client.faults = Faults { kill_after: 20, lose_answer: 20, ..Faults::default() };
+            let mut acknowledged = BTreeSet::new();
+            for round in 0..12 {
+                if client.sync(world).await.is_err() {
+                    continue;
+                }
+                let marker = format!("{name}{round}");
+                client.run(&insert(&marker, 3, 2000));
+                loop {
+                    match client.sync(world).await {
+                        Ok(_) => {
+                            acknowledged.extend((0..3).map(|n| format!("{marker}-{n}")));
+                            break;
+                        }
+                        Err(Failed::Conflict) => {
+                            client.reset();
+                            break;
+                        }
+                        Err(_) => {}
+                    }
+                }
+                if n == 0 {
+                    world.replica_runs(&insert(&format!("r{round}"), 1, 10)).await;
+                    acknowledged.insert(format!("r{round}-0"));
+                }
+            }
+            client.faults = Faults::default();
+            (client, acknowledged)
+        }
+    });
+    let mut told = futures::future::join_all(tells).await;
+    let acknowledged: BTreeSet<String> = told.iter().flat_map(|(_, rows)| rows.clone()).collect();
+    for (client, _) in &mut told {
+        if client.settle(&world).await == Err(Failed::Conflict) {
+            client.reset();
+        }
     }
+    let mut clients: Vec<&mut Client> = told.iter_mut().map(|(client, _)| client).collect();
+    let rows = all_equal(&world, &mut clients[..]).await;
+    let unique: BTreeSet<String> = rows.iter().cloned().collect();
+    assert_eq!(unique.len(), rows.len(), "a row came twice");
+    assert!(acknowledged.is_subset(&unique), "{:?}", acknowledged.difference(&unique));
 }

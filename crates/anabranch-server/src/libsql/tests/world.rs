@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anabranch_format::{
     DatabaseId, DbChecksum, DeltaEncoder, Lsn, Micros, PageChecksum, PageOne, PageSize, Pgno,
@@ -74,7 +75,7 @@ impl World {
     }
 
     fn app(&self, n: usize) -> Arc<App> {
-        let data = Location::folder(&self.dir.path().join("data"));
+        let data = Location::folder(self.dir.path().join("data"));
         let mut config = Config::new(data, self.dir.path());
         config.advertise = Some(format!("http://localhost:{n}"));
         App::new(config, self.root.clone())
@@ -92,6 +93,8 @@ impl World {
 
     pub(super) async fn ask(&self, n: usize, method: &Method, path: &str, body: Bytes) -> Answer {
         let app = Arc::clone(&self.servers.lock().unwrap()[n]);
+        // Far slower than in life, so that whoever waits for a while need not wait long.
+        *app.databases.libsql().skipped.lock().unwrap() += Duration::from_secs(7);
         let request = Request::builder().method(method).uri(path).header("host", "localhost");
         let response = dispatch::handle(app, request.body(Body::from(body)).unwrap()).await;
         let status = response.status();
