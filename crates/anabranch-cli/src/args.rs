@@ -82,6 +82,15 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) auth_token: Option<String>,
+    /// Key, in base64, for a database that a libSQL server keeps encrypted
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        env = "ANABRANCH_ENCRYPTION_KEY",
+        hide_env_values = true
+    )]
+    pub(crate) encryption_key: Option<String>,
     /// How long to wait for programs that hold the database locked [default: 5s]
     #[arg(long, global = true, value_name = "TIME", value_parser = when::parse_busy_timeout)]
     pub(crate) busy_timeout: Option<Duration>,
@@ -91,6 +100,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     Init(Init),
     Clone(Clone_),
+    Adopt(Adopt),
     /// Send local changes to the remote
     ///
     /// Fails with exit code 3 if the remote is ahead: pull first, or use sync.
@@ -203,6 +213,21 @@ pub(crate) struct Watch {
     /// whenever something is sent
     #[arg(long, value_name = "SECONDS", value_parser = when::parse_duration)]
     pub(crate) interval: Option<Duration>,
+}
+
+/// Take over a replica that an official libSQL client made
+///
+/// FILE and FILE-info are what that client left; end it first. What it had not pushed become local
+/// changes, and the next sync sends them. FILE-info is put aside as FILE-info.adopted-1: from then
+/// on any SQLite may use FILE, and that client must not any more.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  anabranch adopt app.db --remote libsql://app.example.turso.io")]
+pub(crate) struct Adopt {
+    /// The replica
+    pub(crate) file: PathBuf,
+    /// The server that it was in step with
+    #[arg(long, value_name = "URL")]
+    pub(crate) remote: OsString,
 }
 
 /// Show position, local changes and how far the remote is ahead

@@ -36,6 +36,7 @@ impl Context {
         options.progress = self.bars.progress();
         options.auth_token =
             self.global.auth_token.clone().or_else(customary_token).map(Into::into);
+        options.encryption_key = self.global.encryption_key.clone().map(Into::into);
         if let Some(timeout) = self.global.busy_timeout {
             options.busy_timeout = timeout;
         }

@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
-use anabranch::{Error, ErrorKind, LibsqlError, ServerError, StoreError};
+use anabranch::{AdoptError, Error, ErrorKind, LibsqlError, ServerError, StoreError};
 use anabranch_server::{ServeError, TokensError};
 use serde_json::{Value, json};
 
@@ -288,6 +288,8 @@ fn library_code(error: &Error) -> &'static str {
         Error::Store(e) => store_code(e),
         Error::Location(_) | Error::ServerUrl(_) => "location",
         Error::NoDialect { .. } => "no-dialect",
+        Error::OnlyPageSize { .. } => "page-size",
+        Error::Adopt { source, .. } => adopt_code(source),
         Error::Server { source, .. } => server_code(source),
         Error::Usage(_) => "usage",
         Error::Panicked(_) => "internal",
@@ -314,6 +316,52 @@ fn server_code(error: &ServerError) -> &'static str {
     }
 }
 
+/// The names of what can be wrong with a server that speaks only the libSQL dialect.
+fn libsql_code(error: &LibsqlError) -> &'static str {
+    match error {
+        LibsqlError::Denied { .. } => "unauthorized",
+        LibsqlError::NoDatabase { .. } => "no-remote",
+        LibsqlError::GenerationGone { .. } => "generation-gone",
+        LibsqlError::Redirect { .. } => "redirect",
+        LibsqlError::Malformed { .. }
+        | LibsqlError::Status { .. }
+        | LibsqlError::PushStatus(_)
+        | LibsqlError::CutTransaction { .. }
+        | LibsqlError::TooManyGenerations(_)
+        | LibsqlError::OtherGeneration { .. } => "protocol",
+        LibsqlError::Frames { .. } | LibsqlError::Export { .. } => "damaged",
+        LibsqlError::PageSize { .. } => "page-size",
+        LibsqlError::OlderGeneration { .. } => "rewound",
+        LibsqlError::NoState(_) => "beyond-head",
+        LibsqlError::HigherFrame { .. } => "higher-frame",
+        LibsqlError::LowerFrame { .. } => "lower-frame",
+        LibsqlError::Conflict { .. } => "conflict",
+        LibsqlError::Unfinished { .. } => "unfinished-transaction",
+        LibsqlError::NoHistory => "no-history",
+        LibsqlError::NotEmpty => "remote-not-empty",
+        _ => "libsql",
+    }
+}
+
+/// The names of why a file cannot be taken over.
+fn adopt_code(error: &AdoptError) -> &'static str {
+    match error {
+        AdoptError::NoInfo { .. } => "no-info-file",
+        AdoptError::Malformed(_)
+        | AdoptError::Hash { .. }
+        | AdoptError::Version(_)
+        | AdoptError::NoGeneration => "info-file",
+        AdoptError::PageSize(_) => "page-size",
+        AdoptError::ShortWal { .. } | AdoptError::InsideTransaction(_) => "checkpointed",
+        AdoptError::InUse(_) => "in-use",
+        AdoptError::OtherFrame { .. }
+        | AdoptError::NoSuchPosition { .. }
+        | AdoptError::OtherState { .. } => "other-database",
+        AdoptError::Interrupted => "adoption-unfinished",
+        _ => "adopt",
+    }
+}
+
 /// The names of what can be wrong with a remote. The more frequent ones are in the help text.
 fn store_code(error: &StoreError) -> &'static str {
     match error {
@@ -332,6 +380,7 @@ fn store_code(error: &StoreError) -> &'static str {
         }
         StoreError::Unsettled { .. } => "unsettled",
         StoreError::Settings { .. } => "settings",
+        StoreError::Other { source, .. } => source.downcast_ref().map_or("store", libsql_code),
         _ => "store",
     }
 }

@@ -1,4 +1,5 @@
 //! A server as its clients meet it, before any dialect: access, names, limits, stopping.
+#![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::time::Duration;

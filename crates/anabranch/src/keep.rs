@@ -124,7 +124,14 @@ impl Keep {
         self.tell(state, |watcher| watcher.captured(changed, mark));
     }
 
-    /// The base is that of `state` now, which the file was at its mark.
+    /// The base has become another one, and what was written since the file was like that may not
+    /// have been seen.
+    pub(crate) fn distrust(&self) {
+        self.watched().watcher.distrust();
+    }
+
+    /// The base is that of `state` now, which the file was at its mark: a state that the operation
+    /// that began last has seen.
     pub(crate) fn settled(&self, state: &State) {
         self.tell(state, |watcher| watcher.settled(state.mark.as_ref()));
     }

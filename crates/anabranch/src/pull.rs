@@ -527,7 +527,7 @@ pub(crate) fn recover(session: &mut Session) -> Result<Option<String>, Error> {
     let (applied, counter) = was_applied(session, &intent)?;
     if applied {
         session.forget_tables();
-        session.settle(id, intent.base_after(), None, counter, entropy::now())?;
+        session.settle_earlier(id, intent.base_after(), None, counter, entropy::now())?;
         Ok(Some(format!("an interrupted pull had been applied, up to position {to}")))
     } else {
         session.forget(&[id])?;

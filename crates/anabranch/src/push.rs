@@ -253,7 +253,9 @@ async fn append(
             let bytes = remote.bytes_of(bytes, &won);
             let settled = blocking(move || {
                 let mut session = session;
-                settle(&mut session, intent_id, &intent, &metadata)?;
+                let base = intent.base_after(Anchor::of(&metadata));
+                let (mark, counter) = (intent.mark, intent.change_counter);
+                session.settle(intent_id, base, mark, counter, entropy::now())?;
                 Ok((Outcome::Done(pushed(&intent, &metadata, bytes)), session))
             })
             .await?;
@@ -281,7 +283,7 @@ fn decide(mut session: Session, metadata: &Metadata) -> Result<(Outcome, Session
     for (id, intent) in session.sidecar.intents()? {
         let Intent::Push(intent) = intent else { continue };
         if metadata.push.as_ref() == Some(&intent.push) && intent.base == base {
-            settle(&mut session, id, &intent, metadata)?;
+            settle_earlier(&mut session, id, &intent, Anchor::of(metadata))?;
             return Ok((Outcome::DoneEarlier(pushed(&intent, metadata, 0)), session));
         }
         ids.push(id);
@@ -295,29 +297,15 @@ fn pushed(intent: &PushIntent, metadata: &Metadata, bytes: u64) -> Pushed {
     Pushed { from: intent.base, to: metadata.lsn.1, pages: intent.pages, bytes }
 }
 
-fn settle(
-    session: &mut Session,
-    id: i64,
-    intent: &PushIntent,
-    metadata: &Metadata,
-) -> Result<(), Error> {
-    settle_at(session, id, intent, Anchor::of(metadata))
-}
-
-fn settle_at(
+/// A push that an earlier operation had captured turned out to be in the log.
+fn settle_earlier(
     session: &mut Session,
     id: i64,
     intent: &PushIntent,
     anchor: Anchor,
 ) -> Result<(), Error> {
-    let base = Base {
-        anchor,
-        size: intent.size_after,
-        sum: intent.sum_after,
-        log_cookie: intent.log_cookie,
-        file_cookie: intent.file_cookie,
-    };
-    session.settle(id, base, intent.mark, intent.change_counter, entropy::now())
+    let (mark, counter) = (intent.mark, intent.change_counter);
+    session.settle_earlier(id, intent.base_after(anchor), mark, counter, entropy::now())
 }
 
 /// Decides the pushes that an earlier operation left undecided. Answers a line about it, and the
@@ -352,7 +340,7 @@ pub(crate) async fn recover(
             let first = base.next().filter(|_| intent.push == push);
             if let Some(first) = first {
                 let anchor = Anchor { first, last: lsn, push: Some(push) };
-                settle_at(&mut session, id, &intent, anchor)?;
+                settle_earlier(&mut session, id, &intent, anchor)?;
                 return Ok((
                     Some(format!("an earlier push had arrived, as position {lsn}")),
                     session,

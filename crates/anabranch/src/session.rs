@@ -415,8 +415,40 @@ impl Session {
     }
 
     /// Settles the staged entries of `intent`: the base is `base` from now on, every intent is
-    /// decided.
+    /// decided. For a state of the file that this very operation has seen.
     pub(crate) fn settle(
+        &mut self,
+        intent: i64,
+        base: Base,
+        mark: Option<Mark>,
+        change_counter: u32,
+        now: Micros,
+    ) -> Result<(), Error> {
+        self.settle_unseen(intent, base, mark, change_counter, now)?;
+        if let Some(keep) = &self.keep {
+            keep.settled(&self.state);
+        }
+        Ok(())
+    }
+
+    /// As [`Session::settle`], for a state that an earlier operation has left: what was written
+    /// since is known to no watcher.
+    pub(crate) fn settle_earlier(
+        &mut self,
+        intent: i64,
+        base: Base,
+        mark: Option<Mark>,
+        change_counter: u32,
+        now: Micros,
+    ) -> Result<(), Error> {
+        self.settle_unseen(intent, base, mark, change_counter, now)?;
+        if let Some(keep) = &self.keep {
+            keep.distrust();
+        }
+        Ok(())
+    }
+
+    fn settle_unseen(
         &mut self,
         intent: i64,
         base: Base,
@@ -447,9 +479,6 @@ impl Session {
         self.sidecar.commit_settled()?;
         crash_point!("settle::after-commit");
         self.state = next;
-        if let Some(keep) = &self.keep {
-            keep.settled(&self.state);
-        }
         Ok(())
     }
 

@@ -165,6 +165,19 @@ pub(crate) struct PushIntent {
     pub(crate) pages: u64,
 }
 
+impl PushIntent {
+    /// The base once the push is in the log, as the segment that ends at `anchor`.
+    pub(crate) fn base_after(&self, anchor: Anchor) -> Base {
+        Base {
+            anchor,
+            size: self.size_after,
+            sum: self.sum_after,
+            log_cookie: self.log_cookie,
+            file_cookie: self.file_cookie,
+        }
+    }
+}
+
 /// A pull whose outcome only the file can tell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PullIntent {

@@ -2,6 +2,7 @@
 //!
 //! The `demo` calls [`run`] just as `main` does, so what it shows is what the program does.
 
+mod adopt;
 mod completions;
 mod copy;
 mod log;
@@ -30,6 +31,7 @@ pub(crate) async fn run(command: Command, ctx: &Context) -> Result<Outcome, Fail
     match command {
         Command::Init(args) => publish::init(args, ctx).await,
         Command::Clone(args) => copy::clone(args, ctx).await,
+        Command::Adopt(args) => adopt::adopt(args, ctx).await,
         Command::Push(args) => sync::push(args, ctx).await,
         Command::Pull(args) => sync::pull(args, ctx).await,
         Command::Sync(args) => sync::sync(args, ctx).await,

@@ -8,4 +8,5 @@ mod exit_codes;
 mod inspect;
 mod interruption;
 mod paths;
+mod watch;
 mod yard;
