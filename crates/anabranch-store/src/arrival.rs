@@ -200,7 +200,12 @@ impl Arrival {
 
     /// What is arriving, as pages. If not everything is here yet, reading the pages waits for the
     /// rest; call once, when [`Arrival::is_readable`] says so.
-    pub async fn fetched(&mut self) -> Result<Fetched, StoreError> {
+    ///
+    /// The future may wait for the rest too: a segment of several transactions is put into page order
+    /// first, and much history is merged first. So the rest must go on coming while it is awaited.
+    pub fn fetched(
+        &mut self,
+    ) -> Result<impl Future<Output = Result<Fetched, StoreError>> + Send + use<>, StoreError> {
         let (Some(manifest), true) = (self.manifest.clone(), self.is_readable()) else {
             return Err(self.refuse("it is not complete"));
         };
@@ -213,17 +218,56 @@ impl Arrival {
             }
             Sink::Gone => return Err(self.refuse("it was taken already")),
         };
-        let mut collected =
-            Collected::new(&self.context, &self.keys, &self.to, Chain::LeftToReader);
+        let opening = Opening {
+            context: self.context.clone(),
+            database: self.database.clone(),
+            to: self.to.clone(),
+            total: self.total().unwrap_or(0),
+        };
+        let collected = Collected::new(&self.context, &self.keys, &self.to, Chain::LeftToReader);
+        Ok(opening.fetched(manifest, all, collected))
+    }
+
+    /// Whether nobody reads what was handed out any more, so that the rest need not come.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        matches!(&self.sink, Sink::File(file) if Growing::is_unread(file))
+    }
+
+    /// The rest will not come: whoever reads what was handed out gets `e`.
+    pub fn fail(self, e: StoreError) {
+        if let Sink::File(file) = &self.sink {
+            file.fail(e);
+        }
+    }
+}
+
+/// What turns the objects of a bundle into pages.
+struct Opening {
+    context: Context,
+    database: DatabaseId,
+    to: Position,
+    /// Length of the bundle.
+    total: u64,
+}
+
+impl Opening {
+    async fn fetched(
+        self,
+        manifest: Manifest,
+        all: SpoolReader,
+        mut collected: Collected,
+    ) -> Result<Fetched, StoreError> {
         for (start, bytes) in manifest.starts().into_iter().zip(&manifest.pieces) {
             let piece = self.open(all.part(start, *bytes)).await?;
             collected = collected.add(piece).await?;
         }
+        // The pieces hold what they need of it: nobody else may seem to read.
+        drop(all);
         collected.pushes.extend(manifest.pushes);
-        collected.bytes = self.total().unwrap_or(0);
+        collected.bytes = self.total;
         collected.check_end(manifest.from, &self.to)?;
-        let to = self.to.clone();
-        tokio::task::spawn_blocking(move || collected.fetched(manifest.from, &to))
+        tokio::task::spawn_blocking(move || collected.fetched(manifest.from, &self.to))
             .await
             .map_err(|_| StoreError::Interrupted)?
     }
@@ -248,19 +292,6 @@ impl Arrival {
             return Err(self.context.contradiction(&key, "its bytes are said to be elsewhere"));
         }
         Ok(OpenPiece { key, metadata, body })
-    }
-
-    /// Whether nobody reads what was handed out any more, so that the rest need not come.
-    #[must_use]
-    pub fn is_abandoned(&self) -> bool {
-        matches!(&self.sink, Sink::File(file) if Growing::is_unread(file))
-    }
-
-    /// The rest will not come: whoever reads what was handed out gets `e`.
-    pub fn fail(self, e: StoreError) {
-        if let Sink::File(file) = &self.sink {
-            file.fail(e);
-        }
     }
 }
 

@@ -120,11 +120,12 @@ impl Download {
     }
 
     async fn hand_out(mut self) -> Result<Fetched, StoreError> {
-        let fetched = self.arrival()?.fetched().await?;
+        let fetched = self.arrival()?.fetched()?;
         if !self.arrival()?.is_complete() {
             tokio::spawn(self.rest());
         }
-        Ok(fetched)
+        // What is fetched may have to read the rest first.
+        fetched.await
     }
 
     /// Brings the rest for whoever reads.
