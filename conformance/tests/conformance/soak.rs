@@ -1,0 +1,376 @@
+//! Random writes, syncs, kills and losses, from a seed, against an oracle that knows what must be there.
+//!
+//! Each transaction writes some rows that carry its token and adds one to a counter. In the end every
+//! token that was acknowledged is there, whole and once; no token is there that nobody wrote; what was
+//! neither acknowledged nor refused for good may be there, whole and once, or not at all; and the
+//! counter is the number of tokens.
+//!
+//! A client that is told of a conflict is at its end, as the official library has it: its files are
+//! removed and it begins anew. `CONFORMANCE_ROUNDS` and `CONFORMANCE_SEED` choose length and course,
+//! `CONFORMANCE_WATCH` judges after every round.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anabranch_conformance::{
+    Chance, Client, Failure, Fault, Proxy, Seen, checked_image, rows, sqlite,
+};
+
+use crate::support::{DATABASE, Yard};
+
+const SCHEMA: &str = "CREATE TABLE part(token TEXT, number INTEGER, of INTEGER, filler TEXT);
+    CREATE INDEX by_token ON part(token);
+    CREATE TABLE counter(n INTEGER);
+    INSERT INTO counter VALUES (0);";
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")),
+        Err(_) => default,
+    }
+}
+
+fn rounds() -> u64 {
+    from_environment("CONFORMANCE_ROUNDS", 120)
+}
+
+fn seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    from_environment("CONFORMANCE_SEED", now.map_or(1, |now| now.as_secs() % 1_000_000))
+}
+
+/// What must be there, and what may be.
+#[derive(Debug, Default)]
+struct Ledger {
+    acknowledged: BTreeSet<String>,
+    unknown: BTreeSet<String>,
+}
+
+impl Ledger {
+    /// Compares with what a fresh clone holds.
+    fn judge(&self, db: &std::path::Path) {
+        let torn = rows(
+            db,
+            "SELECT token, count(*), count(DISTINCT number), min(of), max(of) FROM part \
+             GROUP BY token HAVING count(*) != max(of) OR count(DISTINCT number) != max(of)",
+        );
+        assert!(torn.is_empty(), "torn or doubled: {torn:?}");
+        let there: BTreeSet<String> =
+            rows(db, "SELECT DISTINCT token FROM part").into_iter().collect();
+        let lost: Vec<_> = self.acknowledged.difference(&there).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        let known: BTreeSet<String> = self.acknowledged.union(&self.unknown).cloned().collect();
+        let strange: Vec<_> = there.difference(&known).collect();
+        assert!(strange.is_empty(), "nobody wrote {strange:?}");
+        assert_eq!(rows(db, "SELECT n FROM counter"), [there.len().to_string()]);
+    }
+}
+
+/// The statements of one transaction.
+fn transaction(token: &str, parts: usize, filler: usize) -> String {
+    format!(
+        "BEGIN;
+         INSERT INTO part WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n
+             WHERE i < {parts}) SELECT '{token}', i, {parts}, hex(zeroblob({filler})) FROM n;
+         UPDATE counter SET n = n + 1;
+         COMMIT;"
+    )
+}
+
+/// Size of a transaction: mostly small, sometimes of several batches.
+fn size(chance: &mut Chance) -> (usize, usize) {
+    if chance.percent(12) { (100 + chance.below(300), 1900) } else { (1 + chance.below(4), 20) }
+}
+
+/// One official client.
+struct Official {
+    name: String,
+    proxy: Proxy,
+    running: Option<Client>,
+    /// Written here, and neither acknowledged nor given up.
+    waiting: Vec<String>,
+    written: usize,
+}
+
+/// What a sync came to.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Through,
+    Interrupted,
+    Conflict,
+}
+
+impl Official {
+    fn new(yard: &Yard, name: &str) -> Self {
+        Official {
+            name: name.to_owned(),
+            proxy: yard.proxy(),
+            running: None,
+            waiting: Vec::new(),
+            written: 0,
+        }
+    }
+
+    fn client(&mut self, yard: &Yard) -> &mut Client {
+        let (name, url) = (&self.name, self.proxy.url(DATABASE));
+        self.running.get_or_insert_with(|| yard.client_at(name, &url))
+    }
+
+    fn write(&mut self, yard: &Yard, chance: &mut Chance) {
+        let client = self.client(yard);
+        if client.try_rows("SELECT n FROM counter").is_err() {
+            // It has begun anew and pulled nothing yet; what interrupts this is another turn's matter.
+            let pulled = client.try_sync().is_ok();
+            if !pulled || client.try_rows("SELECT n FROM counter").is_err() {
+                return;
+            }
+        }
+        let token = format!("{}-{}", self.name, self.written);
+        self.written += 1;
+        let (parts, filler) = size(chance);
+        self.client(yard).batch(&transaction(&token, parts, filler));
+        self.waiting.push(token);
+    }
+
+    fn sync(&mut self, yard: &Yard, ledger: &mut Ledger) -> Outcome {
+        let said = self.client(yard).try_sync();
+        // Shown if the test fails.
+        println!("{} syncs with {:?} waiting: {said:?}", self.name, self.waiting);
+        for e in self.proxy.take_log() {
+            println!("    {} {} {} {}", e.method, e.path, e.status, e.answer.unwrap_or_default());
+        }
+        match said {
+            // No connection, as the library sees it.
+            Ok(0) => Outcome::Interrupted,
+            // With something waiting it was a push, and all of it is acknowledged.
+            Ok(_) => {
+                ledger.acknowledged.extend(self.waiting.drain(..));
+                Outcome::Through
+            }
+            Err(Failure::Died(words)) => {
+                assert!(!words.contains("panicked"), "{}: {words}", self.name);
+                self.running = None;
+                Outcome::Interrupted
+            }
+            Err(Failure::Error(text)) if text.contains("conflict") => Outcome::Conflict,
+            Err(Failure::Error(text))
+                if text.contains("lower frame_no") || text.contains("body error") =>
+            {
+                Outcome::Interrupted
+            }
+            Err(Failure::Error(text)) => panic!("{}: {text}", self.name),
+        }
+    }
+
+    /// What the library leaves to a client in conflict.
+    fn begin_anew(&mut self, yard: &Yard, ledger: &mut Ledger) {
+        self.running = None;
+        ledger.unknown.extend(self.waiting.drain(..));
+        fs::remove_dir_all(yard.db(&self.name).parent().unwrap()).unwrap();
+        self.proxy.calm();
+    }
+
+    /// Lets something happen at one of the next requests.
+    fn meet_a_fault(&mut self, yard: &Yard, chance: &mut Chance) {
+        let at = 1 + chance.below(4);
+        let kind = chance.below(6);
+        let cut = chance.below(20_000);
+        let killer = self.client(yard).killer();
+        let any = |_: &Seen| true;
+        self.proxy.nth(at, any, move || match kind {
+            0 => Fault::Drop,
+            1 | 2 => Fault::LoseAnswer,
+            3 => Fault::CutAnswer(cut),
+            4 => Fault::before(move || killer.kill()),
+            _ => Fault::after(move || killer.kill()),
+        });
+    }
+}
+
+/// Our replica among them, written by stock SQLite.
+struct OurReplica {
+    written: usize,
+    waiting: Vec<String>,
+}
+
+impl OurReplica {
+    fn turn(&mut self, yard: &Yard, chance: &mut Chance, ledger: &mut Ledger) {
+        let ours = yard.ours().unwrap();
+        let db = yard.db("ours");
+        if !db.exists() {
+            ours.clone_to(&db);
+        }
+        if chance.percent(50) {
+            let token = format!("ours-{}", self.written);
+            self.written += 1;
+            let (parts, filler) = size(chance);
+            sqlite(&db, &transaction(&token, parts, filler));
+            self.waiting.push(token);
+        }
+        if chance.percent(70) {
+            let ended = ours.try_sync(&db);
+            match ended.code {
+                0 => ledger.acknowledged.extend(self.waiting.drain(..)),
+                // Diverged.
+                3 => {
+                    ledger.unknown.extend(self.waiting.drain(..));
+                    fs::remove_dir_all(db.parent().unwrap()).unwrap();
+                }
+                _ => panic!("{ended:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn soak() {
+    let seed = seed();
+    println!("CONFORMANCE_SEED={seed} CONFORMANCE_ROUNDS={}", rounds());
+    let mut chance = Chance::new(seed);
+    let mut yard = Yard::new();
+    let mut ledger = Ledger::default();
+    let mut clients: Vec<Official> =
+        ["c0", "c1", "c2"].iter().map(|name| Official::new(&yard, name)).collect();
+    clients[0].client(&yard).batch(SCHEMA);
+    clients[0].client(&yard).sync();
+    let mut ours = OurReplica { written: 0, waiting: Vec::new() };
+    let mut conflicts = 0;
+    let watched = std::env::var_os("CONFORMANCE_WATCH").is_some();
+
+    for round in 0..rounds() {
+        let turn = chance.below(clients.len());
+        match chance.below(100) {
+            0..=2 => {
+                if let Some(server) = yard.server() {
+                    server.restart();
+                }
+            }
+            3..=6 => yard.roll_over(),
+            7..=9 if yard.ours().is_some() => {
+                let path = format!("/admin/v1/databases/{DATABASE}/compact?retain_seconds=0");
+                assert_eq!(yard.admin("POST", &path).status, 200);
+            }
+            10..=21 if yard.ours().is_some() => ours.turn(&yard, &mut chance, &mut ledger),
+            22..=27 => clients[turn].running = None,
+            _ => {
+                let client = &mut clients[turn];
+                if chance.percent(75) && client.waiting.is_empty() {
+                    // As an application does that would rather not be in conflict.
+                    client.sync(&yard, &mut ledger);
+                }
+                for _ in 0..chance.below(4) {
+                    client.write(&yard, &mut chance);
+                }
+                if chance.percent(40) {
+                    client.meet_a_fault(&yard, &mut chance);
+                }
+                if chance.percent(85) && client.sync(&yard, &mut ledger) == Outcome::Conflict {
+                    conflicts += 1;
+                    client.begin_anew(&yard, &mut ledger);
+                }
+                client.proxy.calm();
+            }
+        }
+        if watched {
+            look(&yard, round, &ledger, &clients, &ours);
+        }
+    }
+
+    for client in &mut clients {
+        let mut through = 0;
+        for _ in 0..12 {
+            match client.sync(&yard, &mut ledger) {
+                Outcome::Through => through += 1,
+                Outcome::Interrupted => through = 0,
+                Outcome::Conflict => client.begin_anew(&yard, &mut ledger),
+            }
+            if through == 2 {
+                break;
+            }
+        }
+        assert_eq!(through, 2, "{} does not come through", client.name);
+    }
+    if yard.ours().is_some() {
+        ledger.unknown.extend(ours.waiting.drain(..));
+    }
+    println!("{} acknowledged, {conflicts} conflicts", ledger.acknowledged.len());
+    judge_all(&yard, &mut clients, &ledger);
+}
+
+/// The oracle's judgement in the middle, to find the step that went wrong.
+fn look(yard: &Yard, round: u64, ledger: &Ledger, clients: &[Official], ours: &OurReplica) {
+    let waiting = clients.iter().flat_map(|client| &client.waiting).chain(&ours.waiting);
+    let sofar = Ledger {
+        acknowledged: ledger.acknowledged.clone(),
+        unknown: ledger.unknown.iter().chain(waiting).cloned().collect(),
+    };
+    let mut fresh = yard.client(&format!("look-{round}"));
+    fresh.sync();
+    println!("round {round}: {:?}", fresh.position());
+    fresh.close();
+    sofar.judge(fresh.db());
+}
+
+/// The oracle's judgement of a fresh clone, and that everybody's pages are the same.
+fn judge_all(yard: &Yard, clients: &mut [Official], ledger: &Ledger) {
+    let mut fresh = yard.client("judge");
+    fresh.sync();
+    fresh.close();
+    ledger.judge(fresh.db());
+    let held = rows(fresh.db(), "SELECT token, number FROM part ORDER BY 1, 2");
+    // Syncing once more moves nobody who is through.
+    for client in clients.iter_mut() {
+        client.client(yard).sync();
+        let image = checked_image(client.client(yard).db());
+        let difference =
+            anabranch_conformance::first_difference(&checked_image(fresh.db()), &image);
+        assert_eq!(difference, None, "{}", client.name);
+    }
+    yard.settle(&mut [], "SELECT token, number FROM part ORDER BY 1, 2", &held);
+}
+
+#[test]
+fn clients_that_race_lose_nothing_that_was_acknowledged() {
+    let seed = seed();
+    println!("CONFORMANCE_SEED={seed}");
+    let yard = Yard::new();
+    let mut first = yard.client("first");
+    first.batch(SCHEMA);
+    first.sync();
+    let turns = rounds() / 10;
+    let ledgers: Vec<(Official, Ledger)> = std::thread::scope(|scope| {
+        let racers: Vec<_> = (0..3)
+            .map(|number| {
+                let yard = &yard;
+                scope.spawn(move || {
+                    let mut chance = Chance::new(seed ^ (number << 40));
+                    let mut client = Official::new(yard, &format!("racer{number}"));
+                    let mut ledger = Ledger::default();
+                    for _ in 0..turns {
+                        if client.waiting.is_empty() {
+                            client.sync(yard, &mut ledger);
+                        }
+                        client.write(yard, &mut chance);
+                        if client.sync(yard, &mut ledger) == Outcome::Conflict {
+                            client.begin_anew(yard, &mut ledger);
+                        }
+                    }
+                    (client, ledger)
+                })
+            })
+            .collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+    });
+    let mut all = Ledger::default();
+    let mut clients = Vec::new();
+    for (client, ledger) in ledgers {
+        all.acknowledged.extend(ledger.acknowledged);
+        all.unknown.extend(ledger.unknown);
+        all.unknown.extend(client.waiting.iter().cloned());
+        if client.waiting.is_empty() {
+            clients.push(client);
+        }
+    }
+    assert!(!all.acknowledged.is_empty(), "somebody wins each round");
+    judge_all(&yard, &mut clients, &all);
+}
