@@ -9,16 +9,16 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anabranch_format::{DatabaseId, FORMAT_VERSION, Kind, Lsn, Metadata, Micros, PushId, WriterId};
+use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PushId, WriterId};
 use anabranch_store::{
     Anchor, AppendError, Appended, At, CompactReport, Entry, Fetched, Head, Named, NewSegment,
     Position, Progress, Step, StoreError,
 };
 use async_trait::async_trait;
-use reqwest::{Method, Response};
+use reqwest::Method;
 use serde::de::DeserializeOwned;
 
-use super::http::{self, Ask, Connection, Fault, Upload, is_passing, pause, pauses};
+use super::http::{Ask, Connection, Upload, pauses};
 use super::server_error::ServerError;
 use super::{Dialect, Opening, Place, Probing, Remote, ServerUrl, Spot, of_store};
 use crate::adopt::{AdoptError, Adoptable, LastFrame};
@@ -27,10 +27,10 @@ use crate::error::Error;
 
 mod answer;
 mod download;
+mod push;
+mod watch;
 
-use answer::{
-    EntriesAnswer, HeadAnswer, LastPushAnswer, MetadataAnswer, NoAnswer, PositionAnswer, Refusal,
-};
+use answer::{EntriesAnswer, HeadAnswer, LastPushAnswer, MetadataAnswer, NoAnswer, PositionAnswer};
 
 /// A longer push is not sent before it is known that it does not come too late.
 const BLIND_BYTES_MAX: u64 = 1 << 20;
@@ -242,147 +242,6 @@ impl Ours {
         let checked = metadata.map(|m| answer::checked(m, &self.database)).transpose();
         checked.map_err(|e| self.failed(e))
     }
-
-    /// What is sent before a push's pages; the server decides on what it cannot know.
-    fn proposal(&self, after: Lsn, new: &NewSegment) -> Result<Metadata, AppendError> {
-        let full = || AppendError::Invalid("the log is full".to_owned());
-        Ok(Metadata {
-            version: FORMAT_VERSION,
-            kind: Kind::Segment,
-            database: self.database.clone(),
-            lsn: (after.next().ok_or_else(full)?, after.checked_add(new.frames).ok_or_else(full)?),
-            generation: (1, Lsn::new(1)),
-            next_generation: None,
-            push: Some(new.push.clone()),
-            writer: new.writer.clone(),
-            time: new.now,
-            clock: None,
-            page_size: new.page_size,
-            pages: new.pages,
-            sum: new.sum,
-            frames: None,
-            transactions: None,
-            chunk: None,
-            body: None,
-        })
-    }
-
-    /// Whether the log has gone on after `head`, and who stands there then.
-    async fn overtaken(&self, head: &Head, push: &PushId) -> Result<Option<Appended>, StoreError> {
-        let after = head.anchor.last;
-        if self.head(&head.anchor).await?.lsn() == after {
-            return Ok(None);
-        }
-        let found = self.at_key_after(after).await?;
-        Ok(found.map(|metadata| outcome(metadata, push)))
-    }
-
-    /// Sends a push until somebody says what became of it.
-    async fn send(&self, ask: &Ask, after: Lsn, push: &PushId) -> Result<Appended, AppendError> {
-        let mut pauses = pauses();
-        // An attempt may have arrived without anybody saying so.
-        let mut lost = false;
-        loop {
-            let sent = self.connection.ask_once(ask).await;
-            let wait = match &sent {
-                Ok(response) if is_passing(response.status()) => {
-                    pauses.next().map(|ours| pause(ours, Some(response)))
-                }
-                Err(fault) if fault.error.is_offline() => pauses.next(),
-                _ => None,
-            };
-            let answered = self.answered(sent, after, push).await;
-            let undecided = match answered {
-                Ok(outcome) => return Ok(outcome),
-                Err(undecided) => undecided,
-            };
-            lost |= !undecided.is_definite();
-            let Some(wait) = wait else {
-                return Err(match undecided {
-                    AppendError::Store(source) if lost => {
-                        AppendError::Unknown { after, source: Box::new(source) }
-                    }
-                    e if lost && e.is_definite() => {
-                        let what = e.to_string();
-                        let source = self.failed(ServerError::Protocol { what });
-                        AppendError::Unknown { after, source: Box::new(source) }
-                    }
-                    undecided => undecided,
-                });
-            };
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    async fn answered(
-        &self,
-        sent: Result<Response, Fault>,
-        after: Lsn,
-        push: &PushId,
-    ) -> Result<Appended, AppendError> {
-        let unknown = |source| AppendError::Unknown { after, source: Box::new(source) };
-        let response = sent.map_err(|fault| match fault.unsent {
-            true => AppendError::Store(self.failed(fault.error)),
-            false => unknown(self.failed(fault.error)),
-        })?;
-        match answer::read::<MetadataAnswer>(response).await {
-            Ok(MetadataAnswer { metadata }) => {
-                let metadata = self.checked(metadata).map_err(unknown)?;
-                let won = metadata.filter(|m| m.from() == after && m.push.as_ref() == Some(push));
-                let what = || "it confirms another push than the one that was sent".to_owned();
-                let won = won
-                    .ok_or_else(|| unknown(self.failed(ServerError::Protocol { what: what() })))?;
-                Ok(Appended::Won(won))
-            }
-            Err(NoAnswer::Refused(refusal)) => self.refused(refusal, after, push),
-            // Whoever does not speak our dialect has not taken a push either.
-            Err(e @ NoAnswer::Failed(ServerError::NotOurs { .. })) => {
-                Err(AppendError::Store(e.store_error(&self.connection)))
-            }
-            Err(e) => Err(unknown(e.store_error(&self.connection))),
-        }
-    }
-
-    fn refused(
-        &self,
-        refusal: Refusal,
-        after: Lsn,
-        push: &PushId,
-    ) -> Result<Appended, AppendError> {
-        match refusal.code.as_str() {
-            "behind" => match refusal.metadata(&self.database).filter(|m| m.from() == after) {
-                Some(metadata) => Ok(outcome(metadata, push)),
-                None => {
-                    let what = "it names no segment that came before".to_owned();
-                    let source = Box::new(self.failed(ServerError::Protocol { what }));
-                    Err(AppendError::Unknown { after, source })
-                }
-            },
-            "below-floor" => {
-                let floor = refusal.floor().unwrap_or(Lsn::MAX);
-                Err(AppendError::BelowFloor { after, floor })
-            }
-            "not-at-head" => {
-                let what = refusal.message().to_owned();
-                Err(AppendError::NotAtHead { head: after, what })
-            }
-            "invalid" => Err(AppendError::Invalid(refusal.message().to_owned())),
-            "unconfirmed" | "bug" => {
-                let source = Box::new(refusal.store_error(&self.connection));
-                Err(AppendError::Unknown { after, source })
-            }
-            _ => Err(AppendError::Store(refusal.store_error(&self.connection))),
-        }
-    }
-}
-
-/// Who stands at the place decides.
-fn outcome(metadata: Metadata, push: &PushId) -> Appended {
-    if metadata.push.as_ref() == Some(push) {
-        Appended::Won(metadata)
-    } else {
-        Appended::Lost(metadata)
-    }
 }
 
 #[async_trait]
@@ -551,55 +410,6 @@ impl Remote for Ours {
 }
 
 impl Ours {
-    /// Waits until the server tells of an end of the log beyond `after`; `false` if it ends the
-    /// stream before that.
-    async fn watch(&self, after: Lsn) -> Result<bool, StoreError> {
-        let ask = self.get("log/watch").with("after", after);
-        let asked = self.connection.ask(&ask).await.map_err(|fault| self.failed(fault.error))?;
-        let accepted = answer::accepted(asked).await;
-        let mut response = accepted.map_err(|e| e.store_error(&self.connection))?;
-        let mut events = Events::default();
-        loop {
-            // While nothing happens comments come, so that silence means that nobody is there.
-            match http::next_part(&mut response).await.map_err(|e| self.failed(e))? {
-                Some(part) if events.take(&part) => return Ok(true),
-                Some(_) => {}
-                None => return Ok(false),
-            }
-        }
-    }
-}
-
-/// Server-sent events, as far as it matters that there is one.
-#[derive(Debug, Default)]
-struct Events {
-    /// How much of the word that begins a line with data was seen; `None` elsewhere in a line.
-    matched: Option<usize>,
-    begun: bool,
-}
-
-impl Events {
-    /// Whether an event comes within the next bytes.
-    fn take(&mut self, bytes: &[u8]) -> bool {
-        const DATA: &[u8] = b"data:";
-        if !std::mem::replace(&mut self.begun, true) {
-            self.matched = Some(0);
-        }
-        for &byte in bytes {
-            self.matched = match self.matched {
-                _ if matches!(byte, b'\n' | b'\r') => Some(0),
-                Some(at) if DATA[at] == byte => Some(at + 1),
-                _ => None,
-            };
-            if self.matched == Some(DATA.len()) {
-                return true;
-            }
-        }
-        false
-    }
-}
-
-impl Ours {
     async fn download(
         &self,
         from: Lsn,
@@ -614,28 +424,5 @@ impl Ours {
             to,
         };
         download::download(&wanted, progress).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_is_told_from_comments_however_it_is_cut() {
-        let stream = b": data: no\nevent: head\nid: 5\ndata: {}\n\n";
-        for size in 1..stream.len() {
-            let mut events = Events::default();
-            let mut seen = 0;
-            for part in stream.chunks(size) {
-                seen += part.len();
-                if events.take(part) {
-                    break;
-                }
-            }
-            assert!(seen >= stream.len() - 5, "the comment is none");
-            assert!(Events::default().take(b"data:x"));
-            assert!(!Events::default().take(b"x data: y\nid: 1\n"));
-        }
     }
 }
