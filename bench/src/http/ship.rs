@@ -2,6 +2,8 @@
 //! official client against the same server.
 
 use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,7 +41,12 @@ pub(super) fn measure(stage: &Stage, name: &'static str, report: &mut Report) ->
         (bytes, requests) = (sent, asked);
     }
     let (pushes, pulls) = (Series::from(pushes), Series::from(pulls));
-    let official = official(stage, &scene, &server, name)?;
+    let official = official(stage, &server, name)?;
+    if let Some(here) = &official
+        && let Some(mock) = against_mock(stage, name)?
+    {
+        peer_rows(name, here, &mock, report)?;
+    }
     rows(name, (bytes, requests), &pushes, &pulls, official.as_ref(), report)?;
     drop(server);
     scene.clear()
@@ -81,31 +88,73 @@ fn once(
 }
 
 /// The same by the official client; `None` without its driver.
-fn official(stage: &Stage, scene: &Scene, server: &Server, name: &str) -> Result<Option<Official>> {
+fn official(stage: &Stage, server: &Server, name: &str) -> Result<Option<Official>> {
     let Some(driver) = &stage.libsql_client else { return Ok(None) };
-    let relay = Relay::to(server.address)?;
-    let (before, asked) = (relay.bytes().0, server.requests()?);
+    let url = server.url(&format!("official-{}", name.to_lowercase()));
+    run_official(driver, name, &url).map(Some)
+}
+
+/// The same against a server that keeps everything in memory and makes nothing durable; `None` where
+/// that was not built.
+fn against_mock(stage: &Stage, name: &str) -> Result<Option<Official>> {
+    let Some(driver) = &stage.libsql_client else { return Ok(None) };
+    let program = driver.with_file_name("libsql-mock");
+    if !program.exists() {
+        return Ok(None);
+    }
+    let mut mock = Command::new(program).stderr(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    let output = mock.stderr.take().ok_or("the mock says nothing")?;
+    BufReader::new(output).read_line(&mut line)?;
+    let at = line.find("http://").ok_or("the mock tells no address")?;
+    let url = line[at..].split_whitespace().next().unwrap_or("").trim_end_matches('/');
+    let done = run_official(driver, name, url);
+    mock.kill()?;
+    mock.wait()?;
+    done.map(Some)
+}
+
+fn run_official(driver: &Path, name: &str, url: &str) -> Result<Official> {
     let output = Command::new(driver)
-        .args(["bench", name, &relay.url("official"), "--dir"])
-        .arg(scene.path("official"))
+        .args(["bench", &name.to_lowercase(), url])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()?;
     if !output.status.success() {
         return Err(format!("the official client ended with {}", output.status).into());
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let seconds = |key: &str| -> Result<Duration> {
-        let rest = text.split_once(&format!("\"{key}\":")).ok_or("the driver told no time")?.1;
-        let end = rest.find([',', '}']).unwrap_or(rest.len());
-        Ok(Duration::from_secs_f64(rest[..end].trim().parse()?))
-    };
-    Ok(Some(Official {
-        push: seconds("push_seconds")?,
-        pull: seconds("pull_seconds")?,
-        push_bytes: relay.bytes().0 - before,
-        push_requests: server.requests()? - asked,
-    }))
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let seconds = |of: &str| told[of]["seconds"].as_f64().ok_or("the driver told no time");
+    Ok(Official {
+        push: Duration::from_secs_f64(seconds("push")?),
+        pull: Duration::from_secs_f64(seconds("pull")?),
+        push_bytes: told["push"]["sent_bytes"].as_u64().unwrap_or(0),
+        push_requests: told["push"]["requests"].as_u64().unwrap_or(0),
+    })
+}
+
+/// The official client against this server, beside itself against one that does no work.
+fn peer_rows(
+    name: &'static str,
+    here: &Official,
+    mock: &Official,
+    report: &mut Report,
+) -> Result<()> {
+    for (what, here, mock, most) in
+        [("push", here.push, mock.push, 2.0), ("pull", here.pull, mock.pull, 1.0)]
+    {
+        let slower = time_ratio(here, mock);
+        report.row(Row {
+            workload: name,
+            figure: format!("{what} of the official client, against this server"),
+            target: if name == "W1" { format!("≤ {most} × in memory") } else { String::new() },
+            measured: ms(here),
+            peer: format!("the same against a server in memory: {}", ms(mock)),
+            ratio: Some(slower),
+            met: (name == "W1").then_some(slower <= most),
+        })?;
+    }
+    Ok(())
 }
 
 fn rows(
@@ -129,11 +178,7 @@ fn rows(
         target,
         measured: size(bytes),
         peer: official.map_or_else(none, |o| {
-            format!(
-                "official client, both syncs: {} in {} requests",
-                size(o.push_bytes),
-                o.push_requests
-            )
+            format!("official client: {} in {} requests", size(o.push_bytes), o.push_requests)
         }),
         ratio: fewer,
         met,
