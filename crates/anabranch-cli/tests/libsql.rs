@@ -58,7 +58,13 @@ fn beside(db: &Path, suffix: &str) -> PathBuf {
 
 /// A file as an official client leaves it: one transaction pushed, one not.
 fn official(server: &Server, db: &Path) {
-    std::fs::write(db, &server.state().generations[0].base).unwrap();
+    let base = server.state().generations[0].base.clone();
+    official_with(&base, db, |frames| server.state().generations[0].frames = frames);
+}
+
+/// The same, where `push` takes the frames of the first transaction.
+fn official_with(base: &[u8], db: &Path, push: impl FnOnce(Vec<Vec<u8>>)) {
+    std::fs::write(db, base).unwrap();
     let conn = Connection::open(db).unwrap();
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     conn.execute_batch("PRAGMA wal_autocheckpoint = 0; BEGIN;").unwrap();
@@ -67,7 +73,7 @@ fn official(server: &Server, db: &Path) {
     let wal = std::fs::read(beside(db, "-wal")).unwrap();
     let frames: Vec<Vec<u8>> = wal[32..].chunks_exact(FRAME).map(<[u8]>::to_vec).collect();
     let durable = frames.len();
-    server.state().generations[0].frames = frames;
+    push(frames);
     conn.execute_batch("INSERT INTO t(v) VALUES ('unpushed')").unwrap();
     conn.close().unwrap();
     assert_eq!(durable, 2);
@@ -147,4 +153,65 @@ fn a_push_that_was_killed_arrives_once() {
         done(&[p("sync"), &other]);
         assert_eq!((count(&db), count(&other)), (201, 201), "{point}");
     }
+}
+
+/// The program as a server, ended with the test.
+struct Serving(std::process::Child);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One request over a connection of its own; status and body of the answer.
+fn request(address: &str, method: &str, path: &str, body: &[u8]) -> Option<(u16, Vec<u8>)> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let split = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let status = std::str::from_utf8(&answer[9..12]).ok()?.parse().ok()?;
+    Some((status, answer.split_off(split + 4)))
+}
+
+#[test]
+fn a_file_of_an_official_client_goes_on_in_our_dialect_where_the_server_speaks_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let program = assert_cmd::cargo::cargo_bin("anabranch");
+    let serving = std::process::Command::new(program)
+        .args(["serve", "--listen", &address, "--data"])
+        .arg(folder.path().join("data"))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut serving = Serving(serving);
+    while request(&address, "GET", "/livez", b"").is_none() {
+        assert!(serving.0.try_wait().unwrap().is_none(), "the server ended");
+        std::thread::yield_now();
+    }
+    let (db, other) = (folder.path().join("app.db"), folder.path().join("other.db"));
+    official_with(&server::empty_database(), &db, |frames| {
+        let body = frames.concat();
+        let pushed = request(&address, "POST", "/app/sync/1/1/3", &body).unwrap();
+        assert_eq!(pushed.0, 200, "{}", String::from_utf8_lossy(&pushed.1));
+        assert!(String::from_utf8_lossy(&pushed.1).contains("\"ok\""));
+    });
+    let url = format!("http://{address}/app");
+    let said = done(&[p("adopt"), &db, p("--remote"), p(&url)]);
+    assert!(said.contains("to push"), "{said}");
+    assert!(done(&[p("status"), &db, p("--json")]).contains("\"anabranch\""));
+    done(&[p("sync"), &db]);
+    done(&[p("clone"), p(&url), &other]);
+    assert_eq!((count(&db), count(&other)), (2, 2));
+    assert!(done(&[p("verify"), &db]).len() > 1);
 }

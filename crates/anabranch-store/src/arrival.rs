@@ -182,7 +182,7 @@ impl Arrival {
         self.context.contradiction(NAME, what)
     }
 
-    /// Whether [`Arrival::fetched`] may be called: only the last object is not complete yet.
+    /// Whether [`Arrival::hand_out`] may be called: only the last object is not complete yet.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         let Some(manifest) = &self.manifest else { return false };
@@ -198,14 +198,9 @@ impl Arrival {
         }
     }
 
-    /// What is arriving, as pages. If not everything is here yet, reading the pages waits for the
-    /// rest; call once, when [`Arrival::is_readable`] says so.
-    ///
-    /// The future may wait for the rest too: a segment of several transactions is put into page order
-    /// first, and much history is merged first. So the rest must go on coming while it is awaited.
-    pub fn fetched(
-        &mut self,
-    ) -> Result<impl Future<Output = Result<Fetched, StoreError>> + Send + use<>, StoreError> {
+    /// What is arriving, to be read while the rest still comes; once, when
+    /// [`Arrival::is_readable`] says so.
+    pub fn hand_out(&mut self) -> Result<Readable, StoreError> {
         let (Some(manifest), true) = (self.manifest.clone(), self.is_readable()) else {
             return Err(self.refuse("it is not complete"));
         };
@@ -218,14 +213,14 @@ impl Arrival {
             }
             Sink::Gone => return Err(self.refuse("it was taken already")),
         };
-        let opening = Opening {
+        Ok(Readable {
             context: self.context.clone(),
-            database: self.database.clone(),
+            keys: self.keys.clone(),
             to: self.to.clone(),
-            total: self.total().unwrap_or(0),
-        };
-        let collected = Collected::new(&self.context, &self.keys, &self.to, Chain::LeftToReader);
-        Ok(opening.fetched(manifest, all, collected))
+            bytes: self.total().unwrap_or(0),
+            manifest,
+            all,
+        })
     }
 
     /// Whether nobody reads what was handed out any more, so that the rest need not come.
@@ -242,32 +237,40 @@ impl Arrival {
     }
 }
 
-/// What turns the objects of a bundle into pages.
-struct Opening {
-    context: Context,
-    database: DatabaseId,
-    to: Position,
-    /// Length of the bundle.
-    total: u64,
+impl Drop for Arrival {
+    /// Nobody may wait for bytes that nobody brings.
+    fn drop(&mut self) {
+        if let Sink::File(file) = &self.sink {
+            file.fail(StoreError::Interrupted);
+        }
+    }
 }
 
-impl Opening {
-    async fn fetched(
-        self,
-        manifest: Manifest,
-        all: SpoolReader,
-        mut collected: Collected,
-    ) -> Result<Fetched, StoreError> {
-        for (start, bytes) in manifest.starts().into_iter().zip(&manifest.pieces) {
-            let piece = self.open(all.part(start, *bytes)).await?;
+/// A bundle of which so much is here that its pages can be read: a read waits for what it needs.
+#[derive(Debug)]
+pub struct Readable {
+    context: Context,
+    keys: Keys,
+    to: Position,
+    manifest: Manifest,
+    all: SpoolReader,
+    bytes: u64,
+}
+
+impl Readable {
+    /// The pages. If not everything is here yet, somebody must go on bringing the rest meanwhile.
+    pub async fn fetched(self) -> Result<Fetched, StoreError> {
+        let mut collected =
+            Collected::new(&self.context, &self.keys, &self.to, Chain::LeftToReader);
+        for (start, bytes) in self.manifest.starts().into_iter().zip(&self.manifest.pieces) {
+            let piece = self.open(self.all.part(start, *bytes)).await?;
             collected = collected.add(piece).await?;
         }
-        // The pieces hold what they need of it: nobody else may seem to read.
-        drop(all);
+        let Readable { to, manifest, bytes, .. } = self;
         collected.pushes.extend(manifest.pushes);
-        collected.bytes = self.total;
-        collected.check_end(manifest.from, &self.to)?;
-        tokio::task::spawn_blocking(move || collected.fetched(manifest.from, &self.to))
+        collected.bytes = bytes;
+        collected.check_end(manifest.from, &to)?;
+        tokio::task::spawn_blocking(move || collected.fetched(manifest.from, &to))
             .await
             .map_err(|_| StoreError::Interrupted)?
     }
@@ -287,19 +290,10 @@ impl Opening {
             Kind::Snapshot => format!("the snapshot at {last} that the server sent"),
             _ => format!("the change from {first} to {last} that the server sent"),
         };
-        check_identity(&self.context, &self.database, &key, &metadata, metadata.kind)?;
+        check_identity(&self.context, &self.manifest.database, &key, &metadata, metadata.kind)?;
         if metadata.body.is_some() {
             return Err(self.context.contradiction(&key, "its bytes are said to be elsewhere"));
         }
         Ok(OpenPiece { key, metadata, body })
-    }
-}
-
-impl Drop for Arrival {
-    /// Nobody may wait for bytes that nobody brings.
-    fn drop(&mut self) {
-        if let Sink::File(file) = &self.sink {
-            file.fail(StoreError::Interrupted);
-        }
     }
 }

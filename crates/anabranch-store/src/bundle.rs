@@ -11,6 +11,8 @@
 //! as long as the tag is: it covers the manifest, which has the lengths of the objects, and the
 //! contents of what was merged; objects themselves never change.
 
+use std::collections::HashSet;
+
 use anabranch_format::{DatabaseId, Kind, Lsn, Metadata, content_hash};
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -41,7 +43,8 @@ pub const BUNDLE_BYTES_MAX: u64 = 1 << 42;
 const VERSION: u32 = 1;
 /// No bundle has more objects; a manifest of so many fits its limit.
 pub(crate) const PIECES_MAX: usize = 50_000;
-/// So many of the newest pushes are told that compaction hides.
+/// Of pushes that compaction or merging hides the newest of each writer is told, and of those so
+/// many.
 const PUSHES_MAX: usize = 1_000;
 
 /// From this many changes on they are merged, if they are no longer than [`MERGED_BYTES_MAX`].
@@ -245,6 +248,8 @@ impl Log {
         }
         let (pieces, merged) = self.merge_small(pieces, to, &mut pushes).await?;
         pushes.sort_by_key(|pushed| std::cmp::Reverse(pushed.lsn));
+        let mut writers = HashSet::new();
+        pushes.retain(|pushed| writers.insert(pushed.writer.clone()));
         pushes.truncate(PUSHES_MAX);
         let lengths: Vec<u64> = pieces.iter().map(Part::bytes).collect();
         let tail = (0..lengths.len()).max_by_key(|index| lengths[*index]).unwrap_or(0);

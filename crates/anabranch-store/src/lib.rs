@@ -48,7 +48,7 @@ mod upload;
 mod writers;
 
 pub use append::{AppendError, Appended, NewSegment, Rollover};
-pub use arrival::Arrival;
+pub use arrival::{Arrival, Readable};
 pub use bundle::{BUNDLE_BYTES_MAX, Bundle, MANIFEST_BYTES_MAX, MANIFEST_MAGIC, Manifest};
 pub use compact::CompactReport;
 pub use error::{Damage, StoreError, causes};

@@ -110,13 +110,15 @@ async fn publish(
 struct Kind {
     dialect: Option<Dialect>,
     database: DatabaseId,
+    /// The id is the place's choice.
+    gives_id: bool,
     page_size: Option<PageSize>,
 }
 
 impl Kind {
     fn of(place: &dyn Place) -> Self {
         let (dialect, database) = (place.dialect(), place.new_database());
-        Kind { dialect, database, page_size: place.page_size() }
+        Kind { dialect, database, gives_id: place.gives_id(), page_size: place.page_size() }
     }
 
     fn refuse_other_page_size(&self, path: &Path, found: PageSize) -> Result<(), Error> {
@@ -191,6 +193,9 @@ fn begin(found: Found, remote: &OsString, kind: Kind, options: &Options) -> Resu
     };
     if session.sidecar.intents()?.is_empty() {
         // Nothing was sent yet, so the file may have become another since.
+        if kind.gives_id {
+            session.state.database.clone_from(&kind.database);
+        }
         let mut live = LiveFile::open(&session.db, options.busy_timeout)?;
         kind.refuse_other_page_size(&session.db, live.page_size())?;
         live.prepare()?;

@@ -154,6 +154,11 @@ pub(crate) trait Place: Send + Sync {
         entropy::database_id()
     }
 
+    /// Whether that id is the place's choice, not ours.
+    fn gives_id(&self) -> bool {
+        false
+    }
+
     /// The only page size that can be published here, if there is only one.
     fn page_size(&self) -> Option<PageSize> {
         None

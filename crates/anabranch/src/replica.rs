@@ -340,6 +340,9 @@ impl Replica {
     async fn forget_dialect(&self) -> Result<bool, Error> {
         let session = self.session().await?;
         let remembered = session.state.dialect.is_some();
+        if let Some(keep) = &self.keep {
+            keep.keep_remote(None);
+        }
         remember_dialect(session, None).await?;
         Ok(remembered)
     }

@@ -175,7 +175,7 @@ impl Replica {
         let ended = watching.run(stop).await;
         drop(watching);
         // The last to close the file may have much to copy.
-        let _ = blocking(move || Ok(drop(keep))).await;
+        let _ = tokio::task::spawn_blocking(move || drop(keep)).await;
         ended
     }
 }

@@ -36,14 +36,12 @@ impl Watch {
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(async {
-                let replica = Replica::open(&db, options()).await?;
-                let stopped = async { stopped.await.unwrap_or(()) };
-                // Whoever started it may look no longer.
-                let tell = |event| tell.send(event).unwrap_or(());
-                let done = replica.watch(&WatchOptions::default(), stopped, tell).await;
-                done
-            })
+            let replica = runtime.block_on(Replica::open(&db, options()))?;
+            let stopped = async { stopped.await.unwrap_or(()) };
+            // Whoever started it may look no longer.
+            let tell = |event| tell.send(event).unwrap_or(());
+            let watch_options = WatchOptions::default();
+            runtime.block_on(replica.watch(&watch_options, stopped, tell))
         });
         Watch { events, stop, thread }
     }

@@ -256,10 +256,15 @@ pub(crate) async fn rollover(db: &Arc<Database>) -> Result<Response, ApiError> {
     Ok(json_response(StatusCode::OK, &body))
 }
 
-/// An error in the form that these clients show: `{"error": TEXT}`.
+/// An error in the form that these clients show: `{"error": TEXT}`. They read a 500 as the end of a
+/// generation, and can do nothing about what is gone: both are said as "come again".
 pub(crate) fn error_response(error: &ApiError) -> Response {
     let body = json!({"error": error.message, "code": error.code});
-    let mut response = json_response(error.status, &body);
+    let status = match error.status {
+        StatusCode::INTERNAL_SERVER_ERROR | StatusCode::GONE => StatusCode::SERVICE_UNAVAILABLE,
+        status => status,
+    };
+    let mut response = json_response(status, &body);
     error.headers(&mut response);
     response
 }

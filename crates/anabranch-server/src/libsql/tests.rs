@@ -329,3 +329,87 @@ async fn pages_of_another_size_are_refused_in_words() {
         assert!(answer.json()["error"].as_str().unwrap().contains("512"), "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn a_push_session_is_found_by_its_baton_at_its_server_or_begun_anew() {
+    let world = World::new(2);
+    let mut a = started(&world).await;
+    let first = a.info().durable + 1;
+    a.run(&insert("large", 600, 2000));
+    let frames = a.wal().1;
+    let part = |from: u32, to: u32, baton: &str| {
+        let path = format!("/sync/1/{from}/{to}{baton}");
+        (path, frames.part(from as usize - 1, to as usize - 1).bytes().clone())
+    };
+    let post = |server: usize, (path, body): (String, Bytes)| {
+        let world = &world;
+        async move { world.ask(server, &Method::POST, &path, body).await }
+    };
+    let begun = post(0, part(first, first + 128, "")).await.json();
+    assert_eq!(begun["max_frame_no"], first + 127);
+    let baton = format!("/{}", begun["baton"].as_str().unwrap());
+    // Another server sends the client to the one that has the session.
+    let second = part(first + 128, first + 140, &baton);
+    let elsewhere = post(1, second.clone()).await;
+    assert_eq!(elsewhere.status, StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(elsewhere.location.unwrap(), format!("http://localhost:0{}", second.0));
+    // After a lost answer the client comes without the baton, and repeats some of it.
+    let again = post(0, part(first + 100, first + 140, "")).await.json();
+    assert_eq!((&again["status"], &again["max_frame_no"]), (&"ok".into(), &(first + 139).into()));
+    // Nobody else sees any of it, and a gap is filled from where the frames end.
+    assert_eq!(
+        world.get(&format!("/sync/1/{first}/{}", first + 9)).await.json()["max_frame_no"],
+        first - 1
+    );
+    let gap = post(0, part(first + 150, first + 160, &baton)).await.json();
+    assert_eq!(gap["max_frame_no"], first + 139);
+    // The server is killed: the client starts its transaction over.
+    world.restart(0);
+    let forgotten = post(0, part(first + 140, first + 150, &baton)).await.json();
+    assert_eq!(
+        (&forgotten["status"], &forgotten["max_frame_no"]),
+        (&"ok".into(), &(first - 1).into())
+    );
+    // So does one that stayed away for too long.
+    let begun = post(0, part(first, first + 128, "")).await.json();
+    assert_eq!(begun["max_frame_no"], first + 127);
+    for _ in 0..5 {
+        world.get("/info").await;
+    }
+    let late = post(0, part(first + 128, first + 140, "")).await.json();
+    assert_eq!(late["max_frame_no"], first - 1);
+    a.settle(&world).await.unwrap();
+    assert_eq!(all_equal(&world, &mut [&mut a]).await.len(), 600);
+}
+
+#[tokio::test]
+async fn a_transaction_that_no_sqlite_makes_is_refused_and_leaves_nothing() {
+    let world = World::new(1);
+    let mut a = started(&world).await;
+    let next = a.info().durable;
+    a.run(&insert("a", 1, 10));
+    let (header, frames) = a.wal();
+    let forge = |commit: u32, repeat: bool| {
+        let mut writer = anabranch_format::WalWriter::new(Vec::new(), header.unwrap()).unwrap();
+        for frame in frames.part(0, next as usize).iter() {
+            writer.frame(frame.pgno(), frame.header.commit_size, frame.page()).unwrap();
+        }
+        let page = frames.get(0).page();
+        for _ in 0..if repeat { 2 } else { 0 } {
+            writer.frame(world::pgno(2), 0, page).unwrap();
+        }
+        writer.frame(world::pgno(2), commit, page).unwrap();
+        Bytes::from(writer.into_inner()).slice(32 + next as usize * frame::FRAME_BYTES..)
+    };
+    let size = u32::try_from(world.state().await.1.len()).unwrap();
+    for forged in
+        [forge(u32::MAX, false), forge(size + 1, false), forge(1, false), forge(size, true)]
+    {
+        let count = u32::try_from(forged.len() / frame::FRAME_BYTES).unwrap();
+        let path = format!("/sync/1/{}/{}", next + 1, next + 1 + count);
+        let answer = world.ask(0, &Method::POST, &path, forged).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer:?}");
+    }
+    a.settle(&world).await.unwrap();
+    assert_eq!(all_equal(&world, &mut [&mut a]).await, ["a-0"]);
+}

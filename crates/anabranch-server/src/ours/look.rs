@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anabranch_format::{Lsn, Metadata, Micros, WriterId};
-use anabranch_store::{At, Entry, Head};
+use anabranch_store::{At, Entry, Head, Position, StoreError};
 use axum::response::Response;
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -33,8 +33,11 @@ pub(super) async fn head(call: &Call, params: &Params<'_>) -> Result<Response, A
         database.log().confirm(&known, &head).await?;
     }
     let Head { newest, modified, floor, .. } = &*head;
+    // Where only the administrator makes databases, an empty one is for whoever publishes first.
+    let waiting = newest.is_none() && !call.creates();
     Ok(ok(&json!({
         "database": database.id().as_str(),
+        "waiting": waiting,
         "newest": newest.as_ref().map(metadata_json),
         "modified": modified,
         "floor": floor,
@@ -62,8 +65,49 @@ pub(super) async fn last_push(
     Ok(ok(&json!({ "push": push, "lsn": lsn })))
 }
 
+/// Generations that are gone back over to find one.
+const GENERATIONS_MAX: u32 = 10_000;
+
+/// The position of a frame as libSQL clients count them, and the segment that holds it.
+async fn frame_position(
+    call: &Call,
+    params: &Params<'_>,
+    generation: u32,
+) -> Result<Response, ApiError> {
+    let frame: u32 = params.require("frame")?;
+    let database = database(call, params).await?;
+    let (log, head) = (database.log(), database.head().await?);
+    let unknown =
+        || StoreError::BeforeHistory { location: log.location().to_owned(), oldest: head.floor };
+    let mut of = head.newest.clone().ok_or_else(unknown)?;
+    for _ in 0..GENERATIONS_MAX {
+        if of.generation.0 <= generation {
+            break;
+        }
+        let before = of.generation.1.get().saturating_sub(1);
+        of = log.segment_at(Lsn::new(before)).await?.metadata.ok_or_else(unknown)?;
+    }
+    let (number, first) = of.generation;
+    // A generation begins where the one before it ended.
+    let at = first.get().saturating_sub(1).checked_add(u64::from(frame)).map(Lsn::new);
+    let at = at.filter(|at| number == generation && *at <= of.lsn.1).ok_or_else(unknown)?;
+    let found = match at {
+        Lsn::ZERO => Position::with(None, None),
+        at => log.segment_at(at).await?,
+    };
+    Ok(ok(&json!({
+        "at": at,
+        "lsn": found.lsn,
+        "metadata": found.metadata.as_ref().map(metadata_json),
+        "modified": found.modified,
+    })))
+}
+
 /// The state at a position or time.
 pub(super) async fn position(call: &Call, params: &Params<'_>) -> Result<Response, ApiError> {
+    if let Some(generation) = params.get("generation")? {
+        return frame_position(call, params, generation).await;
+    }
     let at = match (params.get::<Lsn>("lsn")?, params.get::<i64>("time")?) {
         (Some(_), Some(_)) => {
             return Err(ApiError::bad_request("either a position or a time, not both"));

@@ -107,6 +107,15 @@ pub enum AdoptError {
         /// The position.
         at: Spot,
     },
+    /// The position lies inside what the server keeps as one piece.
+    #[error(
+        "it was in step at {at}, in the midst of what another client pushed at once: let its libSQL \
+         client fetch the rest, end it, and adopt the file then"
+    )]
+    InsideSegment {
+        /// The position.
+        at: Spot,
+    },
     /// The base differs from what the server states.
     #[error(
         "the state of this file at {at} is not the one that the server's log has there (checksum \

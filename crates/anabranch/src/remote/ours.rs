@@ -18,9 +18,11 @@ use async_trait::async_trait;
 use reqwest::{Method, Response};
 use serde::de::DeserializeOwned;
 
-use super::http::{Ask, Connection, Fault, Upload, is_passing, pause, pauses};
+use super::http::{self, Ask, Connection, Fault, Upload, is_passing, pause, pauses};
 use super::server_error::ServerError;
-use super::{Dialect, Opening, Place, Remote, ServerUrl};
+use super::{Dialect, Opening, Place, Probing, Remote, ServerUrl, Spot, of_store};
+use crate::adopt::{AdoptError, Adoptable, LastFrame};
+use crate::entropy;
 use crate::error::Error;
 
 mod answer;
@@ -32,6 +34,8 @@ use answer::{
 
 /// A longer push is not sent before it is known that it does not come too late.
 const BLIND_BYTES_MAX: u64 = 1 << 20;
+/// The pause before a stream of events is asked for again and again that the server ended.
+const WATCH_PAUSE: Duration = Duration::from_secs(2);
 /// Entries of the history in one answer; the server may send fewer.
 const ENTRIES_MAX: usize = 1_000;
 
@@ -40,7 +44,16 @@ pub(super) struct OursPlace {
     connection: Connection,
     scratch: PathBuf,
     /// What the first request found, until it is used.
-    probed: Mutex<Option<Option<(DatabaseId, Head)>>>,
+    probed: Mutex<Option<Option<Found>>>,
+}
+
+/// The database that has the name.
+#[derive(Debug, Clone)]
+struct Found {
+    database: DatabaseId,
+    head: Head,
+    /// It was made beforehand, for whoever publishes first.
+    waiting: bool,
 }
 
 impl OursPlace {
@@ -64,14 +77,14 @@ impl OursPlace {
     }
 
     /// The database that has the name, and where its log ends.
-    async fn look(&self) -> Result<Option<(DatabaseId, Head)>, StoreError> {
+    async fn look(&self) -> Result<Option<Found>, StoreError> {
         let failed = |e: ServerError| e.at(&self.connection.location);
         let asked = self.connection.ask(&Ask::get("log/head")).await;
         let asked = asked.map_err(|fault| failed(fault.error))?;
         match answer::read::<HeadAnswer>(asked).await {
             Ok(found) => {
-                let database = found.database.clone();
-                Ok(Some((database, found.head().map_err(failed)?)))
+                let (database, waiting) = (found.database.clone(), found.waiting);
+                Ok(Some(Found { database, head: found.head().map_err(failed)?, waiting }))
             }
             Err(NoAnswer::Refused(refusal)) if refusal.code == "no-database" => Ok(None),
             Err(e) => Err(e.store_error(&self.connection)),
@@ -87,7 +100,7 @@ impl OursPlace {
         })
     }
 
-    fn probed(&self) -> Option<Option<(DatabaseId, Head)>> {
+    fn probed(&self) -> Option<Option<Found>> {
         self.probed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -110,14 +123,61 @@ impl Place for OursPlace {
         Some(Dialect::Anabranch)
     }
 
+    fn new_database(&self) -> DatabaseId {
+        match self.probed().flatten().filter(|found| found.waiting) {
+            Some(found) => found.database,
+            None => entropy::database_id(),
+        }
+    }
+
+    fn gives_id(&self) -> bool {
+        self.probed().flatten().is_some_and(|found| found.waiting)
+    }
+
     async fn find(&self) -> Result<Option<DatabaseId>, StoreError> {
         let found = match self.probed() {
             Some(found) => found,
             None => self.look().await?,
         };
-        let id = found.as_ref().map(|(id, _)| id.clone());
+        let id = found.as_ref().filter(|f| !f.waiting).map(|f| f.database.clone());
         *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(id)
+    }
+
+    async fn libsql_position(
+        &self,
+        at: Spot,
+        _last: Option<LastFrame>,
+    ) -> Result<Result<Adoptable, AdoptError>, Error> {
+        let failed = |e| of_store(&self.connection.location, e);
+        let unknown = Ok(Err(AdoptError::NoSuchPosition { at }));
+        let Some(database) = self.find().await.map_err(failed)? else { return unknown };
+        let ask = Ask::get("log/position").with("database", &database);
+        let ask = ask.with("generation", at.generation).with("frame", at.frame);
+        let asked = self.connection.ask(&ask).await;
+        let asked = asked.map_err(|fault| failed(fault.error.at(&self.connection.location)))?;
+        let answer: PositionAnswer = match answer::read(asked).await {
+            Ok(answer) => answer,
+            Err(e) => match e.store_error(&self.connection) {
+                StoreError::BeforeHistory { .. }
+                | StoreError::BeyondHead { .. }
+                | StoreError::BelowFloor { .. } => return unknown,
+                e => return Err(failed(e)),
+            },
+        };
+        let there = answer.at;
+        let position = answer.position(&database);
+        let position = position.map_err(|e| failed(e.at(&self.connection.location)))?;
+        let Some(metadata) = position.metadata else { return unknown };
+        if there != Some(position.lsn) {
+            return Ok(Err(AdoptError::InsideSegment { at }));
+        }
+        Ok(Ok(Adoptable {
+            database,
+            dialect: Some(Dialect::Anabranch),
+            anchor: Anchor::of(&metadata),
+            stated: Some((metadata.pages.1, metadata.sum.1)),
+        }))
     }
 
     async fn verify(&self) -> Result<(), StoreError> {
@@ -146,8 +206,8 @@ impl Place for OursPlace {
 
     fn log(&self, id: &DatabaseId) -> Box<dyn Remote> {
         // What was just found need not be asked for again.
-        let seen = self.probed().flatten().filter(|(found, _)| found == id);
-        self.remote(id, seen.map(|(_, head)| head))
+        let seen = self.probed().flatten().filter(|found| found.database == *id);
+        self.remote(id, seen.map(|found| found.head))
     }
 
     async fn log_of(&self, id: &DatabaseId) -> Result<Box<dyn Remote>, Error> {
@@ -240,6 +300,11 @@ impl Ours {
             let Some(wait) = wait else {
                 return Err(match undecided {
                     AppendError::Store(source) if lost => {
+                        AppendError::Unknown { after, source: Box::new(source) }
+                    }
+                    e if lost && e.is_definite() => {
+                        let what = e.to_string();
+                        let source = self.failed(ServerError::Protocol { what });
                         AppendError::Unknown { after, source: Box::new(source) }
                     }
                     undecided => undecided,
@@ -469,6 +534,69 @@ impl Remote for Ours {
     async fn tidy(&self, _: &Metadata, _: Micros, _: &Progress) {
         // The server does that itself.
     }
+
+    async fn wait_beyond(&self, known: &Anchor, _: &Probing) -> Result<(), StoreError> {
+        let mut pauses = pauses();
+        loop {
+            if self.watch(known.last).await? {
+                return Ok(());
+            }
+            // The server stops, or opens the database anew.
+            tokio::time::sleep(pauses.next().unwrap_or(WATCH_PAUSE)).await;
+            if self.head(known).await?.lsn() > known.last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Ours {
+    /// Waits until the server tells of an end of the log beyond `after`; `false` if it ends the
+    /// stream before that.
+    async fn watch(&self, after: Lsn) -> Result<bool, StoreError> {
+        let ask = self.get("log/watch").with("after", after);
+        let asked = self.connection.ask(&ask).await.map_err(|fault| self.failed(fault.error))?;
+        let accepted = answer::accepted(asked).await;
+        let mut response = accepted.map_err(|e| e.store_error(&self.connection))?;
+        let mut events = Events::default();
+        loop {
+            // While nothing happens comments come, so that silence means that nobody is there.
+            match http::next_part(&mut response).await.map_err(|e| self.failed(e))? {
+                Some(part) if events.take(&part) => return Ok(true),
+                Some(_) => {}
+                None => return Ok(false),
+            }
+        }
+    }
+}
+
+/// Server-sent events, as far as it matters that there is one.
+#[derive(Debug, Default)]
+struct Events {
+    /// How much of the word that begins a line with data was seen; `None` elsewhere in a line.
+    matched: Option<usize>,
+    begun: bool,
+}
+
+impl Events {
+    /// Whether an event comes within the next bytes.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        const DATA: &[u8] = b"data:";
+        if !std::mem::replace(&mut self.begun, true) {
+            self.matched = Some(0);
+        }
+        for &byte in bytes {
+            self.matched = match self.matched {
+                _ if matches!(byte, b'\n' | b'\r') => Some(0),
+                Some(at) if DATA[at] == byte => Some(at + 1),
+                _ => None,
+            };
+            if self.matched == Some(DATA.len()) {
+                return true;
+            }
+        }
+        false
+    }
 }
 
 impl Ours {
@@ -486,5 +614,28 @@ impl Ours {
             to,
         };
         download::download(&wanted, progress).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_told_from_comments_however_it_is_cut() {
+        let stream = b": data: no\nevent: head\nid: 5\ndata: {}\n\n";
+        for size in 1..stream.len() {
+            let mut events = Events::default();
+            let mut seen = 0;
+            for part in stream.chunks(size) {
+                seen += part.len();
+                if events.take(part) {
+                    break;
+                }
+            }
+            assert!(seen >= stream.len() - 5, "the comment is none");
+            assert!(Events::default().take(b"data:x"));
+            assert!(!Events::default().take(b"x data: y\nid: 1\n"));
+        }
     }
 }

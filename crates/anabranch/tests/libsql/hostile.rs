@@ -155,13 +155,15 @@ fn a_push_that_arrived_counts_whatever_the_server_says_of_it() {
     }
 }
 
+type Expected = fn(&LibsqlError) -> bool;
+
 #[test]
 fn a_push_that_did_not_arrive_is_never_taken_for_one_that_did() {
     let (yard, a, first) = Yard::published(SCHEMA);
     let (b, second) = yard.cloned("b.db");
     run(&a, "INSERT INTO t(v) VALUES ('x')");
     let newest = yard.server.end().1 + 1;
-    let answers: [(u16, Vec<u8>, fn(&LibsqlError) -> bool); 7] = [
+    let answers: [(u16, Vec<u8>, Expected); 7] = [
         (200, pushed("ok", 1, newest - 1), |e| matches!(e, LibsqlError::LowerFrame { .. })),
         (200, pushed("ok", 1, newest + 1), |e| matches!(e, LibsqlError::HigherFrame { .. })),
         (200, pushed("conflict", 1, 0), |e| matches!(e, LibsqlError::Conflict { .. })),

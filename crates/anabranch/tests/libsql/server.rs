@@ -207,7 +207,7 @@ impl State {
         let generation: usize = generation.parse().unwrap();
         let (start, end): (usize, usize) = (start.parse().unwrap(), end.parse().unwrap());
         let new: Vec<Vec<u8>> = body.chunks(FRAME).map(<[u8]>::to_vec).collect();
-        if body.len() % FRAME != 0 || end <= start || end - start != new.len() {
+        if !body.len().is_multiple_of(FRAME) || end <= start || end - start != new.len() {
             return json(400, r#"{"error":"not that many frames"}"#.into());
         }
         let reply = |status: &str, newest: usize, baton: Option<&str>| {

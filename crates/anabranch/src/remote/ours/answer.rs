@@ -43,6 +43,9 @@ pub(super) struct HeadAnswer {
     newest: Option<Metadata>,
     modified: Option<Micros>,
     floor: Lsn,
+    /// The database was made beforehand and waits for its first content.
+    #[serde(default)]
+    pub(super) waiting: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,6 +64,9 @@ pub(super) struct PositionAnswer {
     lsn: Lsn,
     metadata: Option<Metadata>,
     modified: Option<Micros>,
+    /// The position that was asked for, where it was a frame.
+    #[serde(default)]
+    pub(super) at: Option<Lsn>,
 }
 
 #[derive(Debug, Deserialize)]

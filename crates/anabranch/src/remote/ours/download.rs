@@ -120,12 +120,13 @@ impl Download {
     }
 
     async fn hand_out(mut self) -> Result<Fetched, StoreError> {
-        let fetched = self.arrival()?.fetched()?;
-        if !self.arrival()?.is_complete() {
+        let arrival = self.arrival()?;
+        let readable = arrival.hand_out()?;
+        if !arrival.is_complete() {
             tokio::spawn(self.rest());
         }
-        // What is fetched may have to read the rest first.
-        fetched.await
+        // Even its beginning may wait for what comes.
+        readable.fetched().await
     }
 
     /// Brings the rest for whoever reads.

@@ -1,0 +1,165 @@
+//! A real server in this process, and a proxy before it that counts, cuts and loses.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use anabranch_server::{Config, Location, Server};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+/// What the proxy does to the next answers, and what it saw.
+#[derive(Debug, Default)]
+pub struct Rules {
+    /// The first line of each request.
+    pub requests: Vec<String>,
+    /// Bytes that went to the client.
+    pub bytes: u64,
+    /// So many answers to requests that begin so are lost, after the server has given them.
+    pub lose: Option<(&'static str, u32)>,
+    /// So many answers to requests that begin so are cut off after so many bytes.
+    pub cut: Option<(&'static str, u32, usize)>,
+    /// A byte of each answer to requests that begin so is flipped, so far from its start.
+    pub flip: Option<(&'static str, usize)>,
+}
+
+/// A server and the proxy before it.
+pub struct Net {
+    runtime: Runtime,
+    pub rules: Arc<Mutex<Rules>>,
+    pub folder: TempDir,
+    pub direct: SocketAddr,
+    pub address: SocketAddr,
+}
+
+impl Net {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut config = Config::new(Location::folder(folder.path().join("data")), folder.path());
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        change(&mut config);
+        let server = runtime.block_on(Server::bind(config)).unwrap();
+        let direct = server.address();
+        runtime.spawn(server.run(std::future::pending()));
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let rules = Arc::new(Mutex::new(Rules::default()));
+        let shared = Arc::clone(&rules);
+        runtime.spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(carry(client, direct, Arc::clone(&shared)));
+            }
+        });
+        Net { runtime, rules, folder, direct, address }
+    }
+
+    /// The URL of the database `name`.
+    pub fn url(&self, name: &str) -> String {
+        format!("http://{}/{name}", self.address)
+    }
+
+    /// The requests since the last call.
+    pub fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.rules.lock().unwrap().requests)
+    }
+
+    /// Sends `PUT path` past the proxy.
+    pub fn put(&self, path: &str) {
+        self.runtime.block_on(async {
+            let mut stream = TcpStream::connect(self.direct).await.unwrap();
+            let text = format!(
+                "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: \
+                 close\r\n\r\n"
+            );
+            stream.write_all(text.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+        });
+    }
+
+    /// Something that answers every request with `answer`, at the URL it gives.
+    pub fn answering(&self, answer: &'static str) -> String {
+        let listener = self.runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        self.runtime.spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = vec![0; 4096];
+                    let _ = client.read(&mut request).await;
+                    let _ = client.write_all(answer.as_bytes()).await;
+                });
+            }
+        });
+        format!("http://{address}/x")
+    }
+}
+
+async fn carry(mut client: TcpStream, server: SocketAddr, rules: Arc<Mutex<Rules>>) {
+    let mut server = TcpStream::connect(server).await.unwrap();
+    let (mut up, mut down) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    let (mut request, mut sent) = (String::new(), 0);
+    loop {
+        tokio::select! {
+            read = client.read(&mut up) => {
+                let Ok(n @ 1..) = read else { return };
+                let line = String::from_utf8_lossy(&up[..n.min(300)]);
+                if ["GET ", "POST ", "PUT "].iter().any(|method| line.starts_with(method)) {
+                    request = line.lines().next().unwrap_or_default().to_owned();
+                    sent = 0;
+                    rules.lock().unwrap().requests.push(request.clone());
+                }
+                if server.write_all(&up[..n]).await.is_err() {
+                    return;
+                }
+            }
+            read = server.read(&mut down) => {
+                let Ok(n @ 1..) = read else { return };
+                let Some(pass) = tampered(&rules, &request, &mut down[..n], sent) else { return };
+                let ended = pass < n;
+                sent += pass;
+                rules.lock().unwrap().bytes += pass as u64;
+                if client.write_all(&down[..pass]).await.is_err() || ended {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// How many of the bytes pass; `None`: the connection breaks at once.
+fn tampered(rules: &Mutex<Rules>, request: &str, bytes: &mut [u8], sent: usize) -> Option<usize> {
+    let mut rules = rules.lock().unwrap();
+    if let Some((start, left @ 1..)) = &mut rules.lose
+        && request.starts_with(*start)
+    {
+        *left -= 1;
+        return None;
+    }
+    if let Some((start, at)) = rules.flip
+        && request.starts_with(start)
+        && let Some(byte) = at.checked_sub(sent).and_then(|at| bytes.get_mut(at))
+    {
+        *byte ^= 0x10;
+    }
+    if let Some((start, left @ 1.., most)) = &mut rules.cut
+        && request.starts_with(*start)
+        && sent + bytes.len() > *most
+    {
+        *left -= 1;
+        return Some(most.saturating_sub(sent));
+    }
+    Some(bytes.len())
+}
