@@ -290,7 +290,7 @@ fn respond(
         }
         ("POST", ["sync", generation, start, end, baton @ ..]) => {
             let (start, end) = (number(start), number(end));
-            if body.is_empty() || body.len() % FRAME_BYTES != 0 || start == 0 {
+            if body.is_empty() || !body.len().is_multiple_of(FRAME_BYTES) || start == 0 {
                 return refused("no whole frames");
             }
             if end.checked_sub(start) != Some(body.len() / FRAME_BYTES) {

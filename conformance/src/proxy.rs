@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use hyper::client::HttpConnector;
 use hyper::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
@@ -270,7 +271,7 @@ async fn handle(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
     match fault {
         Fault::Drop => return Err(Cut),
         Fault::Before(hook) => {
-            hook();
+            at_that_moment(hook).await;
             return Err(Cut);
         }
         Fault::Refuse(status, text) => {
@@ -293,7 +294,7 @@ async fn handle(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
     match fault {
         Fault::LoseAnswer => Err(Cut),
         Fault::After(hook) => {
-            hook();
+            at_that_moment(hook).await;
             Err(Cut)
         }
         Fault::CutAnswer(after) => {
@@ -303,18 +304,25 @@ async fn handle(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
             tokio::spawn(async move {
                 // The client may be gone first; then there is nothing to cut.
                 let _ = sender.send_data(body.slice(..after.min(body.len()))).await;
+                // What was sent leaves first; else the client would see no answer at all.
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 sender.abort();
             });
             Ok(Response::from_parts(parts, cut))
         }
         other => {
             if let Fault::Then(hook) = other {
-                hook();
+                at_that_moment(hook).await;
             }
             parts.headers.remove(TRANSFER_ENCODING);
             Ok(Response::from_parts(parts, Body::from(body)))
         }
     }
+}
+
+/// Runs a hook where it may block: it may itself wait for requests that this runtime carries.
+async fn at_that_moment(hook: Hook) {
+    tokio::task::spawn_blocking(hook).await.expect("no hook panics");
 }
 
 /// Adds the answer to the exchange with this number, unless it was looked at already.

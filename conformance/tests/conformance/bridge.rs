@@ -6,6 +6,12 @@ use crate::support::{DATABASE, TABLE, Yard, insert, insert_many};
 
 const COUNT: &str = "SELECT count(*) FROM t";
 
+/// A server that soon takes nobody any more to be in the middle of what retention dropped: until then
+/// it tells clients to wait, since "the end" in the middle of a transaction makes them panic.
+fn impatient() -> Yard {
+    Yard::with(&["--push-session", "1s"])
+}
+
 /// A writer, and a client that stays behind at generation 1.
 fn one_stays_behind(yard: &Yard, rows: usize) -> (Client, Client) {
     let mut a = yard.client("a");
@@ -34,7 +40,7 @@ fn leave_it_behind(yard: &Yard, a: &mut Client) {
 }
 
 fn walks_over(rows: usize, change: &str, left: usize) {
-    let yard = Yard::new();
+    let yard = impatient();
     if yard.ours().is_none() {
         return;
     }
@@ -72,7 +78,7 @@ fn the_way_leads_to_a_larger_database() {
 
 #[test]
 fn a_database_that_was_vacuumed_meanwhile() {
-    let yard = Yard::new();
+    let yard = impatient();
     let Some(ours) = yard.ours() else { return };
     let (mut a, mut behind) = one_stays_behind(&yard, 800);
     let replica = yard.db("replica");
@@ -90,7 +96,7 @@ fn a_database_that_was_vacuumed_meanwhile() {
 #[test]
 fn a_client_killed_on_the_way_over_goes_on() {
     for n in 1..12 {
-        let yard = Yard::new();
+        let yard = impatient();
         if yard.ours().is_none() {
             return;
         }
@@ -117,7 +123,7 @@ fn a_client_killed_on_the_way_over_goes_on() {
 
 #[test]
 fn writes_that_wait_at_an_expired_position_are_a_loud_conflict_and_stay_in_the_file() {
-    let yard = Yard::new();
+    let yard = impatient();
     if yard.ours().is_none() {
         return;
     }
@@ -134,7 +140,7 @@ fn writes_that_wait_at_an_expired_position_are_a_loud_conflict_and_stay_in_the_f
 
 #[test]
 fn a_new_client_needs_no_way_over() {
-    let yard = Yard::new();
+    let yard = impatient();
     if yard.ours().is_none() {
         return;
     }

@@ -14,6 +14,8 @@
 //! CONFORMANCE_SERVER=mock cargo test                # what a naive server makes of the scenarios
 //! ```
 
+#![allow(clippy::unwrap_used)]
+
 mod bridge;
 mod client_facts;
 mod conflict;

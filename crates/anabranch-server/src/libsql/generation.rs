@@ -180,16 +180,13 @@ impl FloorSeen {
     }
 
     /// Whether a client may be in the middle of what went away when the floor rose: it asks for one
-    /// part right after the other.
-    pub(crate) fn is_fresh(&self, now: Instant) -> bool {
+    /// part right after the other, at the latest within `idle`. If it does not, it begins the
+    /// transaction anew.
+    pub(crate) fn is_fresh(&self, now: Instant, idle: Duration) -> bool {
         self.floor.is_some_and(|floor| floor > Lsn::ZERO)
-            && now.saturating_duration_since(self.since) < MID_PULL
+            && now.saturating_duration_since(self.since) < idle
     }
 }
-
-/// A client that is in the middle of a transaction asks for the next part of it within this time. If
-/// it does not, it begins the transaction anew.
-const MID_PULL: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -206,16 +203,20 @@ mod tests {
     #[test]
     fn a_client_may_be_in_mid_pull_only_right_after_the_floor_rose() {
         let start = Instant::now();
+        let idle = Duration::from_secs(60);
         let mut seen = FloorSeen::new(start);
         seen.seen(Lsn::ZERO, start);
-        assert!(!seen.is_fresh(start), "nothing ever went away");
+        assert!(!seen.is_fresh(start, idle), "nothing ever went away");
         let later = start + Duration::from_secs(1000);
         seen.seen(Lsn::new(5), later);
-        assert!(seen.is_fresh(later + Duration::from_secs(59)));
+        assert!(seen.is_fresh(later + Duration::from_secs(59), idle));
         seen.seen(Lsn::new(5), later + Duration::from_secs(60));
-        assert!(!seen.is_fresh(later + Duration::from_secs(61)));
+        assert!(!seen.is_fresh(later + Duration::from_secs(61), idle));
         let mut opened = FloorSeen::new(start);
         opened.seen(Lsn::new(5), later);
-        assert!(!opened.is_fresh(later), "a database that was opened again, not a floor that rose");
+        assert!(
+            !opened.is_fresh(later, idle),
+            "a database that was opened again, not a floor that rose"
+        );
     }
 }

@@ -241,13 +241,17 @@ fn forget_idle_session(db: &Arc<Database>) {
     });
 }
 
-/// Begins a new generation, also if the current one is hardly used.
+/// Begins a new generation, also if the current one is hardly used, but not within a push: its client
+/// could never finish it.
 pub(crate) async fn rollover(db: &Arc<Database>) -> Result<Response, ApiError> {
     let head = db.head().await?;
     engine::check_page_size(&head)?;
     let working = Arc::clone(db);
     let task = tokio::spawn(async move {
         let mut core = working.engine().core().await;
+        if !core.sessions.is_empty() {
+            return Err(ApiError::busy("a push is under way that a new generation would strand"));
+        }
         rollover::append(&working, &mut core, &head, working.libsql().now()).await
     });
     let head = task.await.map_err(|_| ApiError::busy("the server is stopping, or met a bug"))??;

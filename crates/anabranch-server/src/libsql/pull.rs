@@ -194,7 +194,7 @@ async fn expired(
     {
         return Ok(Found::Bridge { export, current: end(current) });
     }
-    if wanted.start > 1 && core.floor.is_fresh(now) {
+    if wanted.start > 1 && core.floor.is_fresh(now, db.libsql().session_idle) {
         return Err(ApiError::busy(
             "these frames went away just now; if you are in the middle of a transaction, pull again",
         ));

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Builds the official client and the suite, and runs everything against the real server.
+#   conformance/run.sh              what CI runs: all scenarios, a short soak, the snippets whose language is here
+#   conformance/run.sh soak         arguments go to cargo test: one test or some
+#   CONFORMANCE_ROUNDS=2000 CONFORMANCE_SEED=7 conformance/run.sh soak
+# ANABRANCH_BIN names the program under test; without it, it is built from the workspace.
+set -euo pipefail
+cd "$(dirname "$0")"
+# Most of a test is waiting for processes and disks.
+threads=${CONFORMANCE_THREADS:-$(($(nproc) * 2))}
+
+say() { printf -- '-- %s (%ss)\n' "$*" "$SECONDS"; }
+
+# The program is built by the workspace above, with that one's flags for SQLite; see .cargo/config.toml.
+if [ -z "${ANABRANCH_BIN:-}" ]; then
+    say "the program under test"
+    (cd .. && env -u LIBSQLITE3_FLAGS cargo build --quiet --locked --package anabranch-cli)
+    ANABRANCH_BIN=${CARGO_TARGET_DIR:-$PWD/../target}/debug/anabranch
+fi
+ANABRANCH_BIN=$(realpath "$ANABRANCH_BIN")
+export ANABRANCH_BIN
+
+if [ $# -gt 0 ]; then
+    exec cargo test --locked --test conformance -- --test-threads "$threads" "$@"
+fi
+
+say "format and lints"
+cargo fmt --check
+cargo clippy --quiet --locked --all-targets -- -D warnings
+say "the official client"
+cargo build --quiet --locked --all-targets
+say "scenarios"
+CONFORMANCE_ROUNDS=${CONFORMANCE_ROUNDS:-120} cargo test --quiet --locked --all-targets -- --test-threads "$threads"
+
+languages=()
+for pair in cargo:rust npm:javascript python3:python; do
+    if command -v "${pair%%:*}" > /dev/null; then languages+=("${pair##*:}"); fi
+done
+say "snippets: ${languages[*]}"
+place=$(mktemp -d)
+"$ANABRANCH_BIN" serve --data "$place/data" --listen 127.0.0.1:0 2> "$place/log" &
+server=$!
+trap 'kill $server 2> /dev/null || true; wait $server 2> /dev/null || true; rm -rf "$place"' EXIT
+until address=$(grep -om1 'http://127.0.0.1:[0-9]*' "$place/log"); do
+    kill -0 $server || { cat "$place/log" >&2; exit 1; }
+done
+snippets/run.sh "$address/notes" "${languages[@]}"
+say "done"
