@@ -157,3 +157,21 @@ fn a_new_client_needs_no_way_over() {
     assert!(paths.len() <= 4, "{paths:?}");
     yard.settle(&mut [&mut a, &mut new], COUNT, &["25".to_owned()]);
 }
+
+#[test]
+fn our_replica_with_writes_that_wait_at_an_expired_position_says_that_both_sides_changed() {
+    let yard = impatient();
+    let Some(ours) = yard.ours() else { return };
+    let (mut a, _behind) = one_stays_behind(&yard, 20);
+    let replica = yard.db("replica");
+    ours.clone_to(&replica);
+    anabranch_conformance::sqlite(&replica, &insert("waiting"));
+    leave_it_behind(&yard, &mut a);
+    for _ in 0..2 {
+        let ended = ours.try_sync(&replica);
+        assert_eq!(ended.code, 3, "{ended:?}");
+        assert!(ended.err.contains("\"diverged\""), "{ended:?}");
+    }
+    assert_eq!(anabranch_conformance::sqlite(&replica, COUNT), "21");
+    yard.settle(&mut [&mut a], COUNT, &["25".to_owned()]);
+}

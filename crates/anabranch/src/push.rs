@@ -266,6 +266,14 @@ async fn append(
         Err(AppendError::Unknown { source, .. }) => {
             Err(Error::Unconfirmed { remote: location, source })
         }
+        // Others went on, and history up to there was dropped: what they did is found by a pull.
+        Err(AppendError::BelowFloor { floor, .. }) if fresh => {
+            let forgotten = blocking(move || {
+                session.forget(&[intent_id])?;
+                Ok((Outcome::Lost { remote_lsn: floor, local_pages: intent.pages }, session))
+            });
+            forgotten.await
+        }
         Err(e) => {
             if fresh && e.is_definite() {
                 blocking(move || session.forget(&[intent_id])).await?;
