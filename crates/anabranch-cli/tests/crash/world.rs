@@ -126,6 +126,16 @@ impl World {
         self.dir.path().join(name)
     }
 
+    /// Removes a database and what lies beside it.
+    pub(crate) fn forget(&self, name: &str) {
+        for entry in std::fs::read_dir(self.dir.path()).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_name().to_string_lossy().starts_with(name) {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
+
     fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(PROGRAM);
         command.current_dir(self.dir.path()).args(args).arg("--json");
