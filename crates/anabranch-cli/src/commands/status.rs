@@ -23,6 +23,11 @@ impl Human for Found {
         let mut line = |name: &str, text: &str| writeln!(out, "{name:<9} {text}");
         line("replica", &status.file.display().to_string())?;
         line("remote", &status.remote)?;
+        match status.dialect {
+            "anabranch" => line("spoken", "Anabranch's own protocol")?,
+            "libsql" => line("spoken", "the libSQL protocol")?,
+            _ => {}
+        }
         let size = u64::from(status.pages) * u64::from(status.page_size);
         let pages = counted(u64::from(status.pages), "page");
         line(
