@@ -96,6 +96,12 @@ impl Replica {
         self.runtime.block_on(self.inner.set_remote(remote, check))
     }
 
+    /// See [`crate::Replica::hold`].
+    pub fn hold(&self) -> Result<Held, Error> {
+        let inner = self.runtime.block_on(self.inner.hold())?;
+        Ok(Held { inner, runtime: Arc::clone(&self.runtime) })
+    }
+
     /// See [`crate::Replica::push`].
     pub fn push(&self) -> Result<PushReport, Error> {
         self.run(self.inner.push())
@@ -155,5 +161,29 @@ impl RemoteLog {
     /// See [`crate::RemoteLog::compact`].
     pub fn compact(&self, retain: Duration) -> Result<CompactReport, Error> {
         self.runtime.block_on(self.inner.compact(retain))
+    }
+}
+
+/// [`crate::Held`] with calls that block.
+#[derive(Debug)]
+pub struct Held {
+    inner: crate::Held,
+    runtime: Arc<Runtime>,
+}
+
+impl Held {
+    /// See [`crate::Replica::push`].
+    pub fn push(&self) -> Result<PushReport, Error> {
+        self.runtime.block_on(self.inner.push())
+    }
+
+    /// See [`crate::Replica::pull`].
+    pub fn pull(&self) -> Result<PullReport, Error> {
+        self.runtime.block_on(self.inner.pull())
+    }
+
+    /// See [`crate::Replica::sync`].
+    pub fn sync(&self) -> Result<SyncReport, Error> {
+        self.runtime.block_on(self.inner.sync())
     }
 }

@@ -6,19 +6,43 @@
 //! sidecar still says what this program left in it ([`Stamp`]); the remote is used only if the
 //! sidecar still names it.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use anabranch_format::WriterId;
 use anabranch_sqlite::{FileError, FileIdentity, Mark, PageSet, Watcher, WatcherCounts};
 use anabranch_store::Anchor;
 
 use crate::remote::Remote;
+use crate::sidecar::beside;
 use crate::state::State;
 
 /// What is kept.
 pub(crate) struct Keep {
     watched: Mutex<Watched>,
     remote: Mutex<Option<(State, Arc<dyn Remote>)>>,
+    /// The sidecar as the last sync that succeeded left it.
+    sidecar: Mutex<Option<Written>>,
+}
+
+/// How files were last written.
+#[derive(Debug, PartialEq, Eq)]
+struct Written {
+    sidecar: PathBuf,
+    /// Of the sidecar and of its `-wal`: length and time of the last write.
+    files: [Option<(u64, SystemTime)>; 2],
+}
+
+impl Written {
+    fn of(sidecar: &Path) -> Self {
+        let look = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.len(), metadata.modified().ok()?))
+        };
+        let files = [look(sidecar), look(&beside(sidecar, "-wal"))];
+        Written { sidecar: sidecar.to_owned(), files }
+    }
 }
 
 impl std::fmt::Debug for Keep {
@@ -67,7 +91,7 @@ pub(crate) struct Seen {
 impl Keep {
     pub(crate) fn new(watcher: Watcher) -> Self {
         let watched = Watched { watcher, stamp: None, replaced: false };
-        Keep { watched: Mutex::new(watched), remote: Mutex::new(None) }
+        Keep { watched: Mutex::new(watched), remote: Mutex::new(None), sidecar: Mutex::new(None) }
     }
 
     fn watched(&self) -> MutexGuard<'_, Watched> {
@@ -159,6 +183,24 @@ impl Keep {
         let base = self.watched().stamp.as_ref()?.base.clone();
         let kept = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
         kept.as_ref().map(|(_, remote)| (Arc::clone(remote), base))
+    }
+
+    /// A sync is through that left the sidecar at `path` as it is now; its lock is still held.
+    pub(crate) fn synced(&self, path: &Path) {
+        let written = Written::of(path);
+        *self.sidecar.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
+    }
+
+    /// The remote, and the end of its log that the file is in step with, if nobody has written the
+    /// file or the sidecar since the last sync that succeeded. Looks at both.
+    pub(crate) fn unwritten(&self) -> Option<(Arc<dyn Remote>, Anchor)> {
+        if !self.look().is_ok_and(|seen| seen.in_step) {
+            return None;
+        }
+        let kept = self.sidecar.lock().unwrap_or_else(PoisonError::into_inner);
+        let unwritten = kept.as_ref().is_some_and(|kept| Written::of(&kept.sidecar) == *kept);
+        drop(kept);
+        if unwritten { self.known() } else { None }
     }
 
     /// Keeps the remote that `state` names; `None`: the next operation connects anew.

@@ -72,4 +72,4 @@ pub use report::{
     TableChanges, VerifyReport,
 };
 pub use waiting::Probing;
-pub use watch::{WatchEvent, WatchOptions, WatchReport, WatchState};
+pub use watch::{Held, WatchEvent, WatchOptions, WatchReport, WatchState};

@@ -467,10 +467,31 @@ impl Replica {
     /// reached is no error: the report says so, with the pages that wait. [`Error::Diverged`] if
     /// both sides changed: then nothing was.
     pub async fn sync(&self) -> Result<SyncReport, Error> {
+        if let Some(report) = self.still_in_step().await? {
+            return Ok(report);
+        }
         match self.sync_once().await {
             Err(Error::NoDialect { .. }) if self.forget_dialect().await? => self.sync_once().await,
             done => done,
         }
+    }
+
+    /// The report of a sync with nothing to do, where what is kept open tells so and the remote
+    /// agrees; `None` if that must be found out.
+    async fn still_in_step(&self) -> Result<Option<SyncReport>, Error> {
+        let Some(keep) = self.keep.clone() else { return Ok(None) };
+        let Some((remote, base)) = blocking(move || Ok(keep.unwritten())).await? else {
+            return Ok(None);
+        };
+        let unmoved =
+            remote.head(&base).await.is_ok_and(|h| h.anchor == base && h.floor <= base.last);
+        Ok(unmoved.then(|| SyncReport {
+            offline: None,
+            pulled: None,
+            pushed: None,
+            position: base.last,
+            notes: Vec::new(),
+        }))
     }
 
     async fn sync_once(&self) -> Result<SyncReport, Error> {
@@ -502,6 +523,7 @@ impl Replica {
         let mut pushed = None;
         match tried {
             Some(Outcome::Done(done)) => {
+                self.note_synced(&session);
                 let (pushed, position) = (Some(done), session.state.base.lsn());
                 let notes = session.notes;
                 return Ok(SyncReport { offline: None, pulled: None, pushed, position, notes });
@@ -538,8 +560,15 @@ impl Replica {
                 }
             }
         }
+        self.note_synced(&session);
         let position = session.state.base.lsn();
         Ok(SyncReport { offline: None, pulled, pushed, position, notes: session.notes })
+    }
+
+    fn note_synced(&self, session: &Session) {
+        if let Some(keep) = &self.keep {
+            keep.synced(session.sidecar.path());
+        }
     }
 
     /// Tells where the replica stands. Changes nothing, and does not wait for other operations. With

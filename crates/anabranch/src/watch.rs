@@ -180,7 +180,35 @@ impl Replica {
     }
 }
 
+/// A replica that stays open between operations: the file is watched, as by [`Replica::watch`], and the
+/// way to the remote is kept. A sync with nothing to do is then one request and a look. Nothing is
+/// synced by itself. All operations of [`Replica`] are there; other programs may run theirs, too.
+#[derive(Debug)]
+pub struct Held {
+    replica: Replica,
+    _looks: Looks,
+}
+
+impl Replica {
+    /// Keeps the replica open, until the answer is dropped.
+    pub async fn hold(&self) -> Result<Held, Error> {
+        let (file, busy) = (self.file().to_owned(), self.options().busy_timeout);
+        let watcher = blocking(move || Ok(Watcher::open(&file, busy)?)).await?;
+        let looks = Looks::start(watcher);
+        Ok(Held { replica: self.keeping(Arc::clone(&looks.keep)), _looks: looks })
+    }
+}
+
+impl std::ops::Deref for Held {
+    type Target = Replica;
+
+    fn deref(&self) -> &Replica {
+        &self.replica
+    }
+}
+
 /// The task that looks, and what it tells.
+#[derive(Debug)]
 struct Looks {
     keep: Arc<Keep>,
     told: watch::Receiver<()>,

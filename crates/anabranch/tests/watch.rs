@@ -243,3 +243,52 @@ fn what_is_no_replica_is_not_watched() {
     let error = Watch::start(&db).error();
     assert!(matches!(error, Error::NotAReplica { .. }), "{error:?}");
 }
+
+/// I4b, I5: a replica that is held open misses nothing, whoever writes file, sidecar or log meanwhile.
+#[test]
+fn a_replica_that_is_held_open_syncs_like_any_other() {
+    let world = World::new();
+    let (a, plain) = world.published("a.db", SCHEMA);
+    let (b, second) = world.cloned("b.db");
+    let held = plain.hold().unwrap();
+    let nothing = |report: anabranch::SyncReport| {
+        assert!(report.pulled.is_none() && report.pushed.is_none(), "{report:?}");
+        report.position
+    };
+    let first = nothing(held.sync().unwrap());
+    assert_eq!(nothing(held.sync().unwrap()), first);
+    for n in 0..20 {
+        let insert = format!("INSERT INTO t(v) VALUES ('{n}')");
+        match n % 4 {
+            // By another program, which leaves no -wal; and with the database open.
+            0 => drop(stock(&a, &insert)),
+            1 => assert_eq!(app(&a).execute(&insert, []).unwrap(), 1),
+            // By another replica.
+            2 => {
+                stock(&b, &insert);
+                second.sync().unwrap();
+            }
+            // Pushed by another operation on the same replica.
+            _ => {
+                stock(&a, &insert);
+                assert!(plain.sync().unwrap().pushed.is_some());
+            }
+        }
+        let report = held.sync().unwrap();
+        let (pulled, pushed) = (report.pulled.is_some(), report.pushed.is_some());
+        assert_eq!((pulled, pushed), (n % 4 == 2, n % 4 < 2), "{n}: {report:?}");
+        nothing(held.sync().unwrap());
+        second.sync().unwrap();
+        assert_same(&a, &b);
+    }
+    // Offline is told, also where nothing was written.
+    std::fs::rename(world.path("remote"), world.path("elsewhere")).unwrap();
+    assert!(held.sync().unwrap().offline.is_some());
+    std::fs::rename(world.path("elsewhere"), world.path("remote")).unwrap();
+    nothing(held.sync().unwrap());
+    // The remote that the sidecar names now is asked, not the one that was kept.
+    std::fs::rename(world.path("remote"), world.path("moved")).unwrap();
+    let mut other = plain.clone();
+    other.set_remote(world.path("moved").as_os_str(), true).unwrap();
+    nothing(held.sync().unwrap());
+}
