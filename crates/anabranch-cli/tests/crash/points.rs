@@ -397,9 +397,15 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Those that only a server of the libSQL dialect leads to, driven by the test beside this one.
+const LIBSQL: &[&str] =
+    &["adopt::after-info", "adopt::after-sidecar", "libsql::before-commit", "libsql::mid-push"];
+
 #[test]
 fn every_crash_point_in_the_sources_is_driven() {
-    let driven: BTreeSet<String> = [PUSH, PULL, INIT, CLONE, COMPACT, DELTA, RETAIN]
+    let beside = include_str!("../libsql.rs");
+    assert!(LIBSQL.iter().all(|point| beside.contains(&format!("\"{point}\""))));
+    let driven: BTreeSet<String> = [PUSH, PULL, INIT, CLONE, COMPACT, DELTA, RETAIN, LIBSQL]
         .iter()
         .flat_map(|points| points.iter().map(|&point| point.to_owned()))
         .collect();
