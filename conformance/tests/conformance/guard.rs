@@ -95,12 +95,12 @@ fn tampered(change: impl FnOnce(&mut Wal)) {
 }
 
 #[test]
-fn a_wal_with_one_bit_of_an_earlier_frame_changed_cannot_push() {
+fn a_wal_with_some_bytes_of_an_earlier_frame_changed_cannot_push() {
     tampered(|wal| {
         let middle = wal.frames.len() / 2;
         // In the text of a row: no check of SQLite's own would notice.
         let last = wal.frames[middle].len() - 3;
-        wal.frames[middle][last] ^= 1;
+        wal.frames[middle][last - 7..=last].iter_mut().for_each(|byte| *byte ^= 0x5b);
     });
 }
 

@@ -47,6 +47,6 @@ pub use snapshot::{
     SnapshotWriter, chunk_bytes, decode_chunk,
 };
 pub use wal::{
-    ChecksumOrder, FRAME_HEADER_BYTES, FrameHeader, Salts, WAL_HEADER_BYTES, WalChecksum, WalError,
-    WalHeader, WalReader, WalWriter, frame_bytes,
+    ChecksumOrder, FRAME_HEADER_BYTES, FrameHeader, SEQUENCE_MAX, Salts, WAL_HEADER_BYTES,
+    WalChecksum, WalError, WalHeader, WalReader, WalWriter, frame_bytes,
 };

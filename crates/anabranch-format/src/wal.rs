@@ -141,6 +141,9 @@ fn words(order: ChecksumOrder, [a, b, c, d, e, f, g, h]: [u8; 8]) -> (u32, u32) 
     }
 }
 
+/// So often no WAL was begun anew: its header counts that from 0.
+pub const SEQUENCE_MAX: u32 = 1 << 24;
+
 /// The header of a WAL file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalHeader {
@@ -178,7 +181,10 @@ impl WalHeader {
 
     /// The header with these salts whose checksum is `checksum`, if there is one. Its checkpoint
     /// sequence is the one thing that is not known, and follows from the checksum; the other half of
-    /// the checksum must then come out right, which it does by accident once in 2^32 times.
+    /// the checksum must then come out right, which it does by accident once in 2^32 times. A
+    /// sequence that no WAL reaches, from [`SEQUENCE_MAX`] on, is none. (If two chains differ in nothing
+    /// but the highest bits of one word, the difference stays in high bits, and leaves fewer than 32
+    /// to be wrong.)
     #[must_use]
     pub fn from_checksum(
         order: ChecksumOrder,
@@ -197,7 +203,7 @@ impl WalHeader {
             ChecksumOrder::Big => word,
         };
         let fits = WalChecksum::default().extended(order, &header.encode()[..24]) == checksum;
-        fits.then_some(header)
+        (fits && header.checkpoint_seq < SEQUENCE_MAX).then_some(header)
     }
 
     /// Reads and checks a header.
