@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::child;
 use crate::report::{Report, Row, Series, ms, ratio, say, size, time_ratio};
-use crate::stage::{Stage, length, settle_disk, with_suffix};
+use crate::stage::{Stage, length, remove_replica, settle_disk};
 
 /// The 1 GB database of W3 and W7.
 pub(crate) const GIGABYTE: u64 = 1_000_000_000;
 /// Bytes of its rows.
 pub(crate) const ROW: usize = 400;
 
-const SLOWER_MAX: f64 = 2.0;
-const MEMORY_MAX: u64 = 32 << 20;
+pub(crate) const SLOWER_MAX: f64 = 2.0;
+pub(crate) const MEMORY_MAX: u64 = 32 << 20;
 /// What the base map takes for a page.
-const BASE_ENTRY: u64 = 16;
+pub(crate) const BASE_ENTRY: u64 = 16;
 
 /// Rounds at most: each writes 2 GB.
-const ROUNDS_MAX: usize = 5;
+pub(crate) const ROUNDS_MAX: usize = 5;
 
 pub(crate) fn measure(stage: &Stage, report: &mut Report) -> Result<()> {
     let (prepared, _) = stage.prepared(GIGABYTE, ROW)?;
@@ -43,9 +43,7 @@ pub(crate) fn measure(stage: &Stage, report: &mut Report) -> Result<()> {
         let cost = child::watched(&stage.program, &args)?;
         clones.push(cost.wall);
         peak = peak.max(cost.peak_bytes);
-        for suffix in ["", "-wal", "-shm", "-anabranch", "-anabranch-wal", "-anabranch-shm"] {
-            let _ = fs::remove_file(with_suffix(&file, suffix));
-        }
+        remove_replica(&file);
     }
     let (copies, clones) = (Series::from(copies), Series::from(clones));
     let slower = time_ratio(clones.median(), copies.median());

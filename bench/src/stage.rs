@@ -149,6 +149,13 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Removes a replica: the database and what lies beside it.
+pub(crate) fn remove_replica(db: &Path) {
+    for suffix in ["", "-wal", "-shm", "-anabranch", "-anabranch-wal", "-anabranch-shm"] {
+        let _ = fs::remove_file(with_suffix(db, suffix));
+    }
+}
+
 /// Length of a file; 0 if there is none.
 pub(crate) fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |m| m.len())

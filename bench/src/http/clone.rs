@@ -11,15 +11,11 @@ use anabranch::blocking::Replica;
 use super::server::{Server, get};
 use crate::Result;
 use crate::child;
-use crate::clone::{GIGABYTE, ROW};
+use crate::clone::{BASE_ENTRY, GIGABYTE, MEMORY_MAX, ROUNDS_MAX, ROW, SLOWER_MAX};
 use crate::report::{Report, Row, Series, ms, ratio, size, time_ratio};
-use crate::stage::{Stage, length, settle_disk, with_suffix};
+use crate::stage::{Stage, length, remove_replica, settle_disk};
 
 const CLONE_MAX: Duration = Duration::from_millis(1200);
-const SLOWER_MAX: f64 = 2.0;
-const MEMORY_MAX: u64 = 32 << 20;
-const BASE_ENTRY: u64 = 16;
-const ROUNDS_MAX: usize = 5;
 
 pub(super) fn measure(stage: &Stage, report: &mut Report) -> Result<()> {
     let (prepared, _) = stage.prepared(GIGABYTE, ROW)?;
@@ -44,9 +40,7 @@ pub(super) fn measure(stage: &Stage, report: &mut Report) -> Result<()> {
         growth = growth.max(server.memory()?.1.saturating_sub(before));
         clones.push(cost.wall);
         peak = peak.max(cost.peak_bytes);
-        for suffix in ["", "-wal", "-shm", "-anabranch", "-anabranch-wal", "-anabranch-shm"] {
-            let _ = fs::remove_file(with_suffix(&file, suffix));
-        }
+        remove_replica(&file);
     }
     let (copies, clones) = (Series::from(copies), Series::from(clones));
     let slower = time_ratio(clones.median(), copies.median());
