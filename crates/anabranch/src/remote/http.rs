@@ -227,19 +227,10 @@ impl Connection {
         if from.scheme() == "https" && to.scheme() == "http" {
             return Some("it leads from https to http");
         }
-        if ask.method != Method::GET && !self.is_home(to) {
+        if ask.method != Method::GET && !self.url.is_home(to) {
             return Some("what is sent goes to the host in the URL alone");
         }
         None
-    }
-
-    /// Whether `url` is at the host that was named; what is named http may become https.
-    fn is_home(&self, url: &Url) -> bool {
-        let home = self.url.join("");
-        home.host() == url.host()
-            && (home.port_or_known_default() == url.port_or_known_default()
-                || (home.scheme(), home.port(), url.scheme(), url.port())
-                    == ("http", None, "https", None))
     }
 
     async fn send(&self, ask: &Ask, url: &Url) -> Result<Response, Fault> {
@@ -247,7 +238,7 @@ impl Connection {
         let client = self.connections.client(url).map_err(refused)?;
         let mut request =
             client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
-        if let Some(token) = self.token.as_ref().filter(|_| self.is_home(url)) {
+        if let Some(token) = self.token.as_ref().filter(|_| self.url.is_home(url)) {
             request = request.bearer_auth(token.secret());
         }
         let moved = Arc::new(AtomicU64::new(0));

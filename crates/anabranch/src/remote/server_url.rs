@@ -87,6 +87,18 @@ impl ServerUrl {
         url.set_path(&format!("{base}/{path}"));
         url
     }
+
+    /// Whether `url` is at the same server: its name and port, or its standard ports where http became
+    /// https. Secrets, and what is pushed, go nowhere else.
+    pub(crate) fn is_home(&self, url: &Url) -> bool {
+        let home = &self.url;
+        let upgraded = home.scheme() == "http"
+            && url.scheme() == "https"
+            && home.port().is_none()
+            && url.port().is_none();
+        home.host() == url.host()
+            && (upgraded || home.port_or_known_default() == url.port_or_known_default())
+    }
 }
 
 /// A text that should be a URL, shortened and without what may be credentials.
@@ -154,6 +166,24 @@ mod tests {
         let e = parse("http://u:secret@h:99999/db?authToken=secret").unwrap_err();
         assert!(matches!(e, ServerUrlError::Url { .. }), "{e}");
         assert!(!e.to_string().contains("secret"), "{e}");
+    }
+
+    #[test]
+    fn secrets_stay_with_the_server() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let home = parse("http://db.example/x").unwrap();
+        for same in ["http://db.example/y", "https://db.example/x", "http://db.example:80/"] {
+            assert!(home.is_home(&url(same)), "{same}");
+        }
+        for other in [
+            "http://example/x",
+            "http://a.db.example/x",
+            "http://db.example:8080/x",
+            "https://db.example:8443/x",
+        ] {
+            assert!(!home.is_home(&url(other)), "{other}");
+        }
+        assert!(!parse("https://db.example/").unwrap().is_home(&url("http://db.example/")));
     }
 
     #[test]

@@ -229,7 +229,7 @@ impl Http {
         let refused = |why: String| Err(LibsqlError::Redirect { request: request.name(), why });
         let mut url = request.url.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let home = is_home(&request.url, &url);
+            let home = self.url.is_home(&url);
             if !home && request.body.is_some() {
                 return refused(format!("to another host, {}", host(&url)));
             }
@@ -289,17 +289,6 @@ fn redirect_of(response: &Response) -> Option<&HeaderValue> {
     response.headers().get(LOCATION).filter(|_| response.status().is_redirection())
 }
 
-/// Whether both are the same server: its name and port, or its standard ports where http became
-/// https.
-fn is_home(home: &Url, url: &Url) -> bool {
-    let upgraded = home.scheme() == "http"
-        && url.scheme() == "https"
-        && home.port().is_none()
-        && url.port().is_none();
-    home.host() == url.host()
-        && (upgraded || home.port_or_known_default() == url.port_or_known_default())
-}
-
 fn host(url: &Url) -> &str {
     url.host_str().unwrap_or_default()
 }
@@ -342,27 +331,6 @@ pub(super) fn said_in(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn url(text: &str) -> Url {
-        Url::parse(text).unwrap()
-    }
-
-    #[test]
-    fn secrets_stay_with_the_server() {
-        let home = url("http://db.example/x");
-        for same in ["http://db.example/y", "https://db.example/x", "http://db.example:80/"] {
-            assert!(is_home(&home, &url(same)), "{same}");
-        }
-        for other in [
-            "http://example/x",
-            "http://a.db.example/x",
-            "http://db.example:8080/x",
-            "https://db.example:8443/x",
-        ] {
-            assert!(!is_home(&home, &url(other)), "{other}");
-        }
-        assert!(!is_home(&url("https://db.example/"), &url("http://db.example/")));
-    }
 
     #[test]
     fn what_a_server_says_is_one_line_without_control_characters() {
