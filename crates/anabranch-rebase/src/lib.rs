@@ -1,0 +1,45 @@
+//! Rebase: what was changed here is done once more, on top of what was changed elsewhere.
+//!
+//! Three states of one database come in, each as a connection of SQLite: the *base* B that both
+//! sides started from, the *local* state L, and a scratch copy of the *remote* state R. What turns B
+//! into L, in schema and rows, is applied to the scratch copy, which thereby becomes the result R'.
+//! Nothing else is written; whoever called compares the pages of R' with those of L and R. This crate
+//! knows neither logs nor live files.
+//!
+//! The same code serves a replica (local = its file) and a server that merges what a client pushed
+//! past a conflict (local = what that client has).
+//!
+//! ```text
+//! schema::plan    objects of B, L, R by name: on one side only, on both and equal, in conflict;
+//!                 which table of L is which table of R, column by column; which are shadows
+//! schema::carry   L's changes of the schema, done in R: tables first; indices, views and
+//!                 triggers once the rows are there
+//! candidates      keys of rows that may differ between B and L: from the leaf pages that differ,
+//!                 or, where those are too many, by a walk over both tables in key order
+//! keys            rows that both sides inserted under a key that SQLite chose get a new key here,
+//!                 and what refers to them follows
+//! rows            each changed row against the remote's: applied, or in conflict and decided
+//! violations      what only both changes together violate: unique keys, foreign keys, checks
+//! virtual tables  shadow tables are carried whole or built anew, never merged
+//! ```
+//!
+//! # Order, and memory
+//! Keys are kept in a work database of its own (a temporary file); rows are read again when they
+//! are decided on. So memory holds a few rows, the caches of SQLite, and no list that grows with
+//! the change. The scratch copy is written in many short transactions without a journal on disk:
+//! if anything fails it is thrown away.
+//!
+//! # Safety
+//! The databases may come from anybody: connections here run without triggers and foreign keys,
+//! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
+
+mod conflict;
+mod error;
+mod keymap;
+mod plan;
+mod rules;
+
+pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
+pub use error::RebaseError;
+pub use keymap::{KeyMap, MovedKey};
+pub use rules::{InsertRule, Policy, Resolve, Rules, Side, TableRules};

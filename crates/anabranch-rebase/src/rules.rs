@@ -1,0 +1,113 @@
+//! What is done about conflicts: rules for a database and for single tables.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::conflict::{Conflict, Row};
+
+/// One of the two sides of a conflict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// What was written here.
+    Local,
+    /// What came from the remote.
+    Remote,
+}
+
+/// Who wins where both sides changed one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// The local row: the last to sync wins.
+    #[default]
+    Local,
+    /// The remote's row.
+    Remote,
+    /// Column by column: a column that one side changed keeps that change; one that both changed
+    /// becomes the local one. Where one side deleted the row, as [`Policy::Local`].
+    Merge,
+    /// Neither: nothing is changed, the caller is told.
+    Abort,
+}
+
+/// What is done about two rows that were inserted under one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InsertRule {
+    /// Both stay: the local row gets a new key, also if SQLite did not choose the old one. Only
+    /// where the key is the rowid.
+    Renumber,
+    /// The local row.
+    Local,
+    /// The remote's row.
+    Remote,
+    /// Neither: nothing is changed, the caller is told.
+    Abort,
+}
+
+/// The rules of one table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableRules {
+    /// Instead of the database's policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// Instead of: a new key where SQLite chose it, else the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insert: Option<InsertRule>,
+}
+
+/// A program's own decisions: asked before the policy.
+pub trait Resolve: Send + Sync {
+    /// Decides on a row that both sides changed: which row is to stand in the end (`Some(None)`: no
+    /// row); `None` leaves it to the policy. A row with another key than the conflict's is refused.
+    fn resolve(&self, conflict: &Conflict) -> Option<Option<Row>>;
+}
+
+/// The rules of a database.
+#[derive(Clone, Default)]
+pub struct Rules {
+    /// For tables without a policy of their own.
+    pub policy: Policy,
+    /// Tables with rules of their own; names in lower case, since SQLite does not tell cases apart.
+    pub tables: BTreeMap<String, TableRules>,
+    /// Whose schema it is where both sides changed one object; `None`: that is an error.
+    pub take_schema: Option<Side>,
+    /// Rows that are equal on both sides in key and all columns are one row, also under a key that
+    /// SQLite chose: for a replica that does not know whether its own earlier push is what it meets.
+    pub equal_rows_are_one: bool,
+    /// A program's own decisions.
+    pub resolve: Option<Arc<dyn Resolve>>,
+}
+
+impl Rules {
+    /// The policy of a table.
+    #[must_use]
+    pub fn policy_of(&self, table: &str) -> Policy {
+        self.of(table).and_then(|rules| rules.policy).unwrap_or(self.policy)
+    }
+
+    /// The rule of a table for rows that both sides inserted, if it has one of its own.
+    #[must_use]
+    pub fn insert_rule_of(&self, table: &str) -> Option<InsertRule> {
+        self.of(table).and_then(|rules| rules.insert)
+    }
+
+    fn of(&self, table: &str) -> Option<&TableRules> {
+        self.tables.get(&table.to_ascii_lowercase())
+    }
+}
+
+impl std::fmt::Debug for Rules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rules")
+            .field("policy", &self.policy)
+            .field("tables", &self.tables)
+            .field("take_schema", &self.take_schema)
+            .field("equal_rows_are_one", &self.equal_rows_are_one)
+            .field("resolve", &self.resolve.is_some())
+            .finish()
+    }
+}
