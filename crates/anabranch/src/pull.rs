@@ -40,8 +40,8 @@ use crate::read_ahead::ReadAhead;
 use crate::remote::{Remote, of_store};
 use crate::replica::blocking;
 use crate::report::Pulled;
-use crate::session::{LocalChanges, Session};
-use crate::state::{Intent, PullIntent};
+use crate::session::{Act, LocalChanges, Session};
+use crate::state::{Base, Intent, PullIntent};
 
 /// How often an apply starts over because somebody committed in between.
 const ROUNDS_MAX: usize = 20;
@@ -410,6 +410,7 @@ fn try_apply(session: &mut Session, change: &mut Change, round: usize) -> Result
         schema_cookie,
         base: &map,
         intent: id,
+        before: None,
     };
     let mut written = None;
     // The staged entries and the intent become durable together, under the write lock.
@@ -508,6 +509,7 @@ fn equal(
             cookie_before: view.page_one().schema_cookie,
             cookie_after: None,
             replaces: false,
+            before: None,
         },
     };
     session.sidecar.put_intent(id, &Intent::Pull(intent.clone()))?;
@@ -518,37 +520,65 @@ fn equal(
 
 /// Decides a pull that an earlier operation left undecided, from the file. Answers a line about it.
 pub(crate) fn recover(session: &mut Session) -> Result<Option<String>, Error> {
-    let found = session.sidecar.intents()?.into_iter().find_map(|(id, intent)| match intent {
-        Intent::Pull(intent) => Some((id, intent)),
-        Intent::Push(_) => None,
+    let found = session.sidecar.intents()?.into_iter().find_map(|(id, intent)| {
+        Some((id, match intent {
+            Intent::Pull(pull) => Undecided {
+                base: pull.base_after(),
+                apply: pull.apply,
+                act: Act::Plain(id),
+            },
+            Intent::Rebase(rebase) => Undecided {
+                base: rebase.base_after(),
+                apply: rebase.apply,
+                act: Act::Rebase(id),
+            },
+            Intent::Push(_) => return None,
+        }))
     });
-    let Some((id, intent)) = found else { return Ok(None) };
-    let to = intent.target.last;
-    let (applied, counter) = was_applied(session, &intent)?;
-    if applied {
-        session.forget_tables();
-        session.settle_earlier(id, intent.base_after(), None, counter, entropy::now())?;
-        Ok(Some(format!("an interrupted pull had been applied, up to position {to}")))
-    } else {
-        session.forget(&[id])?;
-        Ok(Some("an interrupted pull had not been applied; it starts over".to_owned()))
+    let Some((id, pull)) = found else { return Ok(None) };
+    let to = pull.base.lsn();
+    let (verdict, counter) = verdict_on(session, &pull.apply)?;
+    match verdict {
+        Verdict::Applied => {
+            session.forget_tables();
+            session.settle_earlier_act(pull.act, pull.base, None, counter, entropy::now())?;
+            Ok(Some(format!("an interrupted pull had been applied, up to position {to}")))
+        }
+        Verdict::NotApplied => {
+            session.forget(&[id])?;
+            Ok(Some("an interrupted pull had not been applied; it starts over".to_owned()))
+        }
+        Verdict::Undecided => {
+            session.forget_undecided(id)?;
+            Ok(Some(
+                "whether an interrupted pull had been applied cannot be told; it starts over, and \
+                 rows that are as the remote has them count as the remote's"
+                    .to_owned(),
+            ))
+        }
     }
 }
 
+/// A pull that may or may not be in the file.
+struct Undecided {
+    act: Act,
+    /// The base, if it is.
+    base: Base,
+    apply: ApplyIntent,
+}
+
 /// Whether the pull is in the file; and the file's change counter.
-fn was_applied(session: &Session, intent: &PullIntent) -> Result<(bool, u32), Error> {
-    let mut question = intent.apply.clone();
+fn verdict_on(session: &Session, apply: &ApplyIntent) -> Result<(Verdict, u32), Error> {
+    let mut question = apply.clone();
     if !session.same_boot()? {
         question.mark_before = None;
     }
     let mut live = session.live()?;
     let view = live.begin()?;
-    // Undecided counts as not applied: then the rows in question are local changes, which stops the
-    // next pull; the other way round they might be taken back at the remote.
-    let applied = view.was_applied(&question, &session.base_map())? == Verdict::Applied;
-    if applied {
+    let verdict = view.was_applied(&question, &session.base_map())?;
+    if verdict == Verdict::Applied {
         // It may have been cut short before the disk had it.
         view.sync_wal()?;
     }
-    Ok((applied, view.page_one().change_counter))
+    Ok((verdict, view.page_one().change_counter))
 }

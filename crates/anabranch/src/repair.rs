@@ -158,8 +158,7 @@ fn keep_base(mut session: Session) -> Result<RepairReport, Error> {
 
 fn drop_intents(session: &Session) -> Result<(), Error> {
     for (id, _) in session.sidecar.intents()? {
-        session.base_map().drop_staged(id)?;
-        session.sidecar.delete_intent(id)?;
+        session.drop_intent(id, None)?;
     }
     Ok(())
 }
@@ -241,6 +240,9 @@ fn rebase_sidecar(mut session: Session, found: Found) -> Result<RepairReport, Er
     };
     session.state.change_counter = view.page_one().change_counter;
     session.state.mark = view.mark().copied();
+    if let Some(ahead) = session.state.ahead.take() {
+        session.base_map().drop_staged(ahead)?;
+    }
     session.state.known = known_of(&view);
     session.state.phase = Phase::Ready;
     session.sidecar.forget_history()?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_rebase::{Resolve, Rules, Side};
 use anabranch_store::{Head, Progress, causes};
 
 use crate::adopt;
@@ -28,7 +29,7 @@ use crate::state::{Phase, RemoteText};
 use crate::verify;
 
 /// Settings for everything done with a replica or a remote.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Endpoint of an S3-compatible service, if not the provider's own.
     pub endpoint: Option<String>,
@@ -46,6 +47,29 @@ pub struct Options {
     pub encryption_key: Option<EncryptionKey>,
     /// Connections to servers: who shares them saves making them anew.
     pub connections: Connections,
+    /// What is done where both sides changed a row, instead of what the replica's settings say.
+    pub rules: Option<Rules>,
+    /// Asked before the rules, for each row that both sides changed.
+    pub resolve: Option<Arc<dyn Resolve>>,
+    /// Whose side is taken where that cannot be decided row by row: both changed one object of the
+    /// schema, or a table that cannot be merged, or the remote does not keep the state any more that
+    /// both started from. `None`: that is an error.
+    pub take: Option<Side>,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("endpoint", &self.endpoint)
+            .field("busy_timeout", &self.busy_timeout)
+            .field("name", &self.name)
+            .field("auth_token", &self.auth_token)
+            .field("encryption_key", &self.encryption_key)
+            .field("rules", &self.rules)
+            .field("resolve", &self.resolve.is_some())
+            .field("take", &self.take)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The key, in base64, that a libSQL server needs to read a database it keeps encrypted. Never shown.
@@ -106,6 +130,9 @@ impl Default for Options {
             auth_token: None,
             encryption_key: None,
             connections: Connections::default(),
+            rules: None,
+            resolve: None,
+            take: None,
         }
     }
 }
@@ -446,7 +473,7 @@ impl Replica {
             // "Up to date" must be true of the file, too: it may have gone back.
             (session, _) = count(session).await?;
         }
-        Ok(PullReport { pulled, position: session.state.base.lsn(), notes: session.notes })
+        Ok(PullReport { pulled, rebased: None, position: session.state.base.lsn(), notes: session.notes })
     }
 
     /// Brings the file to `head`, if that lies beyond its base.
@@ -488,6 +515,7 @@ impl Replica {
         Ok(unmoved.then(|| SyncReport {
             offline: None,
             pulled: None,
+            rebased: None,
             pushed: None,
             position: base.last,
             notes: Vec::new(),
@@ -509,6 +537,7 @@ impl Replica {
         Ok(SyncReport {
             offline: Some(Offline { reason, pages_to_push }),
             pulled: None,
+            rebased: None,
             pushed: None,
             position: session.state.base.lsn(),
             notes: session.notes,
@@ -526,7 +555,14 @@ impl Replica {
                 self.note_synced(&session);
                 let (pushed, position) = (Some(done), session.state.base.lsn());
                 let notes = session.notes;
-                return Ok(SyncReport { offline: None, pulled: None, pushed, position, notes });
+                return Ok(SyncReport {
+                    offline: None,
+                    pulled: None,
+                    rebased: None,
+                    pushed,
+                    position,
+                    notes,
+                });
             }
             Some(Outcome::DoneEarlier(done)) => pushed = Some(done),
             Some(Outcome::Nothing | Outcome::Lost { .. }) | None => {}
@@ -562,7 +598,7 @@ impl Replica {
         }
         self.note_synced(&session);
         let position = session.state.base.lsn();
-        Ok(SyncReport { offline: None, pulled, pushed, position, notes: session.notes })
+        Ok(SyncReport { offline: None, pulled, rebased: None, pushed, position, notes: session.notes })
     }
 
     fn note_synced(&self, session: &Session) {

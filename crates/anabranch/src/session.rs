@@ -26,7 +26,7 @@ use crate::remote;
 use crate::replica::Options;
 use crate::report::Note;
 use crate::sidecar::{self, REPLACED_PAGES_MAX, Replaced, Sidecar};
-use crate::state::{Base, Known, State};
+use crate::state::{Base, Known, Stage, State};
 
 /// An operation under way.
 pub(crate) struct Session {
@@ -272,10 +272,12 @@ impl Session {
         let same_boot = self.same_boot()?;
         let map = self.base_map();
         let watched = self.keep.as_ref().and_then(|keep| keep.candidates());
+        let ahead = self.ahead()?;
         let mut changed = PageSet::new(view.db_size());
         let with = Compare {
             since: self.state.mark.as_ref(),
             watched: watched.as_ref(),
+            ahead: ahead.as_ref(),
             restarted: !same_boot,
             base_size: base.size,
             page_one_always: false,
@@ -424,11 +426,37 @@ impl Session {
         change_counter: u32,
         now: Micros,
     ) -> Result<(), Error> {
-        self.settle_unseen(intent, base, mark, change_counter, now)?;
+        self.settle_unseen(Act::Plain(intent), base, mark, change_counter, now)?;
         if let Some(keep) = &self.keep {
             keep.settled(&self.state);
         }
         Ok(())
+    }
+
+    /// As [`Session::settle`], for a rebase: the file is what it leads to at `mark`, and may be ahead
+    /// of the new base in the pages that are staged for that.
+    pub(crate) fn settle_rebase(
+        &mut self,
+        intent: i64,
+        base: Base,
+        mark: Option<Mark>,
+        change_counter: u32,
+        now: Micros,
+    ) -> Result<(), Error> {
+        self.settle_unseen(Act::Rebase(intent), base, mark, change_counter, now)?;
+        if let Some(keep) = &self.keep {
+            match self.ahead()? {
+                Some(ahead) => keep.captured(ahead, self.state.mark.as_ref(), &self.state),
+                None => keep.distrust(),
+            }
+        }
+        Ok(())
+    }
+
+    /// The pages in which the file was ahead of its base at the mark; `None`: it was not.
+    pub(crate) fn ahead(&self) -> Result<Option<PageSet>, Error> {
+        let Some(staged) = self.state.ahead else { return Ok(None) };
+        Ok(Some(self.base_map().staged_pages(staged)?))
     }
 
     /// As [`Session::settle`], for a state that an earlier operation has left: what was written
@@ -441,7 +469,19 @@ impl Session {
         change_counter: u32,
         now: Micros,
     ) -> Result<(), Error> {
-        self.settle_unseen(intent, base, mark, change_counter, now)?;
+        self.settle_earlier_act(Act::Plain(intent), base, mark, change_counter, now)
+    }
+
+    /// As [`Session::settle_earlier`], for any act.
+    pub(crate) fn settle_earlier_act(
+        &mut self,
+        act: Act,
+        base: Base,
+        mark: Option<Mark>,
+        change_counter: u32,
+        now: Micros,
+    ) -> Result<(), Error> {
+        self.settle_unseen(act, base, mark, change_counter, now)?;
         if let Some(keep) = &self.keep {
             keep.distrust();
         }
@@ -450,7 +490,7 @@ impl Session {
 
     fn settle_unseen(
         &mut self,
-        intent: i64,
+        act: Act,
         base: Base,
         mark: Option<Mark>,
         change_counter: u32,
@@ -459,6 +499,12 @@ impl Session {
         let mut next = self.state.clone();
         next.base = base;
         next.mark = mark;
+        // Without a mark every page is looked at anyway.
+        next.ahead = match act {
+            Act::Rebase(intent) if mark.is_some() => Some(Stage::Ahead.of(intent)),
+            _ => None,
+        };
+        next.undecided = false;
         next.change_counter = change_counter;
         // The file that was looked at, whatever lies there by now; the boot is the present one.
         next.identity = match &self.seen {
@@ -470,7 +516,7 @@ impl Session {
             next.known = tables;
         }
         self.sidecar.begin_settling()?;
-        if let Err(e) = self.settle_within(intent, &next) {
+        if let Err(e) = self.settle_within(act, &next) {
             // The first error is the one to report.
             let _ = self.sidecar.rollback();
             return Err(e);
@@ -482,13 +528,22 @@ impl Session {
         Ok(())
     }
 
-    fn settle_within(&self, intent: i64, next: &State) -> Result<(), Error> {
+    fn settle_within(&self, act: Act, next: &State) -> Result<(), Error> {
         let map = self.base_map();
-        let replaced = self.replaced_by(&map, intent)?;
-        map.settle(intent, next.base.size)?;
+        let staged = match act {
+            Act::Plain(intent) => intent,
+            Act::Rebase(intent) => {
+                self.sidecar.confirm_conflicts(intent)?;
+                Stage::Base.of(intent)
+            }
+        };
+        let replaced = self.replaced_by(&map, staged)?;
+        map.settle(staged, next.base.size)?;
+        if let Some(ahead) = self.state.ahead {
+            map.drop_staged(ahead)?;
+        }
         for (id, _) in self.sidecar.intents()? {
-            map.drop_staged(id)?;
-            self.sidecar.delete_intent(id)?;
+            self.drop_intent(id, next.ahead)?;
         }
         self.sidecar.remember_replaced(next.base.lsn(), &replaced)?;
         self.sidecar.remember(next.base.lsn(), next.base.sum)?;
@@ -515,13 +570,48 @@ impl Session {
             return Ok(());
         }
         self.sidecar.begin_settling()?;
-        let map = self.base_map();
         for &id in ids {
-            map.drop_staged(id)?;
-            self.sidecar.delete_intent(id)?;
+            self.drop_intent(id, None)?;
         }
         self.sidecar.commit_settled()
     }
+
+    /// Forgets a pull of which nobody can tell whether it was applied. It counts as not applied: the
+    /// other way round, what was written here could be taken back at the remote. Its conflicts stay in
+    /// the journal: if it was applied, they are nowhere else.
+    pub(crate) fn forget_undecided(&mut self, id: i64) -> Result<(), Error> {
+        let next = State { undecided: true, ..self.state.clone() };
+        self.sidecar.begin_settling()?;
+        self.sidecar.confirm_conflicts(id)?;
+        self.drop_intent(id, None)?;
+        self.sidecar.save_state(&next)?;
+        self.sidecar.commit_settled()?;
+        self.state = next;
+        Ok(())
+    }
+
+    /// Forgets an intent and what belongs to it, but what is staged under `kept`. Conflicts that were
+    /// not confirmed go with it.
+    pub(crate) fn drop_intent(&self, id: i64, kept: Option<i64>) -> Result<(), Error> {
+        let map = self.base_map();
+        map.drop_staged(id)?;
+        for staged in Stage::ALL.map(|stage| stage.of(id)) {
+            if Some(staged) != kept {
+                map.drop_staged(staged)?;
+            }
+        }
+        self.sidecar.drop_conflicts(id)?;
+        self.sidecar.delete_intent(id)
+    }
+}
+
+/// What settles, by the number of its intent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Act {
+    /// What was staged for it became the base, and the file is the base.
+    Plain(i64),
+    /// What was staged for the base became the base, and the file is ahead of it.
+    Rebase(i64),
 }
 
 /// Stands for the checksum of a page that is not there. A real page has it once in 2^64.
