@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anabranch_format::{DeltaError, Lsn, PageSize};
 use anabranch_rebase::{Conflict, RebaseError, Value};
-use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError};
+use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError, ScratchError};
 use anabranch_store::{AppendError, LocationError, StoreError};
 
 use crate::adopt::AdoptError;
@@ -116,6 +116,30 @@ pub enum Error {
         /// Why.
         #[source]
         source: Box<RebaseError>,
+    },
+    /// One of the states that a rebase works with cannot be read or written.
+    #[error(
+        "putting what changed in {path} on top of what the remote has needs its earlier pages, which \
+         cannot be read or kept; nothing was changed",
+        path = path.display()
+    )]
+    Layers {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<ScratchError>,
+    },
+    /// What the remote says of the common state is not what it was.
+    #[error(
+        "page {page} of position {lsn}, as the remote has it, is not what this replica once had: the \
+         remote, or the sidecar, is damaged. Nothing was changed; `anabranch verify` tells more"
+    )]
+    BasePage {
+        /// The position.
+        lsn: Lsn,
+        /// The page.
+        page: u32,
     },
     /// The journal has no such conflict.
     #[error(

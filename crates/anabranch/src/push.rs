@@ -115,6 +115,7 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
     view.sync_wal()?;
     drop(view);
     drop(live);
+    session.let_go();
     let encoded = encoder.finish(changes.size).map_err(spooling)?;
     let intent = PushIntent {
         push: match ids {

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::image::{cookie_of, folder_of};
 use crate::init;
 use crate::lock::ReplicaLock;
-use crate::pull::{self, Local};
+use crate::pull::{self, Mine};
 use crate::read_ahead::ReadAhead;
 use crate::remote::{self, Opening, Remote, of_store};
 use crate::replica::{Options, Repair, blocking};
@@ -74,7 +74,7 @@ async fn take_remote(file: &Path, options: &Options) -> Result<RepairReport, Err
     blocking(move || {
         let mut session = session;
         session.take_up()?;
-        let (_, kept) = pull::take(&mut session, fetched, anchor, Local::Replace, &progress)?;
+        let kept = pull::take(&mut session, fetched, anchor, Mine::Replace, &progress)?.kept;
         Ok(RepairReport {
             position: session.state.base.lsn(),
             local_pages: 0,

@@ -4,6 +4,7 @@
 //! All of it is blocking and moves between blocking threads as one value. The database is opened
 //! only through SQLite, by [`Session::live`], each time for one purpose.
 
+use std::borrow::BorrowMut;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anabranch_format::{DbChecksum, Lsn, Micros, Pgno, content_hash};
 use anabranch_sqlite::{
     BaseMap, Compare, FileError, FileIdentity, How, LiveFile, Mark, PageEntry, PageSet, ScanReason,
-    View,
+    ViewOf,
 };
 
 use crate::adopt;
@@ -43,6 +44,8 @@ pub(crate) struct Session {
     /// What a long-lived program has open beside the operation.
     keep: Option<Arc<Keep>>,
     pub(crate) notes: Vec<Note>,
+    /// See [`Session::hold`].
+    held: Option<LiveFile>,
 }
 
 /// What changed here since the base.
@@ -118,7 +121,7 @@ impl Session {
         let busy = options.busy_timeout;
         let tables = RefCell::new(None);
         let (keep, notes) = (None, Vec::new());
-        Ok(Session { lock, sidecar, state, db, seen, tables, busy, keep, notes })
+        Ok(Session { lock, sidecar, state, db, seen, tables, busy, keep, notes, held: None })
     }
 
     /// A session on a replica that was just made.
@@ -133,7 +136,7 @@ impl Session {
         let seen = identity_of(&db).ok();
         let tables = RefCell::new(None);
         let (keep, notes) = (None, Vec::new());
-        Session { lock: Some(lock), sidecar, state, db, seen, tables, busy, keep, notes }
+        Session { lock: Some(lock), sidecar, state, db, seen, tables, busy, keep, notes, held: None }
     }
 
     /// Closes the sidecar, keeping the lock.
@@ -176,6 +179,23 @@ impl Session {
             self.notes.push(Note::SwitchedToWal);
         }
         Ok(live)
+    }
+
+    /// Keeps a connection to the database open until [`Session::let_go`]: as long as there is one, the
+    /// `-wal` stays, which tells what was written since the last look.
+    pub(crate) fn hold(&mut self) -> Result<(), Error> {
+        if self.held.is_none() {
+            let mut live = self.live()?;
+            // Only who has read counts.
+            drop(live.begin()?);
+            self.held = Some(live);
+        }
+        Ok(())
+    }
+
+    /// Closes what [`Session::hold`] keeps open.
+    pub(crate) fn let_go(&mut self) {
+        self.held = None;
     }
 
     /// The base map in the sidecar.
@@ -240,9 +260,9 @@ impl Session {
 
     /// Finds what changed in `view` since the base. Stops with a typed error if the file is older
     /// than the replica, before anything can be pushed.
-    pub(crate) fn capture(
+    pub(crate) fn capture<L: BorrowMut<LiveFile>>(
         &self,
-        view: &View<'_>,
+        view: &ViewOf<L>,
         on_change: &mut OnChange<'_>,
     ) -> Result<LocalChanges, Error> {
         if view.page_one().change_counter < self.state.change_counter {
@@ -262,9 +282,9 @@ impl Session {
     }
 
     /// As [`Session::capture`], for those who mend a file that may have gone back.
-    pub(crate) fn difference(
+    pub(crate) fn difference<L: BorrowMut<LiveFile>>(
         &self,
-        view: &View<'_>,
+        view: &ViewOf<L>,
         on_change: &mut OnChange<'_>,
     ) -> Result<LocalChanges, Error> {
         self.check_still_the_same()?;
@@ -306,7 +326,7 @@ impl Session {
     /// Another database that was copied over this one looks like one with local changes. VACUUM may
     /// leave no page as it was, and a schema may be made anew from end to end; both at once, out of
     /// sight, is taken for another database. Of a small one an ordinary change may leave nothing.
-    fn refuse_foreign(&self, view: &View<'_>, changes: &LocalChanges) -> Result<(), Error> {
+    fn refuse_foreign<L: BorrowMut<LiveFile>>(&self, view: &ViewOf<L>, changes: &LocalChanges) -> Result<(), Error> {
         let known = &self.state.known.tables;
         if changes.unchanged > 0 || known.is_empty() || self.state.base.size < FOREIGN_PAGES_MIN {
             return Ok(());
@@ -336,7 +356,7 @@ impl Session {
     }
 
     /// Reads the names of the tables, unless they are known.
-    fn note_tables(&self, view: &View<'_>) {
+    fn note_tables<L: BorrowMut<LiveFile>>(&self, view: &ViewOf<L>) {
         let cookie = view.page_one().schema_cookie;
         let known = &self.state.known;
         if known.tables.is_empty() || known.cookie != cookie {
@@ -347,7 +367,7 @@ impl Session {
     /// A file that went back looks like one with local changes. Where the WAL proves that its
     /// changes came after the base there is no doubt; elsewhere the state is compared with those
     /// this replica had before.
-    fn refuse_older(&self, view: &View<'_>, changes: &LocalChanges) -> Result<(), Error> {
+    fn refuse_older<L: BorrowMut<LiveFile>>(&self, view: &ViewOf<L>, changes: &LocalChanges) -> Result<(), Error> {
         // A copy that nobody wrote since cannot have counted further than the file itself had.
         let counted_on = changes.change_counter > self.state.change_counter;
         let lsn = self.sidecar.position_of(changes.sum, self.state.base.lsn())?;
@@ -369,7 +389,7 @@ impl Session {
     /// Pages that are not there tell nothing: deleting rows and VACUUM cut them off, too. Nor does
     /// page 1, which many commits rewrite, nor a page that the base has as an earlier position had
     /// it.
-    pub(crate) fn newest_deltas_are_undone(&self, view: &View<'_>) -> Result<bool, Error> {
+    pub(crate) fn newest_deltas_are_undone<L: BorrowMut<LiveFile>>(&self, view: &ViewOf<L>) -> Result<bool, Error> {
         let map = self.base_map();
         let deltas = self.sidecar.replaced()?;
         let earlier: HashSet<_> = deltas.iter().flatten().map(|r| (r.pgno, r.keyed)).collect();
@@ -515,7 +535,9 @@ impl Session {
         if let Some(tables) = self.tables.get_mut().take() {
             next.known = tables;
         }
-        self.sidecar.begin_settling()?;
+        if !self.sidecar.is_within_transaction() {
+            self.sidecar.begin_settling()?;
+        }
         if let Err(e) = self.settle_within(act, &next) {
             // The first error is the one to report.
             let _ = self.sidecar.rollback();
@@ -648,14 +670,14 @@ const FOREIGN_PAGES_MIN: u32 = 16;
 const TABLES_MAX: u32 = 256;
 
 /// What the database in `view` is known by; nothing if its schema cannot be read.
-pub(crate) fn known_of(view: &View<'_>) -> Known {
+pub(crate) fn known_of<L: BorrowMut<LiveFile>>(view: &ViewOf<L>) -> Known {
     let cookie = view.page_one().schema_cookie;
     Known { tables: tables_of(view).unwrap_or_default(), cookie }
 }
 
 /// Hashes of the names of the tables in `view`, and of their columns, so that a table is known again
 /// after it was renamed.
-fn tables_of(view: &View<'_>) -> Result<Vec<u64>, FileError> {
+fn tables_of<L: BorrowMut<LiveFile>>(view: &ViewOf<L>) -> Result<Vec<u64>, FileError> {
     let tables = view.tables(TABLES_MAX)?;
     let columns = |sql: &str| sql.find('(').map(|at| content_hash(&sql.as_bytes()[at..]));
     let hashes = tables

@@ -218,6 +218,11 @@ impl Sidecar {
         self.run(|conn| conn.execute_batch("PRAGMA synchronous = FULL; BEGIN IMMEDIATE"))
     }
 
+    /// Whether a transaction is open.
+    pub(crate) fn is_within_transaction(&self) -> bool {
+        !self.conn.is_autocommit()
+    }
+
     /// Gives up the transaction, if there is one.
     pub(crate) fn rollback(&self) -> Result<(), Error> {
         if self.conn.is_autocommit() {
