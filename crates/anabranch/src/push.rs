@@ -109,6 +109,7 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
     drop(map);
     if changes.is_empty() {
         session.sidecar.rollback()?;
+        session.note_unchanged(&view, &changes)?;
         return Ok(Preparation::Nothing(Box::new(session)));
     }
     // What is published must survive a power failure here.
