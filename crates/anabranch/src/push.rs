@@ -94,7 +94,8 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
         source,
     };
     let spool = Spool::new(folder_of(&session.db));
-    let mut encoder = DeltaEncoder::new(spool, session.state.page_size, first).map_err(spooling)?;
+    let encoder = DeltaEncoder::new(spool, session.state.page_size, first).map_err(spooling)?;
+    let mut encoder = encoder.compressed_beside();
     let mut page_one = PageOneRule::new(&base, &view, session.state.page_size)?;
 
     session.sidecar.begin()?;
