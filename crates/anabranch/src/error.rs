@@ -491,6 +491,15 @@ pub enum Error {
         /// The database.
         path: PathBuf,
     },
+    /// Others appended to the log whenever this replica was about to.
+    #[error(
+        "others were faster at {remote} again and again: what changed here is safe in the file, and \
+         goes out with the next sync"
+    )]
+    Races {
+        /// The remote.
+        remote: String,
+    },
     /// The sidecar cannot be read, or contradicts itself.
     #[error(
         "the sidecar {path} is damaged: {what}. The database itself is untouched; `anabranch \
@@ -687,7 +696,9 @@ impl Error {
             | Error::Unconfirmed { .. }
             | Error::Undecided { .. }
             | Error::RemoteGone { .. } => ErrorKind::Offline,
-            Error::Locked { .. } | Error::KeepsMoving { .. } => ErrorKind::Busy,
+            Error::Locked { .. } | Error::KeepsMoving { .. } | Error::Races { .. } => {
+                ErrorKind::Busy
+            }
             Error::Location(_)
             | Error::ServerUrl(_)
             | Error::Usage(_)

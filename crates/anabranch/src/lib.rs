@@ -29,6 +29,7 @@ mod conflicts;
 mod crash;
 mod entropy;
 mod error;
+mod exchange;
 mod image;
 mod init;
 mod journal;

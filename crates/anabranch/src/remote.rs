@@ -111,6 +111,22 @@ pub(crate) trait Remote: Send + Sync {
         progress: &Progress,
     ) -> Result<Fetched, StoreError>;
 
+    /// Hands out what `pages`, all of them there, held at the position `at`, the end of a segment:
+    /// exactly these, ascending. Nothing is checked that the caller can check.
+    async fn base_pages(
+        &self,
+        at: Lsn,
+        pages: &PageSet,
+        progress: &Progress,
+    ) -> Result<Box<dyn PageSource + Send>, StoreError> {
+        let position = self.position_at(At::Lsn(at)).await?;
+        if position.lsn != at {
+            return Err(StoreError::BeforeHistory { location: self.shown() });
+        }
+        let whole = self.fetch_whole(&position, progress).await?;
+        Ok(Box::new(picked::Picked::new(whole.into_unsummed_pages(), pages.clone())))
+    }
+
     /// The newest `count` segments, newest first.
     async fn history(&self, count: usize) -> Result<Vec<Entry>, StoreError>;
 

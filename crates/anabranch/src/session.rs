@@ -515,6 +515,17 @@ impl Session {
         Ok(())
     }
 
+    /// As [`Session::settle`], for a base that the file is not compared with yet.
+    pub(crate) fn settle_standing(
+        &mut self,
+        intent: i64,
+        base: Base,
+        change_counter: u32,
+        now: Micros,
+    ) -> Result<(), Error> {
+        self.settle_earlier_act(Act::Stand(intent), base, None, change_counter, now)
+    }
+
     /// The pages in which the file was ahead of its base at the mark; `None`: it was not.
     pub(crate) fn ahead(&self) -> Result<Option<PageSet>, Error> {
         let Some(staged) = self.state.ahead else { return Ok(None) };
@@ -595,13 +606,16 @@ impl Session {
     fn settle_within(&self, act: Act, next: &State) -> Result<(), Error> {
         let map = self.base_map();
         let staged = match act {
-            Act::Plain(intent) => intent,
+            Act::Plain(intent) | Act::Stand(intent) => intent,
             Act::Rebase(intent) => {
                 self.sidecar.confirm_conflicts(intent)?;
                 Stage::Base.of(intent)
             }
         };
-        let replaced = self.replaced_by(&map, staged)?;
+        let replaced = match act {
+            Act::Stand(_) => Vec::new(),
+            _ => self.replaced_by(&map, staged)?,
+        };
         map.settle(staged, next.base.size)?;
         if let Some(ahead) = self.state.ahead {
             map.drop_staged(ahead)?;
@@ -676,6 +690,8 @@ pub(crate) enum Act {
     Plain(i64),
     /// What was staged for the base became the base, and the file is ahead of it.
     Rebase(i64),
+    /// What was staged for it became the base, and the file is something else.
+    Stand(i64),
 }
 
 /// Scans of fewer pages are made again and again rather than waiting for the disk once.
