@@ -103,7 +103,7 @@ impl Replica {
         let (send, mut entries) = tokio::sync::mpsc::channel(1);
         let reading = tokio::task::spawn_blocking(move || {
             let session = decided(Session::glance(&file, &options)?, || {
-                Session::open(&file, &options)
+                Session::open(&file, &options, None, None)
             })?;
             for id in session.sidecar.conflict_ids(&filter)? {
                 if let Some(entry) = session.sidecar.conflict(id)?
@@ -129,7 +129,7 @@ impl Replica {
     pub async fn resolve_conflict(&self, id: i64, take: Side) -> Result<Resolution, Error> {
         let (file, options) = (self.file().to_owned(), self.options().clone());
         blocking(move || {
-            let mut session = Session::open(&file, &options)?;
+            let mut session = Session::open(&file, &options, None, None)?;
             pull::recover(&mut session)?;
             let entry = session.sidecar.conflict(id)?;
             let entry =

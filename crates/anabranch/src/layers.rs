@@ -24,11 +24,12 @@ use anabranch_sqlite::{
 
 use crate::error::Error;
 use crate::image::{cookie_of, folder_of};
+use crate::remote::BasePages;
 use crate::session::{LocalChanges, Session};
 
 /// Hands over images of pages of the base: exactly those of a set, ascending.
 pub(crate) type FetchBase<'a> =
-    dyn FnMut(&PageSet) -> Result<Box<dyn PageSource + Send>, Error> + 'a;
+    dyn FnMut(&PageSet) -> Result<BasePages, Error> + 'a;
 
 /// The file, held in one state, and how it differs from the base.
 pub(crate) struct Local {

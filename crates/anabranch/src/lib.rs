@@ -27,6 +27,7 @@ mod adopt;
 mod clone;
 mod conflicts;
 mod crash;
+mod deadline;
 mod entropy;
 mod error;
 mod exchange;

@@ -117,8 +117,8 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
     view.sync_wal()?;
     drop(view);
     drop(live);
-    session.let_go();
     let encoded = encoder.finish(changes.size).map_err(spooling)?;
+    session.let_go();
     let intent = PushIntent {
         push: match ids {
             PushIds::Drawn => entropy::push_id(),

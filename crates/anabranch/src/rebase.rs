@@ -29,17 +29,17 @@ use anabranch_sqlite::{
     ScratchError, SharedOverlay, UnderLock, View,
 };
 use anabranch_store::{Progress, StoreError};
-use rusqlite::Connection;
 use tokio::runtime::Handle;
 
 use crate::crash::crash_point;
+use crate::deadline::Deadline;
 use crate::entropy;
 use crate::error::Error;
 use crate::journal::Origin;
 use crate::image::cookie_of;
 use crate::layers::{Layers, Local, cookie_in, page_in, reading, spooling};
 use crate::pull::{Change, of_apply};
-use crate::remote::{LibsqlError, Remote, of_store};
+use crate::remote::{BasePages, LibsqlError, Remote, of_store};
 use crate::replica::Options;
 use crate::report::{Rebased, TableRebased};
 use crate::session::Session;
@@ -53,9 +53,6 @@ const ROUNDS_WITHOUT_LOCK: u32 = 2;
 
 /// How long other programs may be kept from writing meanwhile: no longer than most of them wait.
 const LOCKED_MAX: Duration = Duration::from_secs(4);
-
-/// So many steps of SQLite's machine pass between two looks at the clock.
-const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 
 /// What a rebase needs beside the replica.
 #[derive(Clone)]
@@ -100,14 +97,16 @@ impl With {
         &self,
         session: &Session,
         pages: &PageSet,
-    ) -> Result<Box<dyn PageSource + Send>, Error> {
+    ) -> Result<BasePages, Error> {
         let base = &session.state.base;
         let fetched =
             self.runtime.block_on(self.remote.base_pages(base.lsn(), pages, &self.progress));
+        let gone = || Error::BaseGone { base: base.lsn(), local_pages: pages.len() };
         let fetched = fetched.map_err(|e| match is_gone(&e) {
-            true => Error::BaseGone { base: base.lsn(), local_pages: pages.len() },
+            true => gone(),
             false => of_store(&session.remote_name(), e),
         })?;
+        let fetched = fetched.ok_or_else(gone)?;
         crash_point!("rebase::after-base-pages");
         Ok(fetched)
     }
@@ -289,7 +288,13 @@ impl Work<'_> {
         };
         let result = Layers::on(session, remote.pages.clone(), None)?;
         let rules = with.rules(session)?;
-        let replay = Replay { layers: &layers, result: &result, rules: &rules, deadline };
+        let replay = Replay {
+            layers: &layers,
+            remote: &remote.pages,
+            result: &result,
+            rules: &rules,
+            deadline,
+        };
         let summary = replay.run(session, &mut |conflict| {
             session.sidecar.put_conflict(&origin, conflict)
         })?;
@@ -394,6 +399,7 @@ impl Work<'_> {
 /// One replay of the local changes.
 pub(crate) struct Replay<'a> {
     pub(crate) layers: &'a Layers,
+    pub(crate) remote: &'a SharedOverlay,
     /// Lies on the remote's state; becomes the result.
     pub(crate) result: &'a SharedOverlay,
     pub(crate) rules: &'a Rules,
@@ -411,16 +417,11 @@ impl Replay<'_> {
         let failed = |e| of_scratch(session, e);
         let base = Scratch::read_only(self.layers.base.clone()).map_err(failed)?;
         let local = Scratch::read_only(self.layers.local.shared()).map_err(failed)?;
+        let remote = Scratch::read_only(self.remote.clone()).map_err(failed)?;
         let onto = Scratch::writable(self.result).map_err(failed)?;
-        for conn in [&base, &local, &onto] {
-            stop_at(conn, self.deadline)?;
-        }
-        let sides = Sides {
-            base: &base,
-            local: &local,
-            onto: &onto,
-            changed: Some(self.layers.changed()),
-        };
+        let all = [&base, &local, &remote, &onto];
+        let _watch = self.deadline.map(|deadline| Deadline::watch(deadline, &all)).transpose()?;
+        let sides = Sides { base: &base, local: &local, remote: &remote, onto: &onto };
         let mut keys = KeyMap::default();
         let done = anabranch_rebase::rebase(sides, self.rules, &mut keys, &mut |conflict| {
             journal(conflict).map_err(Into::into)
@@ -430,21 +431,13 @@ impl Replay<'_> {
                 return Error::KeepsMoving { path: session.db.clone() };
             }
             // What the pages beneath say is the reason for what SQLite says.
-            let failure = [&onto, &local, &base].into_iter().find_map(|s| s.take_failure());
+            let failure = all.into_iter().rev().find_map(|scratch| scratch.take_failure());
             match failure {
                 Some(failure) => of_scratch(session, failure.into()),
                 None => Error::from_rebase(&session.db, e),
             }
         })
     }
-}
-
-/// Ends every statement of `conn` that still runs at `deadline`.
-fn stop_at(conn: &Connection, deadline: Option<Instant>) -> Result<(), Error> {
-    let Some(deadline) = deadline else { return Ok(()) };
-    let late = move || Instant::now() >= deadline;
-    conn.progress_handler(STEPS_BETWEEN_LOOKS, Some(late))
-        .map_err(|e| Error::Panicked(e.to_string()))
 }
 
 pub(crate) fn of_scratch(session: &Session, source: ScratchError) -> Error {
@@ -485,20 +478,15 @@ fn stage(session: &Session, number: i64, layer: &SharedOverlay) -> Result<(), Er
 }
 
 pub(crate) fn report(summary: &Summary) -> Rebased {
-    Rebased {
-        tables: summary
-            .tables
-            .iter()
-            .map(|table| TableRebased {
-                table: table.table.clone(),
-                inserted: table.inserted,
-                updated: table.updated,
-                deleted: table.deleted,
-                conflicts: table.conflicts,
-                renumbered: table.renumbered,
-            })
-            .collect(),
-        schema: summary.schema.clone(),
-        conflicts: summary.tables.iter().map(|table| table.conflicts).sum(),
-    }
+    let tables = summary.tables.iter().map(|(table, done)| TableRebased {
+        table: table.clone(),
+        inserted: done.inserted,
+        updated: done.updated,
+        deleted: done.deleted,
+        conflicts: done.conflicts,
+        renumbered: done.renumbered,
+    });
+    let tables: Vec<_> = tables.collect();
+    let conflicts = tables.iter().map(|table| table.conflicts + table.renumbered).sum();
+    Rebased { tables, schema: summary.objects as u64, conflicts }
 }

@@ -36,8 +36,9 @@ pub struct Pulled {
 pub struct Rebased {
     /// What became of the local changes of each table.
     pub tables: Vec<TableRebased>,
-    /// Objects of the schema that were changed here and carried over.
-    pub schema: Vec<String>,
+    /// How many objects of the schema (tables, indices, views, triggers) were changed here and carried
+    /// over.
+    pub schema: u64,
     /// Entries in the conflict journal, all tables taken together.
     pub conflicts: u64,
 }
@@ -53,9 +54,9 @@ pub struct TableRebased {
     pub updated: u64,
     /// Rows that were deleted here, and are deleted there now.
     pub deleted: u64,
-    /// Rows that did not end as they were written: in the conflict journal.
+    /// Rows that did not end as they were written, those that were renumbered aside.
     pub conflicts: u64,
-    /// Of these, rows that both sides have, under another key here.
+    /// Rows that were inserted here and got another key, since others had inserted a row under it.
     pub renumbered: u64,
 }
 
@@ -78,7 +79,7 @@ impl Rebased {
                 None => all.tables.push(table),
             }
         }
-        all.schema.extend(more.schema);
+        all.schema += more.schema;
         all.conflicts += more.conflicts;
         Some(all)
     }

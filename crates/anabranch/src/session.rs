@@ -441,7 +441,7 @@ impl Session {
     /// make the `-wal` durable, without which there is no mark.
     pub(crate) fn note_unchanged(
         &mut self,
-        view: &View<'_>,
+        view: &ViewOf<&mut LiveFile>,
         changes: &LocalChanges,
     ) -> Result<(), Error> {
         let scanned = matches!(changes.how, How::Scan(_));
