@@ -379,7 +379,11 @@ fn statement(conn: &Connection, table: &str) -> Result<Option<String>, RebaseErr
 /// What rows have in a column that was added to them. An expression that is not constant cannot be
 /// the default of such a column. It is asked of a table of its own, so that the column's affinity
 /// counts.
-fn default_of(conn: &Connection, table: &str, column: &str) -> Result<Cell, RebaseError> {
+pub(crate) fn default_of(
+    conn: &Connection,
+    table: &str,
+    column: &str,
+) -> Result<Cell, RebaseError> {
     let what = || format!("the default of {table}.{column}");
     let found: Option<(String, Option<String>)> = conn
         .prepare_cached(
