@@ -6,6 +6,7 @@ use anabranch_format::{Lsn, Micros};
 use anabranch_store::{Anchor, AppendError, Appended, At, Named, Progress, Rollover, StoreError};
 use futures::TryStreamExt;
 
+#[allow(unused_imports, reason = "not every test of a store runs the suite")]
 pub use super::pages_at::{
     a_damaged_chunk_or_seek_table_is_named, pages_are_read_as_of_any_position,
     single_pages_of_a_large_snapshot_cost_little,
