@@ -34,20 +34,42 @@
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
 #[allow(dead_code)]
+mod carry;
+#[allow(dead_code)]
 mod columns;
+#[allow(dead_code)]
+mod compile;
 mod conflict;
+#[allow(dead_code)]
+mod declared;
 mod error;
+#[allow(dead_code)]
+mod fate;
 #[allow(dead_code)]
 mod foreign;
 mod keymap;
 #[allow(dead_code)]
+mod lost;
+#[allow(dead_code)]
 mod objects;
+#[allow(dead_code)]
+mod others;
 mod plan;
+#[allow(dead_code)]
+mod rebuild;
+#[allow(dead_code)]
+mod rows_of;
 mod rules;
 #[allow(dead_code)]
 mod schema;
 #[allow(dead_code)]
+mod shadow;
+#[allow(dead_code)]
 mod sql;
+#[allow(dead_code)]
+mod state;
+#[allow(dead_code)]
+mod values;
 
 pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
 pub use error::RebaseError;
