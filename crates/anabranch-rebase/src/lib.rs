@@ -33,45 +33,45 @@
 //! The databases may come from anybody: connections here run without triggers and foreign keys,
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
-#[allow(dead_code)]
 mod carry;
-#[allow(dead_code)]
+mod cell;
 mod columns;
-#[allow(dead_code)]
 mod compile;
 mod conflict;
-#[allow(dead_code)]
+mod content;
+mod decide;
 mod declared;
+mod engine;
 mod error;
-#[allow(dead_code)]
 mod fate;
-#[allow(dead_code)]
+mod find;
 mod foreign;
 mod keymap;
-#[allow(dead_code)]
+mod keys;
 mod lost;
-#[allow(dead_code)]
 mod objects;
-#[allow(dead_code)]
 mod others;
 mod plan;
-#[allow(dead_code)]
+mod put;
+mod rebase;
 mod rebuild;
-#[allow(dead_code)]
+mod rows;
 mod rows_of;
 mod rules;
-#[allow(dead_code)]
 mod schema;
-#[allow(dead_code)]
 mod shadow;
-#[allow(dead_code)]
 mod sql;
-#[allow(dead_code)]
 mod state;
-#[allow(dead_code)]
+mod table;
+mod unique;
 mod values;
+mod violations;
+mod work;
 
 pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
 pub use error::RebaseError;
 pub use keymap::{KeyMap, MovedKey};
+pub use rebase::{
+    BoxError, RowChange, Sides, Summary, TableSummary, changed_rows, prepare, rebase,
+};
 pub use rules::{InsertRule, Policy, Resolve, Rules, Side, TableRules};

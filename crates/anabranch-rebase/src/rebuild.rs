@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode};
 
+use crate::cell::same;
 use crate::columns::Table;
 use crate::conflict::{Conflict, ConflictKind, Decision, Row};
 use crate::error::RebaseError;
@@ -16,7 +17,7 @@ use crate::objects::Object;
 use crate::plan::Key;
 use crate::schema::Journal;
 use crate::sql::{quoted, same_name};
-use crate::values::{Raw, same, shown};
+use crate::values::{Raw, shown};
 
 /// Rows that are written before what was written is let go.
 const BATCH: usize = 10_000;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use rusqlite::types::{Value, ValueRef};
 
+use crate::cell::same;
 use crate::columns::Table;
 use crate::conflict::Row;
 use crate::error::RebaseError;
 use crate::sql::quoted;
-use crate::values::{Raw, same, shown};
+use crate::values::{Raw, shown};
 
 /// A table in a state, as far as it is compared.
 pub(crate) struct Part<'a> {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 
+use crate::cell::same;
 use crate::columns::{ColumnInfo, Table};
 use crate::declared::Renames;
 use crate::error::RebaseError;
 use crate::objects::{Object, ObjectKind, Objects, is_internal};
 use crate::plan::Key;
 use crate::sql::{quoted, same_name};
-use crate::values::{self, Raw};
+use crate::values::Raw;
 
 /// Rows that are looked at to find out whether two tables or columns hold the same.
 const SAMPLE: usize = 32;
@@ -292,12 +293,11 @@ impl Sample {
                     let key = (0..keys.len()).map(value).collect::<rusqlite::Result<Vec<_>>>()?;
                     sample.looked += 1;
                     let mut matches = there.query(rusqlite::params_from_iter(key))?;
-                    let Some(same) = matches.next()? else { continue };
+                    let Some(there) = matches.next()? else { continue };
                     sample.found += 1;
                     let mut whole = true;
                     for place in 0..compared.len() {
-                        let equal =
-                            values::same(row.get_ref(keys.len() + place)?, same.get_ref(place)?);
+                        let equal = same(row.get_ref(keys.len() + place)?, there.get_ref(place)?);
                         sample.equal[place] += usize::from(equal);
                         whole &= equal;
                     }

@@ -1,0 +1,14 @@
+//! One rule each, in plain SQL.
+
+use super::*;
+use crate::conflict::{ConflictKind, Decision, Value};
+use crate::rules::{InsertRule, Policy, TableRules};
+
+mod support;
+
+use support::{Case, Done};
+
+mod keys;
+mod policies;
+mod references;
+mod unique;
