@@ -5,6 +5,9 @@
 //! SQLite would have chosen: the keys of the rows inserted here, as far as they lie above what the
 //! base had, must form a run that begins right there, with no gap of more than [`GAP`].
 //!
+//! A key that refers to a row of another table as well (it is shared with a parent) means that row:
+//! it gets a new value only with it.
+//!
 //! All new keys are decided before any row is written, parents before children, so that references
 //! can follow: a column is mapped if a foreign key says that its values are rowids of the table.
 
@@ -72,9 +75,35 @@ impl Engine<'_> {
         })
     }
 
-    /// Decides the keys that the changed rows of a table have in the result. Its parents' are
-    /// decided.
-    pub(crate) fn decide_keys(&mut self, table: &Table) -> Result<(), RebaseError> {
+    /// Decides all keys. A table that shares its rowids with its parent comes after it, also where
+    /// tables refer to each other in a circle; primary keys that have rowids in them come last.
+    pub(crate) fn decide_all_keys(&mut self) -> Result<(), RebaseError> {
+        let tables = self.tables;
+        let mut decided = vec![false; tables.len()];
+        for start in 0..tables.len() {
+            let mut chain = vec![start];
+            while let Some(&table) = chain.last() {
+                let next = parents_of_rowid(self, &tables[table])
+                    .into_iter()
+                    .find(|parent| !decided[*parent] && !chain.contains(parent));
+                if let Some(parent) = next {
+                    chain.push(parent);
+                    continue;
+                }
+                chain.pop();
+                if !std::mem::replace(&mut decided[table], true) && tables[table].by_rowid() {
+                    self.decide_keys(&tables[table])?;
+                }
+            }
+        }
+        for table in tables.iter().filter(|t| !t.by_rowid()) {
+            self.decide_keys(table)?;
+        }
+        Ok(())
+    }
+
+    /// Decides the keys that the changed rows of a table have in the result.
+    fn decide_keys(&mut self, table: &Table) -> Result<(), RebaseError> {
         if table.exact() {
             return Ok(());
         }
@@ -83,6 +112,9 @@ impl Engine<'_> {
         }
         if self.moving[table.index] {
             self.each(table, "op <> 1", |engine, change| engine.follow_old(table, change))?;
+        }
+        if table.keyless() {
+            self.find_elsewhere(table)?;
         }
         let above = parents_of_rowid(self, table);
         let mut run = Run { last: Some(self.floor(table)?) };
@@ -111,8 +143,12 @@ impl Engine<'_> {
         }
     }
 
-    /// Primary keys that are no rowids, but have such in them.
+    /// Primary keys that are no rowids, but have such in them. New rows with NULL in their key
+    /// get a rowid when they are written.
     fn map_keys(&mut self, table: &Table) -> Result<(), RebaseError> {
+        self.each(table, "op = 1 AND rid IS NOT NULL", |engine, change| {
+            engine.work.set_nowhere(table.index, change.id)
+        })?;
         let at_work = table
             .key_at
             .iter()
@@ -156,6 +192,9 @@ impl Engine<'_> {
         }
         if let Some(Cell::Integer(to)) = self.renamed(above, &Cell::Integer(from), false)? {
             return self.move_to(table, change, from, to, 0);
+        }
+        if !above.is_empty() {
+            return Ok(());
         }
         if automatic && !unique.is_empty() {
             if let Some(to) = self.twin(table, from, unique)? {

@@ -62,6 +62,10 @@ pub(crate) mod flag {
     /// The local row is kept under a new key although the remote's has the old one: nothing
     /// about it is told, since the key is nothing that anybody sees.
     pub(crate) const SILENT: u32 = 32;
+    /// The program was asked what becomes of its reference to a row that is gone.
+    pub(crate) const ASKED: u32 = 64;
+    /// It only has a rowid, and got one when it was written: the remote has no row there.
+    pub(crate) const PLACED: u32 = 128;
 }
 
 /// A row that changed here, or that something is done about.
@@ -71,7 +75,7 @@ pub(crate) struct Change {
     pub(crate) op: Op,
     /// Its key on the local side (and in the base).
     pub(crate) key: Option<RowKey>,
-    /// Its key in the result.
+    /// Its key in the result. No columns at all: none yet, its rowid is chosen when it is written.
     pub(crate) dest: RowKey,
     pub(crate) take: Take,
     pub(crate) kind: Option<ConflictKind>,
@@ -116,7 +120,9 @@ impl Work {
                  CREATE TABLE kept(tab INTEGER, id INTEGER, col INTEGER, value,
                                    PRIMARY KEY(tab, id, col)) WITHOUT ROWID;
                  CREATE TABLE todo(tab INTEGER, id INTEGER, PRIMARY KEY(tab, id)) WITHOUT ROWID;
-                 CREATE TABLE half(hash INTEGER, new INTEGER, id INTEGER);",
+                 CREATE TABLE half(hash INTEGER, new INTEGER, id INTEGER);
+                 CREATE TABLE content(there INTEGER, hash INTEGER, id INTEGER,
+                                      PRIMARY KEY(there, hash, id)) WITHOUT ROWID;",
             )?;
             Ok(conn)
         };
@@ -291,6 +297,11 @@ impl Work {
         }
     }
 
+    /// Notes that a row has no key in the result as long as it is not written.
+    pub(crate) fn set_nowhere(&self, tab: usize, id: i64) -> Result<(), RebaseError> {
+        self.run(&format!("UPDATE c{tab} SET dest = NULL WHERE id = ?1"), params![id])
+    }
+
     /// Writes back what was decided: `take`, `kind`, `flags`, `detail`.
     pub(crate) fn settle(&self, tab: usize, change: &Change) -> Result<(), RebaseError> {
         self.run(
@@ -455,6 +466,40 @@ impl Work {
         self.run("DELETE FROM half", [])
     }
 
+    /// Forgets all contents.
+    pub(crate) fn clear_contents(&self) -> Result<(), RebaseError> {
+        self.run("DELETE FROM content", [])
+    }
+
+    /// Notes the content of a row of the base, or of the remote (`there`), as a hash.
+    pub(crate) fn add_content(&self, there: bool, hash: i64, id: i64) -> Result<(), RebaseError> {
+        self.run("INSERT OR IGNORE INTO content VALUES (?1, ?2, ?3)", params![there, hash, id])
+    }
+
+    /// How many rows of a side have this content; those that were taken count.
+    pub(crate) fn count_content(&self, there: bool, hash: i64) -> Result<Option<i64>, RebaseError> {
+        self.number(
+            "SELECT count(*) FROM content WHERE there IN (?1, ?1 + 2) AND hash = ?2",
+            params![there, hash],
+        )
+    }
+
+    /// The first row of the remote's from `from` on that has this content and was not taken.
+    pub(crate) fn next_content(&self, hash: i64, from: i64) -> Result<Option<i64>, RebaseError> {
+        self.number(
+            "SELECT id FROM content WHERE there = 1 AND hash = ?1 AND id >= ?2 ORDER BY id LIMIT 1",
+            params![hash, from],
+        )
+    }
+
+    /// Takes a row of the remote's for one of the base's.
+    pub(crate) fn take_content(&self, hash: i64, id: i64) -> Result<(), RebaseError> {
+        self.run(
+            "UPDATE content SET there = 3 WHERE there = 1 AND hash = ?1 AND id = ?2",
+            params![hash, id],
+        )
+    }
+
     /// How many rows of a table satisfy `filter`.
     pub(crate) fn count(&self, tab: usize, filter: &str) -> Result<u64, RebaseError> {
         let sql = format!("SELECT count(*) FROM c{tab} WHERE {filter}");
@@ -495,6 +540,7 @@ impl Work {
         };
         let dest = match to {
             Some(to) => Some(RowKey::Rowid(to)),
+            None if rid.is_some() => None,
             None if sql.mapped => cells(FIXED + sql.columns)?,
             None => key.clone(),
         };
