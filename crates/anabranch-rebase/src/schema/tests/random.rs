@@ -178,6 +178,11 @@ fn nothing_is_lost(world: &World, merged: &Merged) {
     }
 }
 
+/// `PROPTEST_CASES` asks for more.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
+}
+
 fn of(world: &World, name: &str) -> BTreeMap<String, String> {
     let mut found = schema(&Connection::open(world.path(name)).unwrap());
     found.retain(|name, _| !name.starts_with("sqlite_stat"));
@@ -226,7 +231,7 @@ fn started(base: &[Step]) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn changes_of_one_side_meet_rows_of_the_other(
