@@ -33,6 +33,8 @@
 //! The databases may come from anybody: connections here run without triggers and foreign keys,
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
+#[allow(dead_code)]
+mod candidates;
 mod cell;
 #[allow(dead_code)]
 mod columns;
@@ -62,6 +64,7 @@ mod unique;
 mod violations;
 mod work;
 
+pub use candidates::Changed;
 pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
 pub use error::RebaseError;
 pub use keymap::{KeyMap, MovedKey};
