@@ -33,6 +33,7 @@
 //! The databases may come from anybody: connections here run without triggers and foreign keys,
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
+mod candidates;
 mod carry;
 mod cell;
 mod columns;
@@ -49,6 +50,7 @@ mod foreign;
 mod keymap;
 mod keys;
 mod lost;
+mod narrow;
 mod objects;
 mod others;
 mod plan;
@@ -68,6 +70,7 @@ mod values;
 mod violations;
 mod work;
 
+pub use candidates::Changed;
 pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
 pub use error::RebaseError;
 pub use keymap::{KeyMap, MovedKey};
