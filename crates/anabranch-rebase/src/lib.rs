@@ -35,6 +35,7 @@
 //! The databases may come from anybody: connections here run without triggers and foreign keys,
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
+mod candidates;
 mod carry;
 mod cell;
 mod columns;
@@ -51,6 +52,7 @@ mod foreign;
 mod keymap;
 mod keys;
 mod lost;
+mod narrow;
 mod objects;
 mod others;
 mod plan;
@@ -70,6 +72,7 @@ mod values;
 mod violations;
 mod work;
 
+pub use candidates::Changed;
 pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
 pub use error::RebaseError;
 pub use keymap::{KeyMap, MovedKey};
