@@ -298,6 +298,7 @@ impl SchemaPlan<'_> {
         let elsewhere = match (base, before) {
             (Some(base), Some(before)) => other.column(base, before),
             // New on one side; the other may have made one of the same name.
+            (Some(base), None) if other.column_before(base, name).is_some() => None,
             _ => Some(name),
         };
         let stored = |table: &Table, name: &str| {
@@ -325,9 +326,9 @@ impl SchemaPlan<'_> {
         let Some(base) = base else { return same_key };
         let objects = (self.trio.base.objects.table(base), self.trio.local.objects.table(local));
         let (Some(before), Some(after)) = objects else { return false };
-        let renames = self.trio.here.renames(&self.trio.base);
+        let renames = self.trio.here.renames();
         same_key
-            && (before.sql == after.sql || appended(text(before), text(after), &renames).is_some())
+            && (before.sql == after.sql || appended(text(before), text(after), renames).is_some())
     }
 
     /// Tables that SQLite keeps for itself, where the local side and the result have them.
