@@ -24,6 +24,7 @@ use crate::report::{
     RemoteStatus, RepairReport, Status, SyncReport, VerifyReport,
 };
 use crate::session::Session;
+use crate::sidecar::HandedOn;
 use crate::state::{Phase, RemoteText};
 use crate::verify;
 
@@ -139,7 +140,8 @@ pub(crate) const ROUNDS_MAX: usize = 12;
 ///
 /// The file belongs to its applications: any SQLite driver may read and write it at any time, also
 /// while an operation of this type runs. Each operation takes a lock against others of its kind,
-/// does its work, and leaves nothing behind in memory: a `Replica` is a name, not a connection.
+/// does its work, and leaves nothing behind in memory: a `Replica` is a name, not a connection. Only
+/// what [`Replica::open`] has read stays open, for the first operation after it.
 ///
 /// Dropping the future of any operation is safe, as is killing the process: the next operation finds
 /// out what happened and goes on.
@@ -151,6 +153,8 @@ pub struct Replica {
     database: String,
     /// What is open between operations, while the file is watched.
     keep: Option<Arc<Keep>>,
+    /// For the first operation.
+    opened: HandedOn,
 }
 
 /// Runs blocking work on its own thread; a panic there becomes an error.
@@ -219,7 +223,8 @@ impl Replica {
     pub async fn open(file: &Path, options: Options) -> Result<Self, Error> {
         let (path, settings) = (file.to_owned(), options.clone());
         let session = blocking(move || Session::glance(&path, &settings)).await?;
-        Ok(Self::of(&session, options))
+        let replica = Self::of(&session, options);
+        Ok(Replica { opened: HandedOn::new(session.sidecar), ..replica })
     }
 
     fn of(session: &Session, mut options: Options) -> Self {
@@ -230,6 +235,7 @@ impl Replica {
             database: session.state.database.to_string(),
             options,
             keep: None,
+            opened: HandedOn::default(),
         }
     }
 
@@ -298,18 +304,27 @@ impl Replica {
     }
 
     async fn session(&self) -> Result<Session, Error> {
+        self.session_for(Ok).await
+    }
+
+    /// Begins an operation with what is blocking of it.
+    async fn session_for(
+        &self,
+        work: impl FnOnce(Session) -> Result<Session, Error> + Send + 'static,
+    ) -> Result<Session, Error> {
         let (file, options, keep) = (self.file.clone(), self.options.clone(), self.keep.clone());
-        blocking(move || Session::open_kept(&file, &options, keep)).await
+        let opened = self.opened.take();
+        blocking(move || work(Session::open(&file, &options, opened, keep)?)).await
     }
 
     /// Connects, finishes what an earlier operation left undone, and hands both over.
     async fn ready(&self) -> Result<(Session, Arc<dyn Remote>), Error> {
-        let session = self.session().await?;
+        let session = self.session_for(recover_locally).await?;
         self.connect(session).await
     }
 
+    /// Connects a session that has recovered locally.
     async fn connect(&self, session: Session) -> Result<(Session, Arc<dyn Remote>), Error> {
-        let session = blocking(move || recover_locally(session)).await?;
         let kept = self.keep.as_ref().and_then(|keep| keep.remote_of(&session.state));
         let remote = match kept {
             Some(remote) if session.state.phase == Phase::Ready => remote,
@@ -495,7 +510,7 @@ impl Replica {
     }
 
     async fn sync_once(&self) -> Result<SyncReport, Error> {
-        let session = self.session().await?;
+        let session = self.session_for(recover_locally).await?;
         let offline = match self.connect(session).await {
             Ok((session, remote)) => match self.exchange(session, &*remote).await {
                 Err(e) if e.is_offline() => e,

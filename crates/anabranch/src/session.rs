@@ -75,21 +75,18 @@ impl LocalChanges {
 pub(crate) type OnChange<'a> = dyn FnMut(Pgno, &[u8], PageEntry) -> Result<(), Error> + 'a;
 
 impl Session {
-    /// Locks the replica at `file` and opens its sidecar; refuses a file that is not the one that
-    /// the sidecar belongs to.
-    pub(crate) fn open(file: &Path, options: &Options) -> Result<Self, Error> {
-        let session = Self::open_unchecked(file, options)?;
-        session.check_identity()?;
-        Ok(session)
-    }
-
-    /// As [`Session::open`], for a program that keeps something open between operations.
-    pub(crate) fn open_kept(
+    /// Locks the replica at `file` and opens its sidecar, unless that is `opened`; refuses a file that
+    /// is not the one that the sidecar belongs to. For a program that keeps something open between
+    /// operations, `keep` is that.
+    pub(crate) fn open(
         file: &Path,
         options: &Options,
+        opened: Option<Sidecar>,
         keep: Option<Arc<Keep>>,
     ) -> Result<Self, Error> {
-        let mut session = Self::open(file, options)?;
+        let (db, lock) = Self::lock(file, options)?;
+        let mut session = Self::read(db, Some(lock), opened, options)?;
+        session.check_identity()?;
         let seen = session.seen.as_ref();
         session.keep =
             keep.filter(|keep| seen.is_some_and(|seen| keep.begin(seen, &session.state)));
@@ -98,10 +95,15 @@ impl Session {
 
     /// As [`Session::open`], for those who mend a file that is not the sidecar's any more.
     pub(crate) fn open_unchecked(file: &Path, options: &Options) -> Result<Self, Error> {
+        let (db, lock) = Self::lock(file, options)?;
+        Self::read(db, Some(lock), None, options)
+    }
+
+    fn lock(file: &Path, options: &Options) -> Result<(PathBuf, ReplicaLock), Error> {
         let db = resolve(file)?;
         refuse_what_is_no_replica(&db, options.busy_timeout)?;
         let lock = ReplicaLock::take(&db, options.busy_timeout)?;
-        Self::read(db, Some(lock), options)
+        Ok((db, lock))
     }
 
     /// Opens the replica at `file` beside an operation that may be running: for looking only.
@@ -111,8 +113,13 @@ impl Session {
         Ok(session)
     }
 
-    fn read(db: PathBuf, lock: Option<ReplicaLock>, options: &Options) -> Result<Self, Error> {
-        let (sidecar, state) = Sidecar::open(&db)?;
+    fn read(
+        db: PathBuf,
+        lock: Option<ReplicaLock>,
+        opened: Option<Sidecar>,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let (sidecar, state) = Sidecar::reopen(&db, opened)?;
         adopt::refuse_unfinished(&db, &state)?;
         let seen = Some(identity_of(&db)?);
         let busy = options.busy_timeout;
@@ -148,7 +155,7 @@ impl Session {
     pub(crate) fn glance(file: &Path, options: &Options) -> Result<Self, Error> {
         let db = resolve(file)?;
         refuse_what_is_no_replica(&db, options.busy_timeout)?;
-        Self::read(db, None, options)
+        Self::read(db, None, None, options)
     }
 
     /// The remote, credentials left out.
@@ -407,6 +414,41 @@ impl Session {
         Error::FileIsOlder { path: self.db.clone(), lsn, base: self.state.base.lsn() }
     }
 
+    /// Remembers how far the `-wal` was looked at, if a scan has found the file to be as its base:
+    /// else each look would be a scan, until something changes. Only where that costs more than to
+    /// make the `-wal` durable, without which there is no mark.
+    pub(crate) fn note_unchanged(
+        &mut self,
+        view: &View<'_>,
+        changes: &LocalChanges,
+    ) -> Result<(), Error> {
+        let scanned = matches!(changes.how, How::Scan(_));
+        if !scanned || changes.unchanged < SCAN_PAGES_MAX || changes.mark.is_none() {
+            return Ok(());
+        }
+        view.sync_wal()?;
+        let mut next = self.state.clone();
+        next.mark = changes.mark;
+        next.change_counter = changes.change_counter;
+        next.identity = match &self.seen {
+            Some(seen) => seen.clone(),
+            None => self.identity()?,
+        };
+        // If power fails it is gone, and the next look is a scan again.
+        self.sidecar.begin_settling()?;
+        let saved = self.sidecar.save_state(&next);
+        if let Err(e) = saved.and_then(|()| self.sidecar.commit_settled()) {
+            // The first error is the one to report.
+            let _ = self.sidecar.rollback();
+            return Err(e);
+        }
+        self.state = next;
+        if let Some(keep) = &self.keep {
+            keep.settled(&self.state);
+        }
+        Ok(())
+    }
+
     /// Counts what changed here.
     pub(crate) fn local_changes(&self) -> Result<LocalChanges, Error> {
         let mut live = self.live()?;
@@ -523,6 +565,9 @@ impl Session {
         self.sidecar.commit_settled()
     }
 }
+
+/// Scans of fewer pages are made again and again rather than waiting for the disk once.
+const SCAN_PAGES_MAX: u64 = 1024;
 
 /// Stands for the checksum of a page that is not there. A real page has it once in 2^64.
 const ABSENT: u64 = 0;

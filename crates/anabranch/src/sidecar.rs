@@ -15,11 +15,13 @@
 //! the disk at each sync. Its `-wal` therefore stays beside it and belongs to it.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anabranch_format::{DbChecksum, Lsn};
-use anabranch_sqlite::BaseMap;
+use anabranch_sqlite::{BaseMap, FileIdentity};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::Serialize;
@@ -64,6 +66,30 @@ pub(crate) fn lock_path_for(db: &Path) -> PathBuf {
 pub(crate) struct Sidecar {
     path: PathBuf,
     conn: Connection,
+    /// Which file it was just before it was opened; `None` if there was none.
+    file: Option<FileIdentity>,
+}
+
+/// A sidecar that stays open from one operation to the next. Nobody else having it open, SQLite
+/// would read its `-wal` from end to end each time: longer than a sync with nothing to do takes.
+#[derive(Clone, Default)]
+pub(crate) struct HandedOn(Arc<Mutex<Option<Sidecar>>>);
+
+impl HandedOn {
+    pub(crate) fn new(sidecar: Sidecar) -> Self {
+        HandedOn(Arc::new(Mutex::new(Some(sidecar))))
+    }
+
+    /// What is still there, for the one who comes first.
+    pub(crate) fn take(&self) -> Option<Sidecar> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl fmt::Debug for HandedOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HandedOn")
+    }
 }
 
 /// A checksum that was replaced by a settled delta.
@@ -79,10 +105,10 @@ impl Sidecar {
         let path = path_for(db);
         remove(&path)?;
         let sidecar = Self::connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+        sidecar.begin()?;
         sidecar.run(|conn| {
             conn.execute_batch(&format!(
-                "BEGIN;
-                 PRAGMA application_id = {APPLICATION_ID};
+                "PRAGMA application_id = {APPLICATION_ID};
                  PRAGMA user_version = {VERSION};
                  CREATE TABLE state(id INTEGER PRIMARY KEY CHECK (id = 1), json TEXT NOT NULL,
                                     hash INTEGER NOT NULL);
@@ -128,33 +154,52 @@ impl Sidecar {
             let path = sidecar.path;
             return Err(Error::SidecarVersion { path, found: version, known: VERSION });
         }
-        let row = sidecar.run(|conn| {
+        let state = sidecar.state()?;
+        Ok((sidecar, state))
+    }
+
+    /// As [`Sidecar::open`], with `opened` if that is still what lies there.
+    pub(crate) fn reopen(db: &Path, opened: Option<Sidecar>) -> Result<(Self, State), Error> {
+        match opened.filter(|sidecar| sidecar.is_at(&path_for(db))) {
+            Some(sidecar) => {
+                let state = sidecar.state()?;
+                Ok((sidecar, state))
+            }
+            None => Self::open(db),
+        }
+    }
+
+    /// Whether this is the file at `path`.
+    fn is_at(&self, path: &Path) -> bool {
+        self.path == path && self.file.as_ref().is_some_and(|file| file.is_at(path))
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        let row = self.run(|conn| {
             conn.query_row("SELECT json, hash FROM state WHERE id = 1", [], |row| {
                 Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
             })
             .optional()
         })?;
-        let (json, hash) = row.ok_or_else(|| sidecar.damaged("it has no state"))?;
-        let state = sidecar.decode(&json, hash, "state")?;
-        Ok((sidecar, state))
+        let (json, hash) = row.ok_or_else(|| self.damaged("it has no state"))?;
+        self.decode(&json, hash, "state")
     }
 
     fn connect(path: PathBuf, create: OpenFlags) -> Result<Self, Error> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
+        let file = FileIdentity::of(&path).ok();
         let conn = match Connection::open_with_flags(&path, flags) {
             Ok(conn) => conn,
             Err(source) => return Err(Error::Sidecar { path, source }),
         };
-        let sidecar = Sidecar { path, conn };
+        let sidecar = Sidecar { path, conn, file };
         sidecar.run(|conn| {
             conn.busy_timeout(Duration::from_secs(5))?;
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
             conn.pragma_update(None, "journal_mode", "wal")?;
-            conn.pragma_update(None, "synchronous", "full")?;
             // A bounded cache: a first publication stages one entry for each page.
-            conn.pragma_update(None, "cache_size", -4096)?;
-            conn.pragma_update(None, "foreign_keys", false)
+            conn.pragma_update(None, "cache_size", -4096)
         })?;
         Ok(sidecar)
     }
