@@ -20,6 +20,7 @@
 
 mod append;
 mod arrival;
+mod blocking;
 mod bundle;
 mod collect;
 mod compact;
