@@ -33,13 +33,48 @@
 //! The databases may come from anybody: connections here run without triggers and foreign keys,
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
+mod candidates;
+mod carry;
+mod cell;
+mod columns;
+mod compile;
 mod conflict;
+mod content;
+mod decide;
+mod declared;
+mod engine;
 mod error;
+mod fate;
+mod find;
+mod foreign;
 mod keymap;
+mod keys;
+mod lost;
+mod narrow;
+mod objects;
+mod others;
 mod plan;
+mod put;
+mod rebase;
+mod rebuild;
+mod rows;
+mod rows_of;
 mod rules;
+mod schema;
+mod shadow;
+mod sql;
+mod state;
+mod table;
+mod unique;
+mod values;
+mod violations;
+mod work;
 
+pub use candidates::Changed;
 pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
 pub use error::RebaseError;
 pub use keymap::{KeyMap, MovedKey};
+pub use rebase::{
+    BoxError, RowChange, Sides, Summary, TableSummary, changed_rows, prepare, rebase,
+};
 pub use rules::{InsertRule, Policy, Resolve, Rules, Side, TableRules};

@@ -15,7 +15,9 @@ pub(crate) enum Key {
     Columns { columns: Vec<String>, alias: Option<&'static str> },
 }
 
-/// A table on one side.
+/// A table on one side. A root of 0 means that pages do not tell which rows changed, and that the
+/// table is walked whole: a virtual table that is merged through SQL on itself, or one whose rows
+/// were written anew in another form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableSide {
     /// Its name there.
@@ -31,8 +33,8 @@ pub(crate) struct Column {
     pub(crate) result: String,
     pub(crate) base: Option<String>,
     pub(crate) local: Option<String>,
-    /// Whether the remote had it before the schema was carried.
-    pub(crate) remote: bool,
+    /// Its name at the remote before the schema was carried.
+    pub(crate) remote: Option<String>,
 }
 
 /// How the rows of a table come into the result.
@@ -40,9 +42,14 @@ pub(crate) struct Column {
 pub(crate) enum How {
     /// Row by row, under the rules.
     Merge,
-    /// Row by row, exactly: only the local side changed it (a shadow table of a virtual table,
-    /// statistics), and there can be no conflict. New keys are never given.
+    /// Row by row, exactly: only the local side changed it (a shadow table of a virtual table), and
+    /// there can be no conflict. New keys are never given.
     Carry,
+    /// `sqlite_sequence`: the higher of both sides' numbers. Its rows name tables as each side does.
+    Sequence,
+    /// `sqlite_stat1` and the like: the local rows if only the local side changed them, else the
+    /// remote's.
+    Statistics,
 }
 
 /// A table whose rows are replayed.
@@ -51,6 +58,8 @@ pub(crate) struct TablePlan {
     /// `None`: created here.
     pub(crate) base: Option<TableSide>,
     pub(crate) local: TableSide,
+    /// Its name at the remote before the schema was carried. `None`: it was not there.
+    pub(crate) remote: Option<String>,
     /// Name in the result, after the schema was carried. Its root page may change until then.
     pub(crate) result: String,
     /// In terms of the result's columns.

@@ -10,6 +10,9 @@
 //! |---|---|
 //! | [`LiveFile`] | the file, over one connection that is used for nothing else |
 //! | [`View`] | one consistent state of it: pages, capture, compare-and-apply |
+//! | [`PinnedView`] | the same, owning the file |
+//! | [`Overlay`] | a state that differs from another in some pages |
+//! | [`Scratch`] | a connection of SQLite on such a state, to read it or to make a further one |
 //! | [`Watcher`] | sees every page that is written, also over restarts of the `-wal` |
 //! | [`Mark`] | a place in the `-wal`: what was committed up to a view |
 //! | [`BaseMap`] | the base, and the pages that intents will change, in the caller's sidecar |
@@ -46,14 +49,19 @@ mod identity;
 mod live;
 mod mark;
 mod mount;
-mod pages;
+mod overlay;
+mod own_pages;
+mod page_read;
 mod recover;
+mod scratch;
+mod state_file;
 mod verify;
 mod view;
 mod wal;
 mod watcher;
 mod write_behind;
 
+pub use anabranch_format::PageSet;
 pub use apply::{
     Applied, ApplyDelta, ApplyIntent, CookieRule, Hashed, NewPage, NewPages, UnderLock,
 };
@@ -62,10 +70,12 @@ pub use capture::{Captured, Compare, How, ScanReason};
 pub use error::{ApplyError, BaseError, CaptureError, FileError, Mismatch, NewPagesError};
 pub use frozen::{EachFrame, Frozen};
 pub use identity::FileIdentity;
-pub use live::{LiveFile, Prepared};
+pub use live::{LiveFile, LockedOut, Prepared};
 pub use mark::Mark;
-pub use pages::PageSet;
+pub use overlay::{Difference, LAYER_MEMORY_BYTES_MAX, Overlay, SharedOverlay};
+pub use page_read::{PageRead, SharedPages};
 pub use recover::Verdict;
-pub use view::View;
+pub use scratch::{PageFailure, Scratch, ScratchError, VALUE_BYTES_MAX};
+pub use view::{PinnedView, View, ViewOf};
 pub use watcher::{FRAMES_MAX, Watcher, WatcherCounts};
 pub use write_behind::WriteBehind;

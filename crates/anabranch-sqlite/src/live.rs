@@ -244,9 +244,8 @@ impl LiveFile {
 
     /// Begins a read transaction: the committed state of this moment, until the view is dropped.
     pub fn begin(&mut self) -> Result<View<'_>, FileError> {
-        self.renew_if_spent()?;
-        self.set_lazy(false)?;
-        View::begin(self)
+        self.ready_to_read()?;
+        View::begin_on(self)
     }
 
     /// As [`LiveFile::begin`], for a view that will be compared and applied to. What is applied is
@@ -260,7 +259,20 @@ impl LiveFile {
         self.renew_if_spent()?;
         let lazy = self.has_empty_wal();
         self.set_lazy(lazy)?;
-        View::begin(self)
+        View::begin_on(self)
+    }
+
+    pub(crate) fn ready_to_read(&mut self) -> Result<(), FileError> {
+        self.renew_if_spent()?;
+        self.set_lazy(false)
+    }
+
+    /// Keeps everybody else from writing, until the answer is dropped; what others hold is waited for
+    /// within the busy timeout.
+    pub fn keep_out(self) -> Result<LockedOut, FileError> {
+        let begun = self.conn.execute_batch("BEGIN IMMEDIATE");
+        begun.map_err(|e| self.error("taking the write lock of", e))?;
+        Ok(LockedOut { live: self })
     }
 
     /// Whether the `-wal` is absent or empty: not one byte of an earlier run is in it.
@@ -353,6 +365,18 @@ impl LiveFile {
 
     pub(crate) fn error(&self, what: &'static str, error: rusqlite::Error) -> FileError {
         sqlite_error(&self.path, what, self.busy, error)
+    }
+}
+
+/// Nobody but this can write to a database: see [`LiveFile::keep_out`].
+#[derive(Debug)]
+pub struct LockedOut {
+    live: LiveFile,
+}
+
+impl Drop for LockedOut {
+    fn drop(&mut self) {
+        self.live.rollback();
     }
 }
 

@@ -119,6 +119,7 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
     drop(view);
     drop(live);
     let encoded = encoder.finish(changes.size).map_err(spooling)?;
+    session.let_go();
     let intent = PushIntent {
         push: match ids {
             PushIds::Drawn => entropy::push_id(),

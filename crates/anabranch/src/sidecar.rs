@@ -1,8 +1,9 @@
 //! The sidecar: a replica's memory, a SQLite database beside the user's.
 //!
 //! Decides how state is kept durable, not what it means. Holds the settled [`State`], the
-//! [`Intent`]s, the base map with its staged entries, the history of own checksums and the page
-//! checksums that the newest settled deltas replaced.
+//! [`Intent`]s, the base map with its staged entries, the history of own checksums, the page checksums
+//! that the newest settled deltas replaced, the conflict journal and the settings (both in modules of
+//! their own).
 //!
 //! Invariants:
 //! 1. An intent is durable before its act begins ([`Sidecar::commit_durably`]).
@@ -29,11 +30,14 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::state::{Intent, State};
+use crate::{journal, settings};
 
 /// "anab": marks the sidecar as ours.
 const APPLICATION_ID: i32 = 0x616e_6162;
-/// Version of the sidecar's layout.
-const VERSION: u32 = 1;
+/// Version of the sidecar's layout. Those of version 1 have neither journal nor settings, and are given
+/// them when they are opened; a program that knows only version 1 must not touch what a later one
+/// wrote, as it would not see that the file was ahead of the base at its mark.
+const VERSION: u32 = 2;
 
 /// How many own positions are remembered with their checksums.
 const HISTORY_MAX: i64 = 4096;
@@ -118,7 +122,8 @@ impl Sidecar {
                  CREATE TABLE replaced(lsn INTEGER PRIMARY KEY, entries BLOB NOT NULL,
                                        hash INTEGER NOT NULL);"
             ))?;
-            Ok(())
+            conn.execute_batch(journal::SCHEMA)?;
+            conn.execute_batch(settings::SCHEMA)
         })?;
         BaseMap::create_tables(&sidecar.conn)?;
         sidecar.save_state(state)?;
@@ -150,9 +155,13 @@ impl Sidecar {
             }
             return Err(sidecar.damaged("it is not a sidecar"));
         }
-        if version != VERSION {
-            let path = sidecar.path;
-            return Err(Error::SidecarVersion { path, found: version, known: VERSION });
+        match version {
+            VERSION => {}
+            1 => sidecar.bring_up_to_date()?,
+            found => {
+                let path = sidecar.path;
+                return Err(Error::SidecarVersion { path, found, known: VERSION });
+            }
         }
         let state = sidecar.state()?;
         Ok((sidecar, state))
@@ -185,6 +194,17 @@ impl Sidecar {
         self.decode(&json, hash, "state")
     }
 
+    /// Gives a sidecar of version 1 what it lacks; harmless if somebody else was faster.
+    fn bring_up_to_date(&self) -> Result<(), Error> {
+        self.begin()?;
+        self.run(|conn| {
+            conn.execute_batch(journal::SCHEMA)?;
+            conn.execute_batch(settings::SCHEMA)?;
+            conn.pragma_update(None, "user_version", VERSION)
+        })?;
+        self.commit_durably()
+    }
+
     fn connect(path: PathBuf, create: OpenFlags) -> Result<Self, Error> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
         let file = FileIdentity::of(&path).ok();
@@ -214,7 +234,11 @@ impl Sidecar {
         &self.conn
     }
 
-    fn run<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+    /// Does something with the connection; its errors become typed ones.
+    pub(crate) fn run<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
         work(&self.conn).map_err(|e| self.failed(e))
     }
 
@@ -237,6 +261,11 @@ impl Sidecar {
     pub(crate) fn begin(&self) -> Result<(), Error> {
         // One that settled may have failed before it asked for durability again.
         self.run(|conn| conn.execute_batch("PRAGMA synchronous = FULL; BEGIN IMMEDIATE"))
+    }
+
+    /// Whether a transaction is open.
+    pub(crate) fn is_within_transaction(&self) -> bool {
+        !self.conn.is_autocommit()
     }
 
     /// Gives up the transaction, if there is one.

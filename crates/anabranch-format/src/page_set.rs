@@ -1,6 +1,6 @@
 //! A set of pages of one database: a bit per page, so it stays far below the base map's size.
 
-use anabranch_format::Pgno;
+use crate::page::Pgno;
 
 /// A set of pages up to a fixed number.
 #[derive(Debug, Clone)]
@@ -42,7 +42,8 @@ impl PageSet {
     }
 
     /// The last page that there is room for.
-    pub(crate) fn last(&self) -> u32 {
+    #[must_use]
+    pub fn last(&self) -> u32 {
         self.last
     }
 
@@ -60,6 +61,49 @@ impl PageSet {
         for (word, more) in self.words.iter_mut().zip(&other.words) {
             *word |= more;
         }
+    }
+
+    /// Takes a page out. Answers whether it was in.
+    pub fn remove(&mut self, pgno: Pgno) -> bool {
+        let was = self.contains(pgno);
+        if was {
+            self.words[pgno.get() as usize / 64] &= !(1 << (pgno.get() % 64));
+        }
+        was
+    }
+
+    /// Takes out all pages above `last`.
+    pub fn remove_above(&mut self, last: u32) {
+        if last >= self.last {
+            return;
+        }
+        let (word, bit) = (last as usize / 64, last % 64);
+        self.words.truncate(word + 1);
+        self.words[word] &= u64::MAX >> (63 - bit);
+        self.last = last;
+    }
+
+    /// The first page after the one numbered `after`.
+    #[must_use]
+    pub fn next_after(&self, after: u32) -> Option<Pgno> {
+        let first = after.checked_add(1)?;
+        let (start, bit) = (first / 64, first % 64);
+        let words = self.words.get(start as usize..)?;
+        let mut mask = u64::MAX << bit;
+        for (word, index) in words.iter().zip(start..) {
+            let found = word & mask;
+            if found != 0 {
+                return Pgno::new(index * 64 + found.trailing_zeros());
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
+
+    /// How many pages are in it.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// The pages, ascending.
@@ -104,5 +148,30 @@ mod tests {
         }
         set.grow(1);
         assert!(set.contains(p(300)), "it never shrinks");
+    }
+
+    #[test]
+    fn the_next_page_is_found_and_those_above_a_size_go() {
+        let p = |n| Pgno::new(n).unwrap();
+        let mut set = PageSet::new(300);
+        for n in [1, 63, 64, 127, 128, 300] {
+            set.insert(p(n));
+        }
+        let walk = |set: &PageSet| {
+            let mut found = vec![0];
+            while let Some(next) = set.next_after(found[found.len() - 1]) {
+                found.push(next.get());
+            }
+            found
+        };
+        assert_eq!(walk(&set), [0, 1, 63, 64, 127, 128, 300]);
+        assert_eq!(set.next_after(u32::MAX), None);
+        set.remove_above(127);
+        set.grow(400);
+        assert_eq!((walk(&set), set.len()), (vec![0, 1, 63, 64, 127], 4));
+        assert!(set.remove(p(64)) && !set.remove(p(64)) && !set.remove(p(1000)));
+        assert_eq!(walk(&set), [0, 1, 63, 127]);
+        set.remove_above(0);
+        assert!(set.is_empty());
     }
 }

@@ -1,6 +1,7 @@
-//! The only place with `unsafe`: calls to SQLite that `rusqlite` does not wrap.
+//! The only place with `unsafe`: calls to SQLite that `rusqlite` does not wrap, and in [`vfs`] calls
+//! from SQLite to us.
 //!
-//! Each function takes a live `&Connection`, so the handle is valid for the call, and no pointer
+//! Each function here takes a live `&Connection`, so the handle is valid for the call, and no pointer
 //! that SQLite owns leaves this module. The connection of a [`LiveFile`](crate::LiveFile) is used
 //! by one thread at a time (`Connection` is not `Sync`).
 #![allow(unsafe_code)]
@@ -9,6 +10,8 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;
 
 use rusqlite::{Connection, ffi};
+
+pub(crate) mod vfs;
 
 const MAIN: &CStr = c"main";
 
@@ -57,6 +60,25 @@ pub(crate) fn snapshot(conn: &Connection) -> rusqlite::Result<Option<[u8; SNAPSH
         bytes
     };
     Ok(Some(bytes))
+}
+
+/// Moves the connection's read transaction to the state that a WAL-index header describes; `false` if
+/// SQLite cannot show it any more.
+///
+/// The header must be one of the `-wal` as it is, no later than its end: SQLite takes it as it comes.
+pub(crate) fn open_snapshot(
+    conn: &Connection,
+    header: &[u8; SNAPSHOT_BYTES],
+) -> rusqlite::Result<bool> {
+    let mut snapshot = ffi::sqlite3_snapshot { hidden: *header };
+    // SAFETY: the handle is valid while `conn` is borrowed; SQLite copies what it needs of the
+    // snapshot before it returns.
+    let code =
+        unsafe { ffi::sqlite3_snapshot_open(conn.handle(), MAIN.as_ptr(), &raw mut snapshot) };
+    match code {
+        ffi::SQLITE_ERROR | ffi::SQLITE_ERROR_SNAPSHOT => Ok(false),
+        code => check(code).map(|()| true),
+    }
 }
 
 /// Makes COMMIT leave free pages where they are, whatever `auto_vacuum` says: pages are written here
