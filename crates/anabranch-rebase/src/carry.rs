@@ -184,13 +184,16 @@ fn rename_columns(onto: &Connection, fate: &Fate) -> Result<(), RebaseError> {
     };
     let mut left = fate.columns.clone();
     let mut aside = 0_u32;
-    let mut stand_aside = || {
-        aside += 1;
-        format!("anabranch_aside_{aside}")
-    };
     // A column that only the remote has may have a name that one of both gets. It goes with the
     // remote's declaration.
     let now = columns(onto, table).map_err(RebaseError::read(format!("table {table}")))?;
+    let mut stand_aside = || loop {
+        aside += 1;
+        let name = format!("anabranch_aside_{aside}");
+        if now.iter().all(|c| !same_name(&c.name, &name)) {
+            return name;
+        }
+    };
     for column in &now {
         let is = |name: &str| same_name(name, &column.name);
         if left.iter().any(|(_, to)| is(to)) && !left.iter().any(|(from, _)| is(from)) {
@@ -293,12 +296,12 @@ fn texts(trio: &Trio<'_>, fates: &[Fate]) -> Result<(), RebaseError> {
         let fate = fates.iter().filter(altered).find(|f| f.local.as_ref() == Some(&local.name));
         local.kind == ObjectKind::Table && fate.is_some()
     };
-    let renames = trio.here.renames(&trio.base);
+    let renames = trio.here.renames();
     let of_base = |local: &Object| {
         let find = |objects: &'_ Objects| objects.find(local.kind, &local.name).cloned();
         let (base, onto) = (find(&trio.base.objects), find(&trio.onto.objects));
         base.zip(onto).is_some_and(|(base, onto)| {
-            base.sql == onto.sql && same_statement(text(&base), text(local), &renames)
+            base.sql == onto.sql && same_statement(text(&base), text(local), renames)
         })
     };
     for local in trio.local.objects.all.iter().filter(|o| o.sql.is_some()) {
