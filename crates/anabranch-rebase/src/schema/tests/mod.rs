@@ -64,7 +64,13 @@ impl World {
         let onto = Connection::open(self.path("onto")).unwrap();
         onto.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF").unwrap();
         onto.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false).unwrap();
-        let sides = crate::Sides { base: &base, local: &local, remote: &remote, onto: &onto };
+        let sides = crate::Sides {
+            base: &base,
+            local: &local,
+            remote: &remote,
+            onto: &onto,
+            changed: None,
+        };
         let mut conflicts = Vec::new();
         let mut keys = crate::KeyMap::default();
         let summary = crate::rebase(sides, rules, &mut keys, &mut |conflict| {
