@@ -104,7 +104,7 @@ pub fn rebase(
         prepare(conn)?;
     }
     let states = States { base, local, remote, onto };
-    let mut schema = plan(base, local, onto, rules)?;
+    let mut schema = plan(base, local, onto, changed, rules)?;
     schema.carry_before_rows(journal)?;
     let mut tables = Vec::new();
     let mut statistics = Vec::new();
@@ -169,7 +169,7 @@ pub fn changed_rows(
     prepare(after)?;
     let states = States { base: before, local: after, remote: after, onto: after };
     let mut rows = Rows::new(changed, before, after)?;
-    for plan in pairs(before, after)? {
+    for plan in pairs(before, after, changed)? {
         if plan.how != How::Merge {
             continue;
         }

@@ -17,10 +17,12 @@
 //! | [`Bundle`], [`Arrival`] | the same, on its way from one that has the log to one that has not |
 //!
 //! Absent on purpose: this crate knows nothing of live database files, reads no clock (callers pass
-//! the time in) and keeps no state between calls, so a killed program leaves nothing to repair.
+//! the time in; [`fresh`] has it for them) and keeps no state between calls, so a killed program
+//! leaves nothing to repair.
 
 mod append;
 mod arrival;
+mod blocking;
 mod bundle;
 mod collect;
 mod compact;
@@ -30,6 +32,7 @@ mod fault;
 mod fetch;
 mod folder;
 mod frames;
+pub mod fresh;
 mod growing;
 mod head;
 mod history;
@@ -38,6 +41,7 @@ mod location;
 mod log;
 mod name;
 mod objects;
+mod pack;
 mod pages_at;
 mod plan;
 mod progress;
@@ -62,6 +66,7 @@ pub use history::{At, CLOCK_TOLERANCE, ClockGap, Entry, Position};
 pub use location::{Location, LocationError};
 pub use log::Log;
 pub use name::{DatabaseName, InvalidName};
+pub use pack::PackThreads;
 pub use pages_at::PagesAt;
 pub use progress::{Counter, Progress, ProgressEvent, Step};
 pub use root::{Named, Root, StoreKind, StoreOptions};
