@@ -17,7 +17,7 @@ use crate::when::{self, When};
 mod exchange;
 
 pub(crate) use exchange::{
-    Config, Conflicts, ConflictsCommand, ConflictsResolve, Diff, Pull, Sync, Take,
+    Config, Conflicts, ConflictsCommand, ConflictsResolve, Diff, Pull, Sync,
 };
 
 const AFTER_HELP: &str = "\

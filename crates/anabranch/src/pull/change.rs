@@ -16,6 +16,9 @@ use crate::page_spool::PageSpool;
 use crate::read_ahead::ReadAhead;
 use crate::session::Session;
 
+/// Told of a page: number, entry, image.
+pub(crate) type EachPage<'a> = dyn FnMut(Pgno, PageEntry, &[u8]) -> Result<(), Error> + 'a;
+
 /// Up to this much content is unpacked while it is written.
 const STREAMED_BYTES_MAX: u64 = 64 << 20;
 
@@ -130,7 +133,7 @@ impl Change {
         &mut self,
         session: &Session,
         map: &BaseMap<'_>,
-        each: &mut dyn FnMut(Pgno, PageEntry, &[u8]) -> Result<(), Error>,
+        each: &mut EachPage<'_>,
     ) -> Result<(), Error> {
         let to = self.to();
         let mut pages =
