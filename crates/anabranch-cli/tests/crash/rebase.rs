@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Barrier;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use serde_json::Value;
@@ -263,13 +264,17 @@ fn applications_write_to_both_sides_through_rebases() {
             }
             side
         };
+        let start = Barrier::new(2);
         let sync = |db: &'static str, credits: SyncSender<()>| {
             let mut merged = 0;
             for _ in 0..12 {
+                // Both at once: one of them finds that the other was faster.
+                start.wait();
                 // Whoever writes is never further behind than by one round.
                 (0..MEANWHILE).for_each(|_| credits.send(()).unwrap());
                 let report = world.ok(["sync", db, "--busy-timeout", "60s"]);
                 merged += u64::from(!report["rebased"].is_null());
+                println!("{db}: {report}");
             }
             merged
         };
