@@ -1,0 +1,396 @@
+"""Replicas written offline on all sides, synced in any order, with kills in between, must converge.
+
+    converge.py PROGRAM FOLDER FIRST_SEED CASES
+
+Stock SQLite writes; the program syncs. Each row version that is written carries a token of its own,
+so that plain SQL tells afterwards where it is. The rule that is checked knows nothing of how rows
+are merged:
+
+    a token that no program overwrote or deleted after having seen it is in the database exactly once,
+    or else in exactly one journal as the version that lost; and no other token is in the database.
+
+Besides: all files are equal page by page, and integrity, foreign keys and full text indices are
+clean. Ends with 1 and says why, and for which seed, if something is wrong.
+"""
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import traceback
+
+PROGRAM, FOLDER, FIRST, CASES = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+
+POINTS = [
+    "push::after-intent", "append::before-put", "append::after-put", "push::after-append",
+    "settle::before-commit", "settle::after-commit", "pull::after-fetch", "apply::under-lock",
+    "pull::under-lock", "apply::before-commit", "apply::after-commit", "pull::after-commit",
+]
+# What the sources name besides, so that a new point needs no line here.
+POINTS += os.environ.get("CONVERGE_POINTS", "").split()
+
+# Local fields of page 1, which differ between equal replicas.
+LOCAL_FIELDS = [(18, 20), (24, 28), (40, 44), (92, 100)]
+
+
+class Wrong(Exception):
+    pass
+
+
+def run(*args, point=None):
+    env = dict(os.environ)
+    if point:
+        env["FAILPOINTS"] = f"{point}=return"
+    return subprocess.run([PROGRAM, *args], capture_output=True, text=True, env=env, timeout=120)
+
+
+def succeed(*args):
+    done = run(*args)
+    if done.returncode:
+        raise Wrong(f"{args}: {done.returncode} {done.stderr}")
+    return done.stdout
+
+
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Case:
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.numbers = 0
+        self.committed = {}  # token -> what wrote it, for people
+        self.gone = set()  # overwritten or deleted by a program that saw it
+        self.dropped = 0
+        self.log = []
+
+    def token(self):
+        self.numbers += 1
+        return f"T{self.numbers}."
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def schema(self):
+        r = self.random
+        delete = r.choice(["", "ON DELETE CASCADE", "ON DELETE SET NULL", "ON DELETE RESTRICT"])
+        tables = {
+            "auto": "CREATE TABLE auto(id INTEGER PRIMARY KEY, tok TEXT, n, x)",
+            "seq": "CREATE TABLE seq(id INTEGER PRIMARY KEY AUTOINCREMENT, tok TEXT NOT NULL, n, x)",
+            "word": "CREATE TABLE word(k TEXT PRIMARY KEY COLLATE NOCASE, n, tok TEXT, x)",
+            "pair": "CREATE TABLE pair(a INT, b TEXT, tok TEXT, n, x, PRIMARY KEY(b, a)) WITHOUT ROWID",
+            "bare": "CREATE TABLE bare(tok TEXT, n, x)",
+            "uniq": "CREATE TABLE uniq(id INTEGER PRIMARY KEY, u UNIQUE, tok TEXT, n, x)",
+            "nullkey": "CREATE TABLE nullkey(k TEXT PRIMARY KEY, tok TEXT, n, x)",
+            "made": "CREATE TABLE made(id INTEGER PRIMARY KEY, n, tok TEXT, x, g AS (n || tok), s AS (n || 's') STORED)",
+            "strict_": "CREATE TABLE strict_(k INT PRIMARY KEY, tok TEXT, n INT CHECK (n IS NULL OR n < 1000), x ANY) STRICT",
+        }
+        chosen = r.sample(sorted(tables), r.randint(2, 5))
+        sql = [tables[name] for name in chosen]
+        for parent in [name for name in chosen if name in ("auto", "seq", "uniq")]:
+            if r.random() < 0.6:
+                sql.append(f"CREATE TABLE child_{parent}(id INTEGER PRIMARY KEY, p REFERENCES {parent}(id) {delete}, tok TEXT, n, x)")
+        for name in chosen:
+            if r.random() < 0.3:
+                sql.append(f"CREATE INDEX i_{name} ON {name}(n, x)")
+        if "auto" in chosen and r.random() < 0.4:
+            sql += [
+                "CREATE VIRTUAL TABLE full USING fts5(tok, n, content='auto', content_rowid='id')",
+                "CREATE TRIGGER full_i AFTER INSERT ON auto BEGIN INSERT INTO full(rowid, tok, n) VALUES (new.id, new.tok, new.n); END",
+                "CREATE TRIGGER full_d AFTER DELETE ON auto BEGIN INSERT INTO full(full, rowid, tok, n) VALUES ('delete', old.id, old.tok, old.n); END",
+                "CREATE TRIGGER full_u AFTER UPDATE ON auto BEGIN INSERT INTO full(full, rowid, tok, n) VALUES ('delete', old.id, old.tok, old.n); INSERT INTO full(rowid, tok, n) VALUES (new.id, new.tok, new.n); END",
+            ]
+        if r.random() < 0.2:
+            sql.append("CREATE VIRTUAL TABLE own USING fts5(tok, n)")
+        if r.random() < 0.3:
+            sql.append(f"CREATE TABLE audit(tab, tok)")
+            sql.append(f"CREATE TRIGGER a1 AFTER INSERT ON {chosen[0]} BEGIN INSERT INTO audit VALUES ('{chosen[0]}', 'A' || new.tok); END")
+        return sql
+
+    def open(self, db):
+        conn = sqlite3.connect(db, isolation_level=None, timeout=30)
+        conn.execute("PRAGMA foreign_keys = ON")
+        return conn
+
+    def token_tables(self, conn):
+        names = []
+        rows = conn.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
+        for name, sql in rows:
+            if "USING fts5" in (sql or ""):
+                # One with content of its own is a table as any other; over another's content it is an index.
+                if "content=" not in sql:
+                    names.append(name)
+            elif not name.startswith(("sqlite_", "full_", "own_")):
+                columns = [row[1] for row in conn.execute(f"PRAGMA table_info({quoted(name)})")]
+                if "tok" in columns:
+                    names.append(name)
+        return names
+
+    def tokens(self, conn):
+        found = {}
+        for table in self.token_tables(conn):
+            for (token,) in conn.execute(f"SELECT tok FROM {quoted(table)} WHERE tok IS NOT NULL"):
+                found.setdefault(token, []).append(table)
+        return found
+
+    def statement(self, conn):
+        """Some statement, and the numbers of tokens that it may write."""
+        r = self.random
+        tables = self.token_tables(conn)
+        ddl = r.random()
+        if ddl < self.ddl or not tables:
+            return self.change_of_schema(conn, tables)
+        table = r.choice(tables)
+        if table == "audit":
+            return "DELETE FROM audit WHERE rowid IN (SELECT rowid FROM audit ORDER BY random() LIMIT 1)", ()
+        columns = [row[1] for row in conn.execute(f"PRAGMA table_info({quoted(table)})")]
+        key = {"word": ["k"], "pair": ["a", "b"], "nullkey": ["k"], "strict_": ["k"]}.get(table, [])
+        n = r.choice([None, 1, 1.0, 2, "two", b"\x00\xff", r.randint(0, 999)])
+        if table.startswith("strict_"):
+            n = r.choice([None, r.randint(0, 999)])
+        x = r.choice([None, "x", os.urandom(3), "y" * r.choice([1, 50, 900, 9000])]) if "x" in columns else None
+        act = r.choice(["insert", "insert", "update", "update", "delete"])
+        if act == "insert":
+            names, values = ["tok", "n"], [self.token(), n]
+            if "x" in columns:
+                names.append("x")
+                values.append(x)
+            for name in key:
+                names.append(name)
+                if table in ("strict_",) or name == "a":
+                    values.append(r.randint(1, 12))
+                else:
+                    values.append(None if table == "nullkey" and r.random() < 0.3 else r.choice("abcdefABC"))
+            if "u" in columns:
+                names.append("u")
+                values.append(r.choice([None, r.randint(1, 9), r.choice("pqr")]))
+            if "p" in columns:
+                parent = table.removeprefix("child_")
+                names.append("p")
+                ids = []
+                if parent in tables:
+                    ids = [row[0] for row in conn.execute(f"SELECT id FROM {quoted(parent)}")]
+                values.append(r.choice(ids) if ids and r.random() < 0.9 else None)
+            if table in ("auto", "seq") and r.random() < 0.15:
+                names.append("id")  # Chosen by the application.
+                values.append(r.choice([5000 + r.randint(0, 3), -r.randint(1, 3), 10**12 + r.randint(0, 2)]))
+            marks = ", ".join("?" * len(names))
+            return f"INSERT INTO {quoted(table)}({', '.join(names)}) VALUES ({marks})", values
+        rowids = "rowid" if table != "pair" else None
+        if rowids:
+            some = f"rowid IN (SELECT rowid FROM {quoted(table)} ORDER BY random() LIMIT 1)"
+        else:
+            some = "(a, b) IN (SELECT a, b FROM pair ORDER BY random() LIMIT 1)"
+        if act == "delete":
+            return f"DELETE FROM {quoted(table)} WHERE {some}", ()
+        sets, values = ["tok = ?"], [self.token()]
+        for name, value in [("n", n), ("x", x)]:
+            if name in columns and r.random() < 0.5:
+                sets.append(f"{name} = ?")
+                values.append(value)
+        if "u" in columns and r.random() < 0.4:
+            sets.append("u = ?")
+            values.append(r.choice([None, r.randint(1, 9)]))
+        if table == "word" and r.random() < 0.2:
+            sets.append("k = ?")
+            values.append(r.choice("abcdefABC"))
+        return f"UPDATE {quoted(table)} SET {', '.join(sets)} WHERE {some}", values
+
+    def change_of_schema(self, conn, tables):
+        r = self.random
+        self.numbers += 1
+        n = self.numbers
+        table = r.choice(tables) if tables else None
+        choices = [f"CREATE TABLE new{n}(id INTEGER PRIMARY KEY, tok TEXT, n, x)", f"CREATE TABLE new{n}(tok TEXT, n, x)"]
+        if table and table != "own":
+            choices += [
+                f"ALTER TABLE {quoted(table)} ADD COLUMN c{n} DEFAULT 'y'",
+                f"CREATE INDEX j{n} ON {quoted(table)}(n)",
+                f"CREATE VIEW v{n} AS SELECT tok FROM {quoted(table)}",
+            ]
+            if r.random() < 0.3 and table.startswith("new"):
+                choices += [f"DROP TABLE {quoted(table)}", f"ALTER TABLE {quoted(table)} RENAME TO newer{n}"]
+        index = conn.execute("SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL LIMIT 1").fetchone()
+        if index and r.random() < 0.3:
+            choices.append(f"DROP INDEX {index[0]}")
+        return r.choice(choices), ()
+
+    def burst(self, db):
+        conn = self.open(db)
+        for _ in range(self.random.choice([1, 1, 2, 4, 8, 20])):
+            transaction = self.random.random() < 0.2
+            before = self.tokens(conn)
+            written = []
+            if transaction:
+                conn.execute("BEGIN IMMEDIATE")
+            for _ in range(3 if transaction else 1):
+                sql, values = self.statement(conn)
+                try:
+                    conn.execute(sql, values)
+                    written.append((sql, [v if not isinstance(v, (bytes, str)) or len(v) < 20 else "..." for v in values]))
+                except (sqlite3.IntegrityError, sqlite3.OperationalError) as e:
+                    written.append((sql, values, str(e)))
+            if transaction:
+                end = self.random.choice(["COMMIT", "COMMIT", "ROLLBACK"])
+                try:
+                    conn.execute(end)
+                except sqlite3.IntegrityError:
+                    conn.execute("ROLLBACK")
+            after = self.tokens(conn)
+            self.log.append((db, written))
+            for token in after.keys() - before.keys():
+                self.committed[token] = (db, written[-1][0])
+            self.gone |= before.keys() - after.keys()
+        if self.random.random() < 0.1:
+            conn.execute(self.random.choice(["VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)", "ANALYZE", "REINDEX"]))
+        conn.close()
+
+    # -- syncing ---------------------------------------------------------------------------------
+
+    def sync(self, db):
+        r = self.random
+        if r.random() < self.kills:
+            point = r.choice(POINTS)
+            done = run("sync", db, point=point)
+            self.log.append((db, "sync", point, done.returncode))
+            if done.returncode < 0:
+                if r.random() < 0.5:
+                    return  # Others go on first; this one recovers later.
+        for _ in range(6):
+            done = run("--json", "sync", db)
+            self.log.append((db, "sync", done.returncode, (done.stdout + done.stderr)[-500:]))
+            if done.returncode == 0:
+                return
+            code = json.loads(done.stderr)["error"]["code"]
+            if code in ("schema-conflict", "unmergeable"):
+                done = run("--json", "sync", "--take", r.choice(["local", "remote"]), db)
+                self.taken = True
+                self.log.append((db, "take", done.returncode, (done.stdout + done.stderr)[-500:]))
+                if done.returncode == 0:
+                    return
+                raise Wrong(f"sync --take {db}: {done.stderr}")
+            elif code == "conflict-aborted":
+                succeed("config", db, "conflict = local")
+            elif code == "file-is-older":
+                succeed("repair", "--keep", db)  # By chance all is as it was earlier: said to be meant.
+            else:
+                break
+        raise Wrong(f"sync {db}: {done.returncode} {done.stderr}")
+
+    # -- checking --------------------------------------------------------------------------------
+
+    def image(self, db):
+        conn = self.open(db)
+        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        conn.close()
+        image = bytearray(open(db, "rb").read())
+        for start, end in LOCAL_FIELDS:
+            image[start:end] = bytes(end - start)
+        return bytes(image)
+
+    def check(self, replicas):
+        images = {db: self.image(db) for db in replicas}
+        if len(set(images.values())) != 1:
+            raise Wrong("the files differ")
+        conn = self.open(replicas[0])
+        found = [row[0] for row in conn.execute("PRAGMA integrity_check")]
+        if found != ["ok"]:
+            raise Wrong(f"integrity: {found}")
+        broken = conn.execute("PRAGMA foreign_key_check").fetchall()
+        if broken:
+            raise Wrong(f"foreign keys: {broken}")
+        for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE sql LIKE '%USING fts5%'").fetchall():
+            conn.execute(f"INSERT INTO {name}({name}) VALUES ('integrity-check')")
+            conn.execute(f"INSERT INTO {name}({name}, rank) VALUES ('integrity-check', 1)")
+        present = self.tokens(conn)
+        conn.close()
+        lost = {}
+        for db in replicas:
+            for entry in json.loads(succeed("--json", "conflicts", db))["conflicts"]:
+                for token in losing(entry):
+                    lost.setdefault(token, []).append((db, entry))
+        for token, tables in present.items():
+            if len(tables) > 1:
+                raise Wrong(f"{token} is there {len(tables)} times, in {tables}")
+            if token not in self.committed:
+                raise Wrong(f"{token} in {tables} was written by nobody")
+        for token in self.committed.keys() - self.gone:
+            times = len(lost.get(token, []))
+            if token not in present and times != 1:
+                raise Wrong(f"{token} {self.committed[token]} is not there, and in {times} journals: {lost.get(token)}")
+            if token in present and times != 0:
+                raise Wrong(f"{token} is there and also lost: {lost[token]}")
+
+    def run(self):
+        r = self.random
+        self.kills = r.choice([0, 0, 0.2, 0.4])
+        self.ddl = r.choice([0, 0, 0.05, 0.15])
+        self.taken = False
+        count = r.choice([2, 2, 3, 3, 4, 5])
+        replicas = [f"{i}.db" for i in range(count)]
+        page_size, vacuum = r.choice([512, 1024, 4096, 4096, 65536]), r.choice([0, 0, 1, 2])
+        conn = self.open(replicas[0])
+        conn.execute(f"PRAGMA page_size = {page_size}")
+        conn.execute(f"PRAGMA auto_vacuum = {vacuum}")
+        for sql in self.schema():
+            self.log.append(sql)
+            conn.execute(sql)
+        conn.close()
+        for _ in range(r.randint(0, 3)):
+            self.burst(replicas[0])
+        succeed("init", replicas[0], "--remote", "remote")
+        for db in replicas[1:]:
+            succeed("clone", "remote", db)
+        for db in replicas:
+            policy = r.choice([None, None, "local", "remote", "merge", "abort"])
+            if policy:
+                succeed("config", db, f"conflict = {policy}")
+        for _ in range(r.randint(1, 5)):
+            for db in r.sample(replicas, r.randint(1, count)):
+                self.burst(db)
+            for db in r.sample(replicas, r.randint(1, count)):
+                self.sync(db)
+        self.kills = 0
+        for _ in range(3 + count):
+            for db in replicas:
+                self.sync(db)
+            if len({self.image(db) for db in replicas}) == 1:
+                break
+        self.check(replicas)
+
+
+def losing(entry):
+    """Tokens of the versions that did not make it, by the journal's own words."""
+    decision = entry["decision"]
+    versions = {"local": ["remote"], "remote": ["local"], "merged": ["local", "remote"]}.get(decision, [])
+    winners = {entry[side]["tok"] for side in ("result",) if entry.get(side)}
+    found = set()
+    for side in versions:
+        row = entry.get(side)
+        if row and row.get("tok") and row["tok"] not in winners:
+            found.add(row["tok"])
+    return found
+
+
+def main():
+    for seed in range(FIRST, FIRST + CASES):
+        folder = os.path.join(FOLDER, "case")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        os.chdir(folder)
+        case = Case(seed)
+        try:
+            case.run()
+        except Exception as e:
+            print(f"seed {seed}: {e if isinstance(e, Wrong) else traceback.format_exc()}")
+            if os.environ.get("CONVERGE_LOG"):
+                for line in case.log:
+                    print("   ", line)
+            if os.environ.get("CONVERGE_KEEP"):
+                shutil.copytree(folder, os.environ["CONVERGE_KEEP"], dirs_exist_ok=True)
+            sys.exit(1)
+    print(f"{CASES} cases from {FIRST} on")
+
+
+main()
