@@ -361,16 +361,11 @@ class Case:
 
 
 def losing(entry):
-    """Tokens of the versions that did not make it, by the journal's own words."""
-    decision = entry["decision"]
-    versions = {"local": ["remote"], "remote": ["local"], "merged": ["local", "remote"]}.get(decision, [])
-    winners = {entry[side]["tok"] for side in ("result",) if entry.get(side)}
-    found = set()
-    for side in versions:
-        row = entry.get(side)
-        if row and row.get("tok") and row["tok"] not in winners:
-            found.add(row["tok"])
-    return found
+    """The token of the version that did not make it, by the journal's own words. Where rows are merged
+    column by column, both sides changed the token, and the local one stands."""
+    loser = {"local": "remote", "remote": "local", "merged": "remote"}.get(entry["decision"])
+    row = entry.get(loser) if loser else None
+    return {row["tok"]} if row and row.get("tok") else set()
 
 
 def main():
