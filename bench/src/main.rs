@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release -p anabranch-bench -- [--dir DIR] [--rounds N] [--program FILE]
 //!                                           [--litestream FILE] [--libsql-client FILE]
-//!                                           [all|W1|W2|W3|W4|W6|W7|writing|large|http ...]
+//!                                           [all|W1|W2|W3|W4|W6|W7|writing|large|rebase|http ...]
 //! ```
 //!
 //! An application (the stock `sqlite3` program, with its defaults, in a process of its own) writes
@@ -17,6 +17,7 @@ mod http;
 mod large;
 mod litestream;
 mod machine;
+mod rebase;
 mod report;
 mod ship;
 mod single;
@@ -33,11 +34,12 @@ use crate::stage::Stage;
 /// Anything that goes wrong ends the run, with a message.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const WORKLOADS: [&str; 9] = ["W1", "W2", "W4", "W6", "W3", "W7", "writing", "large", "http"];
+const WORKLOADS: [&str; 10] =
+    ["W1", "W2", "W4", "W6", "W3", "W7", "writing", "large", "rebase", "http"];
 
 const USAGE: &str = "usage: anabranch-bench [--dir DIR] [--rounds N] [--program FILE] \
                      [--litestream FILE] [--libsql-client FILE] \
-                     [all|W1|W2|W3|W4|W6|W7|writing|large|http ...]";
+                     [all|W1|W2|W3|W4|W6|W7|writing|large|rebase|http ...]";
 
 fn main() -> ExitCode {
     match run() {
@@ -65,6 +67,7 @@ fn run() -> Result<usize> {
             "writing" => writing::measure(&stage, &mut report)?,
             "http" => http::measure(&stage, &mut report)?,
             "large" => large::measure(&stage, &mut report)?,
+            "rebase" => rebase::measure(&stage, &mut report)?,
             _ => ship::measure(&stage, name, &mut report)?,
         }
     }
