@@ -5,6 +5,10 @@ use std::io::{self, BufRead, Read, Write};
 use zstd::stream::read::Decoder;
 use zstd::stream::write::Encoder;
 
+mod beside;
+
+use beside::Beside;
+
 /// The largest window that is accepted when reading: 8 MiB, which RFC 8878 asks every decoder to
 /// support and recommends encoders not to exceed. A merge holds one window for each object it
 /// reads, so a larger one would let an object of a few bytes claim a lot of memory.
@@ -50,19 +54,26 @@ const CHUNK_BYTES: usize = 2 * 1024 * 1024;
 pub const FRAME_CONTENT_MAX: usize = 4 * 1024 * 1024;
 
 /// Compresses a stream of unknown length in frames that state their content's length; small bodies
-/// harder. Holds one chunk in memory.
+/// harder. Holds one chunk in memory, or three where they are compressed beside.
 pub(crate) struct Compressor<W: Write> {
     sink: W,
     chunk: Vec<u8>,
     /// For the chunks of long bodies, once there is one.
-    long: Option<zstd::bulk::Compressor<'static>>,
+    long: Option<Long>,
+    /// Chunks of long bodies are compressed on threads of their own.
+    beside: bool,
     /// One level for all lengths, instead of one that fits the length.
     level: Option<i32>,
 }
 
 impl<W: Write> Compressor<W> {
     pub(crate) fn new(sink: W) -> Self {
-        Compressor { sink, chunk: Vec::new(), long: None, level: None }
+        Compressor { sink, chunk: Vec::new(), long: None, beside: false, level: None }
+    }
+
+    /// From now on long bodies are compressed on threads of their own, to the same bytes.
+    pub(crate) fn beside(&mut self) {
+        self.beside = true;
     }
 
     /// Spends as little time as possible; a compaction will spend more.
@@ -83,26 +94,55 @@ impl<W: Write> Compressor<W> {
             encoder.write_all(&self.chunk)?;
             return encoder.finish();
         }
+        // One chunk is not worth threads.
+        self.beside &= self.long.is_some();
         if !self.chunk.is_empty() {
             self.end_chunk()?;
+        }
+        if let Some(Long::Beside(beside)) = &mut self.long {
+            while let Some(packed) = beside.next()? {
+                self.sink.write_all(&packed)?;
+            }
         }
         Ok(self.sink)
     }
 
     fn end_chunk(&mut self) -> io::Result<()> {
-        let compressor = match &mut self.long {
-            Some(compressor) => compressor,
+        let long = match &mut self.long {
+            Some(long) => long,
             none => {
-                let mut compressor =
-                    zstd::bulk::Compressor::new(self.level.unwrap_or(CHUNK_LEVEL))?;
-                compressor.include_checksum(true)?;
-                none.insert(compressor)
+                let level = self.level.unwrap_or(CHUNK_LEVEL);
+                none.insert(match self.beside {
+                    true => Long::Beside(Beside::start(level)?),
+                    false => Long::Here(chunk_compressor(level)?),
+                })
             }
         };
-        let packed = compressor.compress(&self.chunk)?;
-        self.chunk.clear();
-        self.sink.write_all(&packed)
+        match long {
+            Long::Here(compressor) => {
+                let packed = compressor.compress(&self.chunk)?;
+                self.chunk.clear();
+                self.sink.write_all(&packed)
+            }
+            Long::Beside(beside) => {
+                let spare = beside.spare();
+                let packed = beside.push(std::mem::replace(&mut self.chunk, spare))?;
+                packed.map_or(Ok(()), |packed| self.sink.write_all(&packed))
+            }
+        }
     }
+}
+
+/// What compresses the chunks of a long body.
+enum Long {
+    Here(zstd::bulk::Compressor<'static>),
+    Beside(Beside),
+}
+
+fn chunk_compressor(level: i32) -> io::Result<zstd::bulk::Compressor<'static>> {
+    let mut compressor = zstd::bulk::Compressor::new(level)?;
+    compressor.include_checksum(true)?;
+    Ok(compressor)
 }
 
 impl<W: Write> Write for Compressor<W> {

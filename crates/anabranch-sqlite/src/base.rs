@@ -22,6 +22,7 @@ use anabranch_format::{DbChecksum, KeyedChecksum, PageChecksum, PageSize, Pgno};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::BaseError;
+use crate::pages::PageSet;
 
 /// Pages per row of `base`, and at most per row of `staged`.
 const CHUNK_PAGES: u32 = 512;
@@ -202,6 +203,17 @@ impl<'c> BaseMap<'c> {
             .ok()
             .and_then(|at| decode_record(&records[at]))
             .map(|(_, entry)| entry))
+    }
+
+    /// The numbers of the staged pages of an intent.
+    pub fn staged_pages(&self, intent: i64) -> Result<PageSet, BaseError> {
+        let mut pages = PageSet::new(0);
+        for staged in self.staged(intent) {
+            let (pgno, _) = staged?;
+            pages.grow(pgno.get());
+            pages.insert(pgno);
+        }
+        Ok(pages)
     }
 
     /// Forgets the staged pages of an intent.

@@ -8,10 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_rebase::Side;
 use anabranch_store::{At, CompactReport};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::conflicts::{Resolution, Setting};
 use crate::error::Error;
+use crate::journal::{ConflictEntry, ConflictFilter};
 use crate::replica::{Options, Repair};
 use crate::report::{
     AdoptReport, CloneReport, HistoryEntry, InitReport, PullReport, PushReport, RepairReport,
@@ -125,6 +128,35 @@ impl Replica {
     /// See [`crate::Replica::verify`].
     pub fn verify(&self) -> Result<VerifyReport, Error> {
         self.run(self.inner.verify())
+    }
+
+    /// See [`crate::Replica::settings`].
+    pub fn settings(&self) -> Result<Vec<Setting>, Error> {
+        self.run(self.inner.settings())
+    }
+
+    /// See [`crate::Replica::setting`].
+    pub fn setting(&self, key: &str) -> Result<Setting, Error> {
+        self.run(self.inner.setting(key))
+    }
+
+    /// See [`crate::Replica::set`].
+    pub fn set(&self, key: &str, value: Option<&str>) -> Result<Setting, Error> {
+        self.run(self.inner.set(key, value))
+    }
+
+    /// See [`crate::Replica::conflicts`].
+    pub fn conflicts(
+        &self,
+        filter: &ConflictFilter,
+        each: impl FnMut(ConflictEntry) -> bool,
+    ) -> Result<(), Error> {
+        self.run(self.inner.conflicts(filter, each))
+    }
+
+    /// See [`crate::Replica::resolve_conflict`].
+    pub fn resolve_conflict(&self, id: i64, take: Side) -> Result<Resolution, Error> {
+        self.run(self.inner.resolve_conflict(id, take))
     }
 
     /// See [`crate::Replica::repair`].

@@ -94,7 +94,8 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
         source,
     };
     let spool = Spool::new(folder_of(&session.db));
-    let mut encoder = DeltaEncoder::new(spool, session.state.page_size, first).map_err(spooling)?;
+    let encoder = DeltaEncoder::new(spool, session.state.page_size, first).map_err(spooling)?;
+    let mut encoder = encoder.compressed_beside();
     let mut page_one = PageOneRule::new(&base, &view, session.state.page_size)?;
 
     session.sidecar.begin()?;
@@ -109,6 +110,7 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
     drop(map);
     if changes.is_empty() {
         session.sidecar.rollback()?;
+        session.note_unchanged(&view, &changes)?;
         return Ok(Preparation::Nothing(Box::new(session)));
     }
     // What is published must survive a power failure here.
@@ -116,6 +118,7 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
     drop(view);
     drop(live);
     let encoded = encoder.finish(changes.size).map_err(spooling)?;
+    session.let_go();
     let intent = PushIntent {
         push: match ids {
             PushIds::Drawn => entropy::push_id(),

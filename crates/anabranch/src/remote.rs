@@ -18,7 +18,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PageSize, PushId, WriterId};
+use anabranch_format::{
+    DatabaseId, Lsn, Metadata, Micros, PageSize, PageSource, PushId, WriterId,
+};
+use anabranch_sqlite::PageSet;
 use anabranch_store::{
     Anchor, AppendError, Appended, At, CompactReport, DatabaseName, Entry, Fetched, Head, Location,
     Named, NewSegment, Position, Progress, StoreError,
@@ -36,6 +39,7 @@ use crate::waiting::{self, Probing};
 mod http;
 pub(crate) mod libsql;
 mod ours;
+mod picked;
 mod server;
 mod server_error;
 mod server_url;
@@ -50,6 +54,9 @@ use server_url::ServerUrl;
 
 /// How long history is kept unless the user says otherwise: 30 days.
 pub const RETAIN_DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Pages of an earlier state, ascending.
+pub(crate) type BasePages = Box<dyn PageSource + Send>;
 
 /// The log of one database, wherever it lies.
 #[async_trait]
@@ -110,6 +117,23 @@ pub(crate) trait Remote: Send + Sync {
         position: &Position,
         progress: &Progress,
     ) -> Result<Fetched, StoreError>;
+
+    /// Hands out what `pages`, all of them there, held at the position `at`, the end of a segment:
+    /// exactly these, ascending. Nothing is checked that the caller can check. `None` if no state is
+    /// kept that ends there.
+    async fn base_pages(
+        &self,
+        at: Lsn,
+        pages: &PageSet,
+        progress: &Progress,
+    ) -> Result<Option<BasePages>, StoreError> {
+        let position = self.position_at(At::Lsn(at)).await?;
+        if position.lsn != at {
+            return Ok(None);
+        }
+        let whole = self.fetch_whole(&position, progress).await?;
+        Ok(Some(Box::new(picked::Picked::new(whole.into_unsummed_pages(), pages.clone()))))
+    }
 
     /// The newest `count` segments, newest first.
     async fn history(&self, count: usize) -> Result<Vec<Entry>, StoreError>;

@@ -2,8 +2,9 @@
 
 mod common;
 
+use anabranch::blocking::Replica;
 use anabranch::{Error, RemoteStatus};
-use common::{World, app, assert_same, stock, value};
+use common::{World, app, assert_same, options, stock, value};
 
 const SCHEMA: &str =
     "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t(v) VALUES ('a'), ('b')";
@@ -41,6 +42,47 @@ fn a_sync_with_nothing_to_do_does_nothing() {
         assert!(report.pushed.is_none() && report.pulled.is_none() && report.offline.is_none());
         assert_eq!(report.position, before.position);
     }
+}
+
+#[test]
+fn a_large_file_that_was_read_from_end_to_end_in_vain_is_not_read_again() {
+    let world = World::new();
+    // 1,100 pages and more, one row each.
+    let rows = "INSERT INTO t(v) SELECT hex(zeroblob(1900)) FROM generate_series(1, 1100)";
+    let (a, first) = world.published("a.db", &format!("{SCHEMA}; {rows}"));
+    let there = app(&a);
+    there.execute("UPDATE t SET v = 'x' WHERE id = 2", []).unwrap();
+    there.execute("UPDATE t SET v = 'b' WHERE id = 2", []).unwrap();
+    let found_by = || first.status(false, false).unwrap().found_by;
+    assert!(!found_by().contains("frames"), "no mark is known: {}", found_by());
+    assert!(first.sync().unwrap().pushed.is_none());
+    assert!(found_by().contains("frames"), "{}", found_by());
+    let sidecar = [world.path("a.db-anabranch"), world.path("a.db-anabranch-wal")];
+    let written = || sidecar.each_ref().map(|file| std::fs::read(file).unwrap());
+    let before = written();
+    assert!(first.sync().unwrap().pushed.is_none());
+    assert!(written() == before, "a sync with nothing to do writes nothing");
+    there.execute("UPDATE t SET v = 'x' WHERE id = 2", []).unwrap();
+    assert_eq!(first.sync().unwrap().pushed.unwrap().pages, 1);
+}
+
+#[test]
+fn a_replica_that_was_made_anew_after_it_was_opened_is_the_new_one() {
+    let world = World::new();
+    let (a, _) = world.published("a.db", SCHEMA);
+    let (b, _) = world.cloned("b.db");
+    let opened = Replica::open(&b, options()).unwrap();
+    for suffix in ["", "-anabranch", "-anabranch-wal"] {
+        std::fs::remove_file(format!("{}{suffix}", b.display())).unwrap();
+    }
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    Replica::open(&a, options()).unwrap().sync().unwrap();
+    world.cloned("b.db");
+    assert!(opened.sync().unwrap().pulled.is_none(), "the new one has all that there is");
+    assert_same(&a, &b);
+    // The first operation has taken over what was open; the next one opens it anew.
+    stock(&b, "DELETE FROM t WHERE id = 1");
+    assert!(opened.sync().unwrap().pushed.is_some());
 }
 
 #[test]
