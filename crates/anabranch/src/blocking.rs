@@ -8,13 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_rebase::Side;
+use anabranch_rebase::{RowChange, Side};
 use anabranch_store::{At, CompactReport};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::conflicts::{Resolution, Setting};
 use crate::error::Error;
 use crate::journal::{ConflictEntry, ConflictFilter};
+use crate::preview::{Differing, Preview};
 use crate::replica::{Options, Repair};
 use crate::report::{
     AdoptReport, CloneReport, HistoryEntry, InitReport, PullReport, PushReport, RepairReport,
@@ -157,6 +158,20 @@ impl Replica {
     /// See [`crate::Replica::resolve_conflict`].
     pub fn resolve_conflict(&self, id: i64, take: Side) -> Result<Resolution, Error> {
         self.run(self.inner.resolve_conflict(id, take))
+    }
+
+    /// See [`crate::Replica::preview`].
+    pub fn preview(&self) -> Result<Preview, Error> {
+        self.run(self.inner.preview())
+    }
+
+    /// See [`crate::Replica::diff`].
+    pub fn diff(
+        &self,
+        which: Differing,
+        each: impl FnMut(RowChange) -> bool,
+    ) -> Result<(), Error> {
+        self.run(self.inner.diff(which, each))
     }
 
     /// See [`crate::Replica::repair`].

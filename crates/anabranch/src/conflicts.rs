@@ -95,32 +95,27 @@ impl Replica {
     pub async fn conflicts(
         &self,
         filter: &ConflictFilter,
-        mut each: impl FnMut(ConflictEntry) -> bool,
+        each: impl FnMut(ConflictEntry) -> bool,
     ) -> Result<(), Error> {
         let (file, options) = (self.file().to_owned(), self.options().clone());
         let filter = filter.clone();
-        // One at a time: a row may be large.
-        let (send, mut entries) = tokio::sync::mpsc::channel(1);
-        let reading = tokio::task::spawn_blocking(move || {
-            let session = decided(Session::glance(&file, &options)?, || {
-                Session::open(&file, &options, None, None)
-            })?;
-            for id in session.sidecar.conflict_ids(&filter)? {
-                if let Some(entry) = session.sidecar.conflict(id)?
-                    && send.blocking_send(entry).is_err()
-                {
-                    break;
+        told(
+            move |each| {
+                let session = decided(Session::glance(&file, &options)?, || {
+                    Session::open(&file, &options, None, None)
+                })?;
+                for id in session.sidecar.conflict_ids(&filter)? {
+                    if let Some(entry) = session.sidecar.conflict(id)?
+                        && !each(entry)
+                    {
+                        break;
+                    }
                 }
-            }
-            Ok(())
-        });
-        while let Some(entry) = entries.recv().await {
-            if !each(entry) {
-                break;
-            }
-        }
-        drop(entries);
-        reading.await.map_err(|e| Error::Panicked(e.to_string()))?
+                Ok(())
+            },
+            each,
+        )
+        .await
     }
 
     /// Takes one side of a conflict after all: its version of the row is written to the file, as any
@@ -149,6 +144,27 @@ impl Replica {
         })
         .await
     }
+}
+
+/// Runs `produce` on a thread of its own, and tells `each` of what it has to tell; either may end it. One
+/// thing at a time: a row may be large.
+pub(crate) async fn told<T: Send + 'static>(
+    produce: impl FnOnce(&mut dyn FnMut(T) -> bool) -> Result<(), Error> + Send + 'static,
+    mut each: impl FnMut(T) -> bool,
+) -> Result<(), Error> {
+    let (send, mut receive) = tokio::sync::mpsc::channel(1);
+    let producing =
+        blocking(move || produce(&mut |thing| send.blocking_send(thing).is_ok()));
+    let hearing = async {
+        while let Some(thing) = receive.recv().await {
+            if !each(thing) {
+                break;
+            }
+        }
+        // Whoever still has something to tell learns that nobody listens.
+        drop(receive);
+    };
+    tokio::join!(producing, hearing).0
 }
 
 /// A session whose journal is complete: what an interrupted pull left is decided first.

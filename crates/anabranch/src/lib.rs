@@ -42,6 +42,7 @@ mod lock;
 mod notice;
 mod page_count;
 mod page_spool;
+mod preview;
 mod pull;
 mod push;
 mod read_ahead;
@@ -66,13 +67,15 @@ pub mod blocking;
 pub use adopt::AdoptError;
 pub use anabranch_format::{Lsn, Micros, WriterId};
 pub use anabranch_rebase::{
-    Conflict, ConflictKind, Decision, InsertRule, Policy, Resolve, Row, Rules, Side, TableRules, Value,
+    Conflict, ConflictKind, Decision, InsertRule, Policy, Resolve, Row, RowChange, Rules, Side,
+    TableRules, Value,
 };
 pub use anabranch_sqlite::FileError;
 pub use anabranch_store::{At, CompactReport, Progress, ProgressEvent, Step, StoreError};
 pub use conflicts::{Resolution, Setting};
 pub use error::{Error, ErrorKind};
 pub use journal::{ConflictEntry, ConflictFilter};
+pub use preview::{Differing, PREVIEW_CONFLICTS_MAX, Preview};
 pub use remote::{
     Connections, FrameFault, LibsqlError, RETAIN_DEFAULT, ServerError, ServerUrlError, Spot,
 };

@@ -148,7 +148,7 @@ enum Source {
 }
 
 impl Change {
-    fn new(
+    pub(crate) fn new(
         session: &Session,
         fetched: Fetched,
         anchor: Anchor,

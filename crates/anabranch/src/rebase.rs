@@ -78,6 +78,10 @@ impl With {
         }
     }
 
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// The rules that hold for a replica.
     pub(crate) fn rules(&self, session: &Session) -> Result<Rules, Error> {
         let rules = match &self.rules {
