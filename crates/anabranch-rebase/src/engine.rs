@@ -224,7 +224,12 @@ impl<'a> Engine<'a> {
 
     /// Lets a row of the base (`old`) or of the local side name rows by the keys that they have in
     /// the result.
-    fn rename(&self, table: &Table, row: &mut Tuple, old: bool) -> Result<(), RebaseError> {
+    pub(crate) fn rename(
+        &self,
+        table: &Table,
+        row: &mut Tuple,
+        old: bool,
+    ) -> Result<(), RebaseError> {
         if let (Some(rowid), true, true) = (row.rowid, table.by_rowid(), self.moving[table.index]) {
             row.rowid = Some(self.work.moved(table.index, rowid, old)?.unwrap_or(rowid));
         }

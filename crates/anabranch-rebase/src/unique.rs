@@ -200,25 +200,17 @@ impl Engine<'_> {
     /// The key on the local side of a row that did not change here; `None`: the row under that key is
     /// another one.
     fn key_here(&self, table: &Table, dest: &RowKey) -> Result<Option<RowKey>, RebaseError> {
-        let here = |tab: usize, to: i64| -> Result<Option<i64>, RebaseError> {
-            if !self.moving[tab] {
-                return Ok(Some(to));
-            }
-            match self.work.came_from(tab, to)? {
-                Some(from) => Ok(Some(from)),
-                None if self.work.moved(tab, to, false)?.is_some() => Ok(None),
-                None => Ok(Some(to)),
-            }
-        };
         match dest {
-            RowKey::Rowid(to) if table.by_rowid() => Ok(here(table.index, *to)?.map(RowKey::Rowid)),
+            RowKey::Rowid(to) if table.by_rowid() => {
+                Ok(self.rowid_here(table.index, *to)?.map(RowKey::Rowid))
+            }
             RowKey::Rowid(_) => Ok(Some(dest.clone())),
             RowKey::Columns(cells) => {
                 let mut cells = cells.clone();
                 for (cell, &at) in cells.iter_mut().zip(&table.key_at) {
                     let Cell::Integer(to) = *cell else { continue };
                     for &root in &self.roots[table.index][at] {
-                        match here(root, to)? {
+                        match self.rowid_here(root, to)? {
                             Some(from) => *cell = Cell::Integer(from),
                             None => return Ok(None),
                         }
@@ -226,6 +218,19 @@ impl Engine<'_> {
                 }
                 Ok(Some(RowKey::Columns(cells)))
             }
+        }
+    }
+
+    /// Which rowid of the local side is this one of the result; `None`: none, as its own row with
+    /// that rowid went elsewhere.
+    pub(crate) fn rowid_here(&self, tab: usize, to: i64) -> Result<Option<i64>, RebaseError> {
+        if !self.moving[tab] {
+            return Ok(Some(to));
+        }
+        match self.work.came_from(tab, to)? {
+            Some(from) => Ok(Some(from)),
+            None if self.work.moved(tab, to, false)?.is_some() => Ok(None),
+            None => Ok(Some(to)),
         }
     }
 

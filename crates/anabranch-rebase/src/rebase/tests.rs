@@ -10,4 +10,5 @@ use support::{Case, Done};
 
 mod keys;
 mod policies;
+mod references;
 mod unique;
