@@ -141,8 +141,7 @@ impl<'a> Engine<'a> {
                 rows.local = self.local_row(table, key)?;
             }
         }
-        // An inserted row that only has a rowid is another row than the remote's with the same.
-        if !(change.op == Op::Insert && !table.by_rowid() && change.dest.rowid().is_some()) {
+        if !change.has(flag::PLACED) {
             rows.remote = self.remote_row(table, &change.dest)?;
         }
         Ok(rows)
@@ -180,7 +179,10 @@ impl<'a> Engine<'a> {
         };
         Conflict {
             table: table.name().to_owned(),
-            key: table.key_row(&change.dest),
+            key: table.key_row(match (&change.dest, &change.key) {
+                (RowKey::Columns(cells), Some(key)) if cells.is_empty() => key,
+                (dest, _) => dest,
+            }),
             kind,
             base: shown(table.base.as_ref(), &rows.base),
             local: shown(Some(&table.local), &rows.local),

@@ -259,6 +259,7 @@ impl Side {
                 .prepare_cached(&self.by_rowid)?
                 .query_row([rowid], |row| self.tuple(row, defaults))
                 .optional(),
+            RowKey::Columns(cells) if cells.len() != self.key.len() => Ok(None),
             RowKey::Columns(cells) => conn
                 .prepare_cached(&self.by_key)?
                 .query_row(params_from_iter(cells), |row| self.tuple(row, defaults))

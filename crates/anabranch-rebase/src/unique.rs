@@ -7,13 +7,12 @@ use rusqlite::params_from_iter;
 
 use crate::cell::{Cell, RowKey, Tuple};
 use crate::conflict::ConflictKind;
-use crate::decide::{aborted, local_over};
+use crate::decide::{Verdict, judge, local_over};
 use crate::engine::Engine;
 use crate::error::RebaseError;
 use crate::objects::read;
 use crate::put::{Put, wherever};
 use crate::rows::added;
-use crate::rules::Policy;
 use crate::sql::{Kind, quoted, tokens};
 use crate::table::Table;
 use crate::work::{Change, Op, Take, failed, flag};
@@ -49,7 +48,7 @@ impl Engine<'_> {
         let target = self.target(table, &change, &rows)?;
         match self.writer.put(table, now.as_ref(), target.as_ref(), added(&rows))? {
             Put::Done => {
-                self.placed(table, &change, &rows)?;
+                self.placed(table, &mut change, &rows)?;
                 change.flags &= !flag::WAITS;
                 change.detail = None;
                 self.work.settle(table.index, &change)?;
@@ -57,9 +56,7 @@ impl Engine<'_> {
             }
             Put::Unique(_) => Ok(false),
             Put::Check(text) => {
-                self.refuse(table, change.clone(), &rows, text)?;
-                let change = self.work.get(table.index, change.id)?;
-                self.undo(table, change, ConflictKind::Check)?;
+                self.refuse(table, change, &rows, text)?;
                 Ok(true)
             }
         }
@@ -77,14 +74,15 @@ impl Engine<'_> {
                 why: change.detail.unwrap_or_default(),
             });
         }
-        let policy = match self.rules.policy_of(table.name()) {
-            Policy::Abort => {
-                return Err(aborted(self.conflict(table, &change, &rows, ConflictKind::Unique)));
-            }
-            policy => policy,
-        };
+        let verdict = judge(table, ConflictKind::Unique, &rows, self.rules, |decision| {
+            self.describe(table, &change, &rows, ConflictKind::Unique, decision)
+        })?;
+        if let Verdict::Kept(row) = verdict {
+            change.kind = Some(ConflictKind::Unique);
+            return self.write_kept(table, change, row.as_ref());
+        }
         let target = self.target(table, &change, &rows)?;
-        let (Policy::Local | Policy::Merge, Some(target)) = (policy, &target) else {
+        let (Verdict::Take(Take::Local), Some(target)) = (verdict, &target) else {
             return self.undo(table, change, ConflictKind::Unique);
         };
         let mut displaced = Vec::new();
@@ -122,7 +120,9 @@ impl Engine<'_> {
         let rows = self.versions(table, &other)?;
         if let Some(row) = local_over(table, &rows) {
             if self.writer.put(table, None, Some(&row), added(&rows))? == Put::Done {
-                return Ok(());
+                let mut other = other;
+                self.placed(table, &mut other, &rows)?;
+                return self.work.settle(table.index, &other);
             }
             self.work.keep_row(table.index, other.id, None)?;
             let gone = Change { take: Take::Kept, ..other };
@@ -258,9 +258,13 @@ impl Engine<'_> {
                     index.terms.join(", "),
                     table.result.from
                 );
-                let mut statement = conn.prepare(&sql).map_err(what())?;
-                let mut rows = statement.query(params_from_iter(&key)).map_err(what())?;
                 let mut values = Vec::new();
+                // Where a text in double quotes counts as a string, its index cannot be asked.
+                let Ok(mut statement) = conn.prepare(&sql) else {
+                    wanted.push(values);
+                    continue;
+                };
+                let mut rows = statement.query(params_from_iter(&key)).map_err(what())?;
                 if let Some(row) = rows.next().map_err(what())? {
                     for at in 0..index.terms.len() {
                         values.push(Cell::from(row.get_ref(at).map_err(what())?));

@@ -1,15 +1,15 @@
 //! Foreign keys: references that neither side broke, and that both changes together do.
 //!
 //! Only rows that were written can have made one: a child that was written may have no parent, and
-//! a row that went, or changed what is referred to, may have left children behind. So those are
-//! looked at, and what is done about them puts further rows on the list. It ends: a row is undone,
+//! a row that went, or changed what is referred to, may have left children behind. Those are on a
+//! list, and what is done about them puts further rows on it. It ends: a row is undone,
 //! restored or taken along at most once, and the remote's own state breaks nothing.
 
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use crate::cell::{Cell, Tuple};
 use crate::conflict::ConflictKind;
-use crate::decide::{aborted, local_over};
+use crate::decide::{Verdict, aborted, ask, local_over};
 use crate::engine::{Engine, Foreign, OnDelete};
 use crate::error::RebaseError;
 use crate::objects::read;
@@ -18,6 +18,8 @@ use crate::rows::added;
 use crate::rules::Policy;
 use crate::table::{Side, Table, equal};
 use crate::work::{Change, Op, Take, flag};
+
+const KIND: ConflictKind = ConflictKind::ForeignKey;
 
 /// How the children of a row are found.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,13 +44,6 @@ impl Engine<'_> {
         let mut search = Vec::with_capacity(foreign.len());
         for key in foreign {
             search.push(self.search(key)?);
-        }
-        for table in tables {
-            if foreign.iter().any(|k| k.child == table.index || k.parent == table.index) {
-                self.each(table, "1", |engine, change| {
-                    engine.look_at(table, change, foreign, &mut search)
-                })?;
-            }
         }
         loop {
             while let Some((tab, id)) = self.work.pop()? {
@@ -136,6 +131,18 @@ impl Engine<'_> {
             Some(refers) => parent(self.states.local, Some(&parents.local), parents, key, &refers)?,
             None => None,
         };
+        if !change.has(flag::ASKED) {
+            let mut change = change.clone();
+            change.flags |= flag::ASKED;
+            self.work.settle(table.index, &change)?;
+            let verdict = ask(table, KIND, &rows, self.rules, |decision| {
+                self.describe(table, &change, &rows, KIND, decision)
+            })?;
+            if let Some(Verdict::Kept(row)) = verdict {
+                change.kind = Some(KIND);
+                return self.write_kept(table, change, row.as_ref());
+            }
+        }
         let unchanged = change.op == Op::Nothing || change.op == Op::Delete;
         if here.is_none() && same(&rows.local) {
             return Ok(());
@@ -151,7 +158,7 @@ impl Engine<'_> {
                 self.deleted_there(table, change.clone(), parents, lost)
             }
             (None, None) if unchanged || change.has(flag::UNDONE) => Ok(()),
-            (None, None) => self.undo(table, change.clone(), ConflictKind::ForeignKey),
+            (None, None) => self.undo(table, change.clone(), KIND),
         }
     }
 
@@ -170,12 +177,7 @@ impl Engine<'_> {
             Policy::Abort => {
                 parent.detail = Some(why);
                 let rows = self.versions(parents, &parent)?;
-                return Err(aborted(self.conflict(
-                    parents,
-                    &parent,
-                    &rows,
-                    ConflictKind::ForeignKey,
-                )));
+                return Err(aborted(self.conflict(parents, &parent, &rows, KIND)));
             }
             Policy::Local | Policy::Merge
                 if !child.has(flag::UNDONE) || child.op == Op::Nothing =>
@@ -204,7 +206,7 @@ impl Engine<'_> {
                     let rows = self.versions(table, &child)?;
                     let gone_here = row.is_none() && rows.local.is_none();
                     child.take = if gone_here { Take::Local } else { Take::Kept };
-                    child.kind = Some(ConflictKind::ForeignKey);
+                    child.kind = Some(KIND);
                     child.detail =
                         Some(format!("the row of table {} was deleted here", parents.name()));
                     self.work.keep_row(table.index, child.id, row.as_ref())?;
@@ -215,10 +217,10 @@ impl Engine<'_> {
             _ => {}
         }
         if parent.has(flag::UNDONE) {
-            return self.undo(table, child, ConflictKind::ForeignKey);
+            return self.undo(table, child, KIND);
         }
         parent.detail = Some(why);
-        self.undo(parents, parent, ConflictKind::ForeignKey)
+        self.undo(parents, parent, KIND)
     }
 
     /// The local row refers to one that is gone because of what the remote did.
@@ -234,7 +236,7 @@ impl Engine<'_> {
         match self.rules.policy_of(table.name()) {
             Policy::Abort => {
                 let rows = self.versions(table, &child)?;
-                return Err(aborted(self.conflict(table, &child, &rows, ConflictKind::ForeignKey)));
+                return Err(aborted(self.conflict(table, &child, &rows, KIND)));
             }
             Policy::Local | Policy::Merge
                 if !parent.has(flag::UNDONE) && !parent.has(flag::RESTORED) =>
@@ -246,8 +248,9 @@ impl Engine<'_> {
                         == Put::Done
                 {
                     parent.take = Take::Local;
-                    parent.kind = Some(ConflictKind::ForeignKey);
+                    parent.kind = Some(KIND);
                     parent.flags |= flag::RESTORED;
+                    self.placed(parents, &mut parent, &rows)?;
                     parent.detail = Some(format!("a row of table {} refers to it", table.name()));
                     self.work.settle(parents.index, &parent)?;
                     return self.work.push(parents.index, parent.id);
@@ -255,7 +258,7 @@ impl Engine<'_> {
             }
             _ => {}
         }
-        self.undo(table, child, ConflictKind::ForeignKey)
+        self.undo(table, child, KIND)
     }
 
     /// A child that refers to its default parent; `None` if there is none.
