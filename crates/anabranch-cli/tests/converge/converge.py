@@ -279,7 +279,10 @@ class Case:
                 self.log.append((db, "take", done.returncode, (done.stdout + done.stderr)[-500:]))
                 if done.returncode == 0:
                     return
-                raise Wrong(f"sync --take {db}: {done.stderr}")
+                code = json.loads(done.stderr)["error"]["code"]
+                if code != "conflict-abort":
+                    raise Wrong(f"sync --take {db}: {done.stderr}")
+                succeed("config", db, "conflict = local")
             elif code == "conflict-abort":
                 succeed("config", db, "conflict = local")
             elif code == "file-is-older":
