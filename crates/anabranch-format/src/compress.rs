@@ -5,10 +5,6 @@ use std::io::{self, BufRead, Read, Write};
 use zstd::stream::read::Decoder;
 use zstd::stream::write::Encoder;
 
-mod beside;
-
-use beside::Beside;
-
 /// The largest window that is accepted when reading: 8 MiB, which RFC 8878 asks every decoder to
 /// support and recommends encoders not to exceed. A merge holds one window for each object it
 /// reads, so a larger one would let an object of a few bytes claim a lot of memory.
@@ -54,26 +50,65 @@ const CHUNK_BYTES: usize = 2 * 1024 * 1024;
 pub const FRAME_CONTENT_MAX: usize = 4 * 1024 * 1024;
 
 /// Compresses a stream of unknown length in frames that state their content's length; small bodies
-/// harder. Holds one chunk in memory, or three where they are compressed beside.
+/// harder. Holds one chunk in memory, beside what a [`ChunkPacker`] holds.
 pub(crate) struct Compressor<W: Write> {
     sink: W,
     chunk: Vec<u8>,
+    /// A chunk has ended, so that the body is long.
+    long: bool,
     /// For the chunks of long bodies, once there is one.
-    long: Option<Long>,
-    /// Chunks of long bodies are compressed on threads of their own.
-    beside: bool,
+    here: Option<ChunkCompressor>,
+    /// Takes the chunks of long bodies instead.
+    packer: Option<Box<dyn ChunkPacker + Send>>,
     /// One level for all lengths, instead of one that fits the length.
     level: Option<i32>,
 }
 
-impl<W: Write> Compressor<W> {
-    pub(crate) fn new(sink: W) -> Self {
-        Compressor { sink, chunk: Vec::new(), long: None, beside: false, level: None }
+/// Compresses the chunks of a long body for a [`DeltaEncoder`](crate::DeltaEncoder) while that goes
+/// on, on threads that this crate does not start. Each chunk becomes what a [`ChunkCompressor`]
+/// makes of it; they come back in order.
+pub trait ChunkPacker {
+    /// Takes a chunk; answers an earlier one, compressed, if no more may wait.
+    fn push(&mut self, chunk: Vec<u8>) -> io::Result<Option<Vec<u8>>>;
+
+    /// The oldest chunk that was not answered yet, compressed; `None` if none is left.
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>>;
+
+    /// Memory for the next chunk.
+    fn spare(&mut self) -> Vec<u8>;
+}
+
+/// Compresses chunks of a long body, one by one.
+pub struct ChunkCompressor(zstd::bulk::Compressor<'static>);
+
+impl std::fmt::Debug for ChunkCompressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ChunkCompressor")
+    }
+}
+
+impl ChunkCompressor {
+    /// One that compresses as long bodies are.
+    pub fn new() -> io::Result<Self> {
+        Self::with(CHUNK_LEVEL)
     }
 
-    /// From now on long bodies are compressed on threads of their own, to the same bytes.
-    pub(crate) fn beside(&mut self) {
-        self.beside = true;
+    fn with(level: i32) -> io::Result<Self> {
+        let mut compressor = zstd::bulk::Compressor::new(level)?;
+        compressor.include_checksum(true)?;
+        Ok(ChunkCompressor(compressor))
+    }
+
+    /// One frame that holds `chunk`.
+    pub fn compress(&mut self, chunk: &[u8]) -> io::Result<Vec<u8>> {
+        self.0.compress(chunk)
+    }
+}
+
+impl<W: Write> Compressor<W> {
+    pub(crate) fn new(sink: W) -> Self {
+        let (chunk, here, packer) = (Vec::new(), None, None);
+        Compressor { sink, chunk, long: false, here, packer, level: None }
     }
 
     /// Spends as little time as possible; a compaction will spend more.
@@ -81,9 +116,14 @@ impl<W: Write> Compressor<W> {
         Compressor { level: Some(FAST_LEVEL), ..Compressor::new(sink) }
     }
 
+    /// From now on `packer` compresses the chunks of a long body.
+    pub(crate) fn pack_with(&mut self, packer: Box<dyn ChunkPacker + Send>) {
+        self.packer = Some(packer);
+    }
+
     /// Ends the compression and gives back the sink.
     pub(crate) fn finish(mut self) -> io::Result<W> {
-        if self.long.is_none() && self.level.is_none() && self.chunk.len() <= MEDIUM_BODY_BYTES {
+        if !self.long && self.level.is_none() && self.chunk.len() <= MEDIUM_BODY_BYTES {
             let level = match self.chunk.len() {
                 0..=SMALL_BODY_BYTES => SMALL_BODY_LEVEL,
                 _ => MEDIUM_BODY_LEVEL,
@@ -94,13 +134,15 @@ impl<W: Write> Compressor<W> {
             encoder.write_all(&self.chunk)?;
             return encoder.finish();
         }
-        // One chunk is not worth threads.
-        self.beside &= self.long.is_some();
+        if !self.long {
+            // One chunk is not worth threads.
+            self.packer = None;
+        }
         if !self.chunk.is_empty() {
             self.end_chunk()?;
         }
-        if let Some(Long::Beside(beside)) = &mut self.long {
-            while let Some(packed) = beside.next()? {
+        if let Some(packer) = &mut self.packer {
+            while let Some(packed) = packer.next()? {
                 self.sink.write_all(&packed)?;
             }
         }
@@ -108,41 +150,20 @@ impl<W: Write> Compressor<W> {
     }
 
     fn end_chunk(&mut self) -> io::Result<()> {
-        let long = match &mut self.long {
-            Some(long) => long,
-            none => {
-                let level = self.level.unwrap_or(CHUNK_LEVEL);
-                none.insert(match self.beside {
-                    true => Long::Beside(Beside::start(level)?),
-                    false => Long::Here(chunk_compressor(level)?),
-                })
-            }
-        };
-        match long {
-            Long::Here(compressor) => {
-                let packed = compressor.compress(&self.chunk)?;
-                self.chunk.clear();
-                self.sink.write_all(&packed)
-            }
-            Long::Beside(beside) => {
-                let spare = beside.spare();
-                let packed = beside.push(std::mem::replace(&mut self.chunk, spare))?;
-                packed.map_or(Ok(()), |packed| self.sink.write_all(&packed))
-            }
+        self.long = true;
+        if let Some(packer) = &mut self.packer {
+            let spare = packer.spare();
+            let packed = packer.push(std::mem::replace(&mut self.chunk, spare))?;
+            return packed.map_or(Ok(()), |packed| self.sink.write_all(&packed));
         }
+        let compressor = match &mut self.here {
+            Some(compressor) => compressor,
+            none => none.insert(ChunkCompressor::with(self.level.unwrap_or(CHUNK_LEVEL))?),
+        };
+        let packed = compressor.compress(&self.chunk)?;
+        self.chunk.clear();
+        self.sink.write_all(&packed)
     }
-}
-
-/// What compresses the chunks of a long body.
-enum Long {
-    Here(zstd::bulk::Compressor<'static>),
-    Beside(Beside),
-}
-
-fn chunk_compressor(level: i32) -> io::Result<zstd::bulk::Compressor<'static>> {
-    let mut compressor = zstd::bulk::Compressor::new(level)?;
-    compressor.include_checksum(true)?;
-    Ok(compressor)
 }
 
 impl<W: Write> Write for Compressor<W> {

@@ -15,7 +15,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use crate::compress::{Compressor, Unpacker, is_damage};
+use crate::compress::{ChunkPacker, Compressor, Unpacker, is_damage};
 use crate::lsn::Lsn;
 use crate::metadata::Metadata;
 use crate::page::{PageSize, Pgno};
@@ -249,11 +249,10 @@ impl<W: Write> DeltaEncoder<W> {
         self
     }
 
-    /// Has a long body compressed on two threads of its own, to the same bytes, while the pages come.
-    /// Takes 4 MiB of memory more, and what two compressors need.
+    /// Has `packer` compress a long body while the pages come.
     #[must_use]
-    pub fn compressed_beside(mut self) -> Self {
-        self.wal.sink_mut().beside();
+    pub fn packed_by(mut self, packer: Box<dyn ChunkPacker + Send>) -> Self {
+        self.wal.sink_mut().pack_with(packer);
         self
     }
 

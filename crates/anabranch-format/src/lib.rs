@@ -21,12 +21,13 @@ mod frames;
 mod lsn;
 mod metadata;
 mod page;
+mod page_set;
 mod segment;
 mod snapshot;
 mod wal;
 
 pub use checksum::{DbChecksum, KeyedChecksum, PageChecksum, ParseChecksumError, content_hash};
-pub use compress::{FRAME_CONTENT_MAX, WINDOW_LOG_MAX};
+pub use compress::{ChunkCompressor, ChunkPacker, FRAME_CONTENT_MAX, WINDOW_LOG_MAX};
 pub use delta::{
     DeltaEncoder, DeltaError, DeltaReader, EncodedDelta, Merge, PageOrder, PageSource,
     SegmentReader,
@@ -41,6 +42,7 @@ pub use page::{
     DB_HEADER_BYTES, InvalidPageSize, LOCAL_FIELDS, PageOne, PageOneError, PageSize, Pgno,
     SQLITE_MAGIC, canonicalise_page_one,
 };
+pub use page_set::PageSet;
 pub use segment::{EncodedSegment, SegmentEncoder, SegmentError, Transaction, TransactionError};
 pub use snapshot::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNKS_MAX, Layout, SeekTable, SnapshotError, SnapshotReader,

@@ -98,7 +98,14 @@ impl Arrival {
         self.total() == Some(self.received)
     }
 
-    /// Takes the next bytes. Blocking, unless they are few. Bytes beyond the end are an error.
+    /// Whether the next bytes go to memory, so that taking them cannot take long.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        self.manifest.is_some() && matches!(self.sink, Sink::Memory(_))
+    }
+
+    /// Takes the next bytes. Blocking, unless they are few or go to memory. Bytes beyond the end are
+    /// an error.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
         if self.manifest.is_none() {
             bytes = self.write_manifest(bytes)?;

@@ -12,6 +12,7 @@
 //! | [`Anchor`], [`Head`], [`Position`] | places in the log, and what proves them |
 //! | [`Spool`], [`NewSegment`] | what is appended |
 //! | [`Fetched`] | what was fetched: pages, ascending, checked |
+//! | [`PagesAt`] | single pages as of any position |
 //! | [`SegmentFrames`] | the frames of the log as they were appended |
 //! | [`Bundle`], [`Arrival`] | the same, on its way from one that has the log to one that has not |
 //!
@@ -37,11 +38,14 @@ mod location;
 mod log;
 mod name;
 mod objects;
+mod pack;
+mod pages_at;
 mod plan;
 mod progress;
 mod retain;
 mod root;
 mod runs;
+mod snapshot_pages;
 mod spool;
 mod unpack;
 mod upload;
@@ -59,6 +63,8 @@ pub use history::{At, CLOCK_TOLERANCE, ClockGap, Entry, Position};
 pub use location::{Location, LocationError};
 pub use log::Log;
 pub use name::{DatabaseName, InvalidName};
+pub use pack::PackThreads;
+pub use pages_at::PagesAt;
 pub use progress::{Counter, Progress, ProgressEvent, Step};
 pub use root::{Named, Root, StoreKind, StoreOptions};
 pub use spool::{Spool, SpoolReader};

@@ -23,7 +23,9 @@ use crate::report::{
 };
 
 fn runtime() -> Result<Arc<Runtime>, Error> {
-    let built = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    // The caller's thread does what does not block. Another one would have to be woken twice for
+    // each request, which takes as long as a server on the same machine.
+    let built = Builder::new_current_thread().enable_all().build();
     built.map(Arc::new).map_err(|e| Error::Panicked(format!("no runtime: {e}")))
 }
 

@@ -16,7 +16,8 @@ use std::io;
 use anabranch_format::{DeltaEncoder, Lsn, Metadata, PageSize, Pgno, canonicalise_page_one};
 use anabranch_sqlite::View;
 use anabranch_store::{
-    Anchor, AppendError, Appended, Head, NewSegment, Progress, Rollover, Spool, StoreError,
+    Anchor, AppendError, Appended, Head, NewSegment, PackThreads, Progress, Rollover, Spool,
+    StoreError,
 };
 
 use crate::crash::crash_point;
@@ -95,7 +96,7 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
     };
     let spool = Spool::new(folder_of(&session.db));
     let encoder = DeltaEncoder::new(spool, session.state.page_size, first).map_err(spooling)?;
-    let mut encoder = encoder.compressed_beside();
+    let mut encoder = encoder.packed_by(Box::new(PackThreads::default()));
     let mut page_one = PageOneRule::new(&base, &view, session.state.page_size)?;
 
     session.sidecar.begin()?;

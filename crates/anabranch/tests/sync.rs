@@ -86,7 +86,7 @@ fn a_replica_that_was_made_anew_after_it_was_opened_is_the_new_one() {
 }
 
 #[test]
-fn changes_on_both_sides_are_diverged_and_nothing_is_touched() {
+fn changes_on_both_sides_are_told_beforehand_and_nothing_is_touched() {
     let world = World::new();
     let (a, first) = world.published("a.db", SCHEMA);
     let (b, second) = world.cloned("b.db");
@@ -95,11 +95,10 @@ fn changes_on_both_sides_are_diverged_and_nothing_is_touched() {
     first.sync().unwrap();
     let dump = stock(&b, ".dump");
     for _ in 0..2 {
-        match second.sync() {
-            Err(Error::Diverged { local_pages: 1, .. }) => {}
-            other => panic!("{other:?}"),
-        }
-        assert!(matches!(second.pull(), Err(Error::Diverged { .. })));
+        let preview = second.preview().unwrap();
+        assert_eq!((preview.push[0].inserted, preview.pull[0].inserted), (1, 1));
+        assert_eq!(preview.rebased.unwrap().tables[0].renumbered, 1);
+        assert_eq!(preview.conflicts.len(), 1);
         assert!(matches!(second.push(), Err(Error::Behind { .. })));
     }
     assert_eq!(stock(&b, ".dump"), dump);

@@ -42,19 +42,6 @@ proptest! {
 }
 
 #[test]
-fn a_long_body_is_compressed_beside_to_the_same_bytes() {
-    for len in [2 << 20, (2 << 20) + 1, 13_000_000] {
-        let data = noise(len, 7);
-        let mut beside = Compressor::new(Vec::new());
-        beside.beside();
-        for part in data.chunks(70_001) {
-            beside.write_all(part).unwrap();
-        }
-        assert!(beside.finish().unwrap() == compress(&data, 1 << 20), "{len}");
-    }
-}
-
-#[test]
 fn one_byte_more_than_the_limit_is_an_error() {
     for len in [0usize, 1, 1000, 700_000] {
         let packed = compress(&noise(len, 1), 4096);

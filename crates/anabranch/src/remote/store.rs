@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PushId, WriterId};
+use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PageSet, PushId, WriterId};
 use anabranch_store::{
     Anchor, AppendError, Appended, At, CompactReport, DatabaseName, Entry, Fetched, Head, Location,
     Log, Named, NewSegment, Position, Progress, Root, StoreError, StoreOptions,
 };
 use async_trait::async_trait;
 
-use super::{Dialect, Opening, Place, RETAIN_DEFAULT, Remote, of_store};
+use super::{BasePages, Dialect, Opening, Place, RETAIN_DEFAULT, Remote, of_store};
 use crate::error::Error;
 use crate::notice::Notice;
 use crate::waiting::{self, Probing};
@@ -129,6 +129,15 @@ impl Remote for Log {
         progress: &Progress,
     ) -> Result<Fetched, StoreError> {
         Log::fetch_position(self, Lsn::ZERO, position, progress).await
+    }
+
+    async fn base_pages(
+        &self,
+        at: Lsn,
+        pages: &PageSet,
+        progress: &Progress,
+    ) -> Result<Option<BasePages>, StoreError> {
+        Ok(Some(Log::pages_at(self, at, pages.clone(), progress).await?.into_pages()))
     }
 
     async fn history(&self, count: usize) -> Result<Vec<Entry>, StoreError> {

@@ -17,8 +17,8 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCAT
 use reqwest::{Method, Response, StatusCode, Url};
 
 use super::error::LibsqlError;
-use crate::remote::http::Connections;
 use crate::remote::ServerUrl;
+use crate::remote::http::Connections;
 use crate::replica::Options;
 
 /// Redirects that one request follows.
