@@ -120,7 +120,9 @@ impl Work {
                  CREATE TABLE kept(tab INTEGER, id INTEGER, col INTEGER, value,
                                    PRIMARY KEY(tab, id, col)) WITHOUT ROWID;
                  CREATE TABLE todo(tab INTEGER, id INTEGER, PRIMARY KEY(tab, id)) WITHOUT ROWID;
-                 CREATE TABLE half(hash INTEGER, new INTEGER, id INTEGER);",
+                 CREATE TABLE half(hash INTEGER, new INTEGER, id INTEGER);
+                 CREATE TABLE content(there INTEGER, hash INTEGER, id INTEGER,
+                                      PRIMARY KEY(there, hash, id)) WITHOUT ROWID;",
             )?;
             Ok(conn)
         };
@@ -462,6 +464,40 @@ impl Work {
             each(old, new)?;
         }
         self.run("DELETE FROM half", [])
+    }
+
+    /// Forgets all contents.
+    pub(crate) fn clear_contents(&self) -> Result<(), RebaseError> {
+        self.run("DELETE FROM content", [])
+    }
+
+    /// Notes the content of a row of the base, or of the remote (`there`), as a hash.
+    pub(crate) fn add_content(&self, there: bool, hash: i64, id: i64) -> Result<(), RebaseError> {
+        self.run("INSERT OR IGNORE INTO content VALUES (?1, ?2, ?3)", params![there, hash, id])
+    }
+
+    /// How many rows of a side have this content; those that were taken count.
+    pub(crate) fn count_content(&self, there: bool, hash: i64) -> Result<Option<i64>, RebaseError> {
+        self.number(
+            "SELECT count(*) FROM content WHERE there IN (?1, ?1 + 2) AND hash = ?2",
+            params![there, hash],
+        )
+    }
+
+    /// The first row of the remote's from `from` on that has this content and was not taken.
+    pub(crate) fn next_content(&self, hash: i64, from: i64) -> Result<Option<i64>, RebaseError> {
+        self.number(
+            "SELECT id FROM content WHERE there = 1 AND hash = ?1 AND id >= ?2 ORDER BY id LIMIT 1",
+            params![hash, from],
+        )
+    }
+
+    /// Takes a row of the remote's for one of the base's.
+    pub(crate) fn take_content(&self, hash: i64, id: i64) -> Result<(), RebaseError> {
+        self.run(
+            "UPDATE content SET there = 3 WHERE there = 1 AND hash = ?1 AND id = ?2",
+            params![hash, id],
+        )
     }
 
     /// How many rows of a table satisfy `filter`.
