@@ -6,6 +6,7 @@
 
 use rusqlite::{Connection, ErrorCode};
 
+use crate::columns::columns;
 use crate::error::RebaseError;
 use crate::fate::{Act, Fate, Trio, text};
 use crate::objects::{Object, ObjectKind, Objects, is_internal};
@@ -16,8 +17,7 @@ use crate::schema::Journal;
 use crate::shadow;
 use crate::sql::{quoted, same_name};
 
-/// With `writable_schema` SQLite's `ALTER TABLE` leaves alone what it does not understand (a view on a
-/// table that is gone, a function of the application) instead of refusing.
+/// Lets `change` write texts of the schema.
 pub(crate) fn opened<T>(
     onto: &Connection,
     change: impl FnOnce() -> Result<T, RebaseError>,
@@ -27,6 +27,21 @@ pub(crate) fn opened<T>(
     let done = change();
     // Also forgets the schema as it was read before texts in it were changed.
     set("PRAGMA writable_schema = RESET")?;
+    done
+}
+
+/// Runs an `ALTER TABLE`. SQLite refuses one where it does not understand something else in the
+/// schema: a view on a table that is gone, a function of the application. It was done here in spite
+/// of that, so it is done again, with the texts left alone that are not understood.
+fn alter(onto: &Connection, sql: &str) -> rusqlite::Result<()> {
+    let Err(error) = onto.execute(sql, []) else { return Ok(()) };
+    // What is meant is said by the text alone.
+    if !error.to_string().starts_with("error in ") {
+        return Err(error);
+    }
+    onto.execute_batch("PRAGMA writable_schema = ON")?;
+    let done = onto.execute(sql, []).map(drop);
+    onto.execute_batch("PRAGMA writable_schema = RESET")?;
     done
 }
 
@@ -62,26 +77,26 @@ pub(crate) fn tables(
     journal: &mut Journal<'_>,
 ) -> Result<Vec<Change>, RebaseError> {
     let onto = trio.onto.conn;
+    for change in changes {
+        drop_other(onto, change)?;
+    }
+    for fate in fates.iter().filter(|f| matches!(f.act, Act::Drop | Act::Replace)) {
+        drop_table(trio, fate)?;
+    }
+    rename_tables(trio, fates)?;
+    for fate in fates {
+        rename_columns(onto, fate)?;
+    }
+    let mut again = Vec::new();
+    for fate in fates {
+        again.extend(make(trio, fate, journal)?);
+    }
     opened(onto, || {
-        for change in changes {
-            drop_other(onto, change)?;
-        }
-        for fate in fates.iter().filter(|f| matches!(f.act, Act::Drop | Act::Replace)) {
-            drop_table(trio, fate)?;
-        }
-        rename_tables(trio, fates)?;
-        for fate in fates {
-            rename_columns(onto, fate)?;
-        }
-        let mut again = Vec::new();
-        for fate in fates {
-            again.extend(make(trio, fate, journal)?);
-        }
         texts(trio, fates)?;
         statistics(trio)?;
-        bump(onto)?;
-        Ok(again)
-    })
+        bump(onto)
+    })?;
+    Ok(again)
 }
 
 /// Other connections have to see that the schema changed also where only its text did.
@@ -140,7 +155,7 @@ fn rename_tables(trio: &Trio<'_>, fates: &[Fate]) -> Result<(), RebaseError> {
 
 fn rename_table(trio: &Trio<'_>, from: &str, to: &str) -> Result<(), RebaseError> {
     let sql = format!("ALTER TABLE main.{} RENAME TO {}", quoted(from), quoted(to));
-    let Err(error) = trio.onto.conn.execute(&sql, []) else { return Ok(()) };
+    let Err(error) = alter(trio.onto.conn, &sql) else { return Ok(()) };
     let local = trio.local.objects.table(to).filter(|o| o.module.is_some());
     match (broken(ObjectKind::Table, to, Side::Local)(error), local) {
         (RebaseError::Unknown { kind: "module", .. }, Some(local)) => {
@@ -154,6 +169,9 @@ fn rename_columns(onto: &Connection, fate: &Fate) -> Result<(), RebaseError> {
     let (Act::Alter { .. } | Act::Rebuild, Some(table)) = (&fate.act, &fate.result) else {
         return Ok(());
     };
+    if fate.columns.is_empty() {
+        return Ok(());
+    }
     let rename = |from: &str, to: &str| {
         let sql = format!(
             "ALTER TABLE main.{} RENAME COLUMN {} TO {}",
@@ -161,10 +179,23 @@ fn rename_columns(onto: &Connection, fate: &Fate) -> Result<(), RebaseError> {
             quoted(from),
             quoted(to)
         );
-        onto.execute(&sql, []).map(drop).map_err(broken(ObjectKind::Table, table, Side::Local))
+        alter(onto, &sql).map_err(broken(ObjectKind::Table, table, Side::Local))
     };
     let mut left = fate.columns.clone();
     let mut aside = 0_u32;
+    let mut stand_aside = || {
+        aside += 1;
+        format!("anabranch_aside_{aside}")
+    };
+    // A column that only the remote has may have a name that one of both gets. It goes with the
+    // remote's declaration.
+    let now = columns(onto, table).map_err(RebaseError::read(format!("table {table}")))?;
+    for column in &now {
+        let is = |name: &str| same_name(name, &column.name);
+        if left.iter().any(|(_, to)| is(to)) && !left.iter().any(|(from, _)| is(from)) {
+            rename(&column.name, &stand_aside())?;
+        }
+    }
     while !left.is_empty() {
         let taken = |name: &str| left.iter().any(|(from, _)| same_name(from, name));
         // Another spelling of its own name is no obstacle.
@@ -174,8 +205,7 @@ fn rename_columns(onto: &Connection, fate: &Fate) -> Result<(), RebaseError> {
                 rename(&from, &to)?;
             }
             None => {
-                let name = format!("anabranch_aside_{aside}");
-                aside += 1;
+                let name = stand_aside();
                 rename(&left[0].0, &name)?;
                 left[0].0 = name;
             }
@@ -210,7 +240,7 @@ fn make(
         Act::Alter { appended } => {
             let fits = appended.iter().try_for_each(|column| {
                 let sql = format!("ALTER TABLE main.{} ADD COLUMN {column}", quoted(&local.name));
-                onto.execute(&sql, []).map(drop)
+                alter(onto, &sql)
             });
             match fits {
                 Ok(()) => Ok(Vec::new()),

@@ -176,10 +176,15 @@ impl Deciding<'_, '_> {
         let (Some(ours), Some(theirs)) =
             (self.trio.local.table(&local.name), self.trio.onto.table(&onto.name))
         else {
-            return Ok(keep);
+            return self.keep_virtual(base, local, onto, keep);
         };
         let Some(base) = base else {
             keep.keyed = theirs.key.iter().all(|c| ours.column(c).is_some());
+            self.lost.extend(if keep.keyed {
+                Lost::columns(self.trio, Side::Local, "", &local.name)
+            } else {
+                Some(Lost::rows(Side::Local, "", &local.name))
+            });
             return Ok(keep);
         };
         keep.keyed = self.keyed(base, theirs, &self.trio.there, &self.trio.here);
@@ -193,6 +198,35 @@ impl Deciding<'_, '_> {
             }
         } else if let Some(lost) = Lost::columns(self.trio, Side::Local, &base.name, &local.name) {
             self.lost.push(lost);
+        }
+        Ok(keep)
+    }
+
+    /// The remote's declaration of a virtual table stands. Where it is another one, what the local
+    /// side wrote has no place in it.
+    fn keep_virtual(
+        &mut self,
+        base: Option<&Object>,
+        local: &Object,
+        onto: &Object,
+        mut keep: Fate,
+    ) -> Result<Fate, RebaseError> {
+        let trio = self.trio;
+        let there = trio.there.renames(&trio.base);
+        if same_statement(text(base.unwrap_or(local)), text(onto), &there) {
+            return Ok(keep);
+        }
+        keep.keyed = false;
+        let written = match base {
+            Some(base) => !shadow::same(&trio.base, &base.name, &trio.local, &local.name)?,
+            None => true,
+        };
+        if written {
+            if self.taken(base, Some(local), Some(onto))? == Side::Local {
+                return self.adopt(base, local, onto, true);
+            }
+            let before = base.map_or("", |b| b.name.as_str());
+            self.lost.push(Lost::rows(Side::Local, before, &local.name));
         }
         Ok(keep)
     }
@@ -217,12 +251,14 @@ impl Deciding<'_, '_> {
             }
             // What it holds comes from here as well.
             fate.act = Act::Replace;
-            if !both
-                && !self.untouched(base, onto)?
-                && self.taken(base, Some(local), Some(onto))? == Side::Remote
-            {
+            if self.untouched(base, onto)? {
+                return Ok(fate);
+            }
+            if !both && self.taken(base, Some(local), Some(onto))? == Side::Remote {
                 return Ok(crate::fate::fate(base, Some(local), Some(onto), Act::Keep));
             }
+            let before = base.map_or("", |b| b.name.as_str());
+            self.lost.push(Lost::rows(Side::Remote, before, &onto.name));
             return Ok(fate);
         }
         if let Some(base) = base {
@@ -276,20 +312,14 @@ impl Deciding<'_, '_> {
         let mut gone = fate(Some(base), None, Some(onto), Act::Drop);
         gone.from = Side::Local;
         gone.result = None;
-        let mut lost = None;
-        let touched = if gone.is_virtual {
-            !self.untouched(Some(base), onto)?
-        } else {
-            let rows = Lost::rows(Side::Remote, &base.name, &onto.name);
-            let any = rows.any(self.trio)?;
-            lost = any.then_some(rows);
-            any
-        };
+        let lost = Lost::rows(Side::Remote, &base.name, &onto.name);
+        let touched =
+            if gone.is_virtual { !self.untouched(Some(base), onto)? } else { lost.any(self.trio)? };
         if touched || self.changed_there(base, onto) {
             if self.taken(Some(base), None, Some(onto))? == Side::Remote {
                 return Ok(fate(Some(base), None, Some(onto), Act::Keep));
             }
-            self.lost.extend(lost);
+            self.lost.push(lost);
         }
         Ok(gone)
     }
@@ -299,20 +329,17 @@ impl Deciding<'_, '_> {
         base: &Object,
         local: &Object,
     ) -> Result<Option<Fate>, RebaseError> {
-        let mut lost = None;
+        let lost = Lost::rows(Side::Local, &base.name, &local.name);
         let touched = if local.module.is_some() {
             !shadow::same(&self.trio.base, &base.name, &self.trio.local, &local.name)?
         } else {
-            let rows = Lost::rows(Side::Local, &base.name, &local.name);
-            let any = rows.any(self.trio)?;
-            lost = any.then_some(rows);
-            any
+            lost.any(self.trio)?
         };
         if !touched && !self.changed_here(base, local) {
             return Ok(None);
         }
         if self.taken(Some(base), Some(local), None)? == Side::Remote {
-            self.lost.extend(lost);
+            self.lost.push(lost);
             return Ok(None);
         }
         Ok(Some(fate(None, Some(local), None, Act::Create)))

@@ -298,6 +298,7 @@ impl SchemaPlan<'_> {
         let elsewhere = match (base, before) {
             (Some(base), Some(before)) => other.column(base, before),
             // New on one side; the other may have made one of the same name.
+            (Some(base), None) if other.column_before(base, name).is_some() => None,
             _ => Some(name),
         };
         let stored = |table: &Table, name: &str| {

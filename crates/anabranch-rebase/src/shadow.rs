@@ -12,7 +12,7 @@
 
 use rusqlite::Connection;
 
-use crate::carry::broken;
+use crate::carry::{broken, opened};
 use crate::columns::{Table, columns};
 use crate::error::RebaseError;
 use crate::fate::{Act, Fate, Trio, text};
@@ -109,11 +109,7 @@ pub(crate) fn drop_virtual(state: &State<'_>, object: &Object) -> Result<(), Reb
         state.conn.execute(&sql, []).map_err(failed())?;
     }
     let sql = "DELETE FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 AND rootpage = 0";
-    state.conn.execute(sql, [&object.name]).map_err(failed())?;
-    state
-        .conn
-        .execute_batch("PRAGMA writable_schema = RESET; PRAGMA writable_schema = ON")
-        .map_err(failed())
+    opened(state.conn, || state.conn.execute(sql, [&object.name]).map(drop).map_err(failed()))
 }
 
 /// Renames a virtual table whose module is not there.
@@ -129,17 +125,13 @@ pub(crate) fn rename_virtual(
             let sql = format!("ALTER TABLE main.{} RENAME TO {to}", quoted(&table.name));
             state.conn.execute(&sql, [])?;
         }
-        let update = "UPDATE main.sqlite_schema SET name = ?2, tbl_name = ?2, sql = ?3
-                      WHERE type = 'table' AND name = ?1 AND rootpage = 0";
-        state.conn.execute(update, (from, to, sql))?;
-        reload(state.conn)
+        Ok(())
     };
-    rename().map_err(RebaseError::work(format!("the virtual table {to}")))
-}
-
-/// Has the connection read the schema again, whose text was changed.
-fn reload(conn: &Connection) -> rusqlite::Result<()> {
-    conn.execute_batch("PRAGMA writable_schema = RESET; PRAGMA writable_schema = ON")
+    let failed = || RebaseError::work(format!("the virtual table {to}"));
+    rename().map_err(failed())?;
+    let update = "UPDATE main.sqlite_schema SET name = ?2, tbl_name = ?2, sql = ?3
+                  WHERE type = 'table' AND name = ?1 AND rootpage = 0";
+    opened(state.conn, || state.conn.execute(update, (from, to, sql)).map(drop).map_err(failed()))
 }
 
 /// Makes the shadow tables of a virtual table of the local side, empty.
@@ -188,6 +180,9 @@ pub(crate) fn plan(
     if matches!(fate.act, Act::Create | Act::Replace) {
         let tables = carried(trio, now, None, local, result)?;
         return Ok(Virtual { tables, ..Virtual::default() });
+    }
+    if !fate.keyed {
+        return Ok(Virtual::default());
     }
     let Some(base) = &fate.base else { return made_twice(trio, now, local, result, rules) };
     if fate.onto.is_none() {

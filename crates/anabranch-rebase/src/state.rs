@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 
 use crate::cell::same;
-use crate::columns::{ColumnInfo, Table};
+use crate::columns::{ColumnInfo, Table, columns};
 use crate::declared::Renames;
 use crate::error::RebaseError;
 use crate::objects::{Object, ObjectKind, Objects, is_internal};
@@ -38,6 +38,25 @@ impl<'a> State<'a> {
         self.tables.get(&name.to_ascii_lowercase())
     }
 
+    /// A table, or a virtual table as far as its module shows rows.
+    pub(crate) fn shown(&self, name: &str) -> Option<Table> {
+        if let Some(table) = self.table(name) {
+            return Some(table.clone());
+        }
+        let object = self.objects.table(name)?;
+        let columns = columns(self.conn, &object.name).ok()?;
+        Some(Table {
+            name: object.name.clone(),
+            root: 0,
+            columns,
+            without_rowid: false,
+            strict: false,
+            key: Vec::new(),
+            rowid_is_key: false,
+            autoincrement: false,
+        })
+    }
+
     /// Tables and virtual tables that people made: no shadows, none of SQLite's own.
     pub(crate) fn made(&self) -> impl Iterator<Item = &Object> {
         self.objects
@@ -59,12 +78,14 @@ impl Succession {
     pub(crate) fn find(before: &State<'_>, after: &State<'_>) -> Result<Self, RebaseError> {
         let mut found = Self::default();
         for object in before.made() {
-            if let Some(same) = after.made().find(|o| same_name(&o.name, &object.name)) {
+            let same = after.made().find(|o| {
+                same_name(&o.name, &object.name) && o.module.is_some() == object.module.is_some()
+            });
+            if let Some(same) = same {
                 found.tables.insert(object.name.to_ascii_lowercase(), same.name.clone());
             }
         }
-        let mut new: Vec<&Object> =
-            after.made().filter(|o| before.objects.table(&o.name).is_none()).collect();
+        let mut new: Vec<&Object> = after.made().filter(|o| !found.leads_to(&o.name)).collect();
         for object in before.made() {
             let key = object.name.to_ascii_lowercase();
             if found.tables.contains_key(&key) {

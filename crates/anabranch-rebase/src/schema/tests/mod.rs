@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use rusqlite::OptionalExtension;
 use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 
@@ -47,49 +46,35 @@ impl World {
         conn.execute_batch(sql).unwrap();
     }
 
-    /// Connections as a rebase has them.
+    /// Connections as a rebase has them: base, local, remote.
     fn open(&self) -> (Connection, Connection, Connection) {
         let open = |name| {
             let conn = Connection::open(self.path(name)).unwrap();
-            for off in [
-                DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER,
-                DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY,
-                DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA,
-                DbConfig::SQLITE_DBCONFIG_DEFENSIVE,
-            ] {
-                conn.set_db_config(off, false).unwrap();
-            }
-            conn.execute_batch("PRAGMA cell_size_check = ON").unwrap();
+            conn.execute_batch("PRAGMA query_only = ON").unwrap();
+            crate::prepare(&conn).unwrap();
             conn
         };
-        let (base, local) = (open("base"), open("local"));
-        for conn in [&base, &local] {
-            conn.execute_batch("PRAGMA query_only = ON").unwrap();
-        }
-        let onto = open("remote");
-        onto.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF").unwrap();
-        (base, local, onto)
+        (open("base"), open("local"), open("remote"))
     }
 
-    /// Merges into the remote's file.
+    /// Merges into a copy of the remote's file.
     fn merge(&self, rules: &Rules) -> Result<Merged, RebaseError> {
-        let (base, local, onto) = self.open();
+        let (base, local, remote) = self.open();
+        std::fs::copy(self.path("remote"), self.path("onto")).unwrap();
+        let onto = Connection::open(self.path("onto")).unwrap();
+        onto.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF").unwrap();
+        onto.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false).unwrap();
+        let sides = crate::Sides { base: &base, local: &local, remote: &remote, onto: &onto };
         let mut conflicts = Vec::new();
-        let mut journal = |conflict| {
+        let mut keys = crate::KeyMap::default();
+        let summary = crate::rebase(sides, rules, &mut keys, &mut |conflict| {
             conflicts.push(conflict);
             Ok(())
-        };
-        let mut plan = plan(&base, &local, &onto, rules)?;
-        plan.carry_before_rows(&mut journal)?;
-        for table in &plan.tables {
-            replay(table, &base, &local, &onto);
-        }
-        plan.carry_after_rows()?;
-        drop(plan);
+        })?;
         drop(onto);
-        let conn = Connection::open(self.path("remote")).unwrap();
+        let conn = Connection::open(self.path("onto")).unwrap();
         sound(&conn);
-        Ok(Merged { conn, conflicts })
+        Ok(Merged { conn, conflicts, objects: summary.objects })
     }
 
     /// Merges without a rule for schemas.
@@ -105,6 +90,7 @@ impl World {
 struct Merged {
     conn: Connection,
     conflicts: Vec<Conflict>,
+    objects: usize,
 }
 
 impl Merged {
@@ -184,83 +170,5 @@ fn sound(conn: &Connection) {
             }
             Err(error) => panic!("{name}: {error}"),
         }
-    }
-}
-
-/// Rows of the local side in place of those of the base, as simply as it can be said: conflicts
-/// between rows are not what is tested here.
-fn replay(table: &TablePlan, base: &Connection, local: &Connection, onto: &Connection) {
-    use crate::plan::Key;
-    let keys: Vec<String> = match &table.key {
-        Key::RowidColumn { column, .. } => vec![column.clone()],
-        Key::Rowid { alias } => vec![(*alias).to_owned()],
-        Key::Columns { columns, .. } => columns.clone(),
-    };
-    if matches!(table.how, How::Sequence | How::Statistics) {
-        return;
-    }
-    let extra = matches!(table.key, Key::Rowid { .. }).then(|| keys[0].clone());
-    let result: Vec<String> =
-        extra.iter().cloned().chain(table.columns.iter().map(|c| c.result.clone())).collect();
-    let read = |conn: &Connection, name: &str, of: fn(&Column) -> &Option<String>| {
-        let named = |c: &String| {
-            let column = table.columns.iter().find(|column| column.result == *c);
-            match column {
-                Some(column) => of(column).as_deref().map_or("NULL".to_owned(), quoted),
-                None => c.clone(),
-            }
-        };
-        let list: Vec<String> = keys.iter().chain(&result).map(named).collect();
-        let sql = format!("SELECT {} FROM {}", list.join(", "), quoted(name));
-        let all = rows(conn, &sql).into_iter().map(|mut row| {
-            let values = row.split_off(keys.len());
-            (format!("{row:?}"), (row, values))
-        });
-        all.collect::<BTreeMap<_, _>>()
-    };
-    let before = match &table.base {
-        Some(side) => read(base, &side.name, |c| &c.base),
-        None => BTreeMap::new(),
-    };
-    let after = read(local, &table.local.name, |c| &c.local);
-    let condition: Vec<String> = keys.iter().map(|k| format!("{} IS ?", quoted(k))).collect();
-    let from = quoted(&table.result);
-    let delete = format!("DELETE FROM {from} WHERE {}", condition.join(" AND "));
-    let here: Vec<usize> = (0..result.len())
-        .filter(|&at| {
-            table.columns.iter().find(|c| c.result == result[at]).is_none_or(|c| c.local.is_some())
-        })
-        .collect();
-    let list: Vec<String> = here.iter().map(|&at| quoted(&result[at])).collect();
-    let places = vec!["?"; list.len()].join(", ");
-    let list = list.join(", ");
-    let insert = format!("INSERT INTO {from} ({list}) VALUES ({places})");
-    let get = format!("SELECT {list} FROM {from} WHERE {}", condition.join(" AND "));
-    for (key, (values, _)) in &before {
-        if !after.contains_key(key) {
-            onto.execute(&delete, rusqlite::params_from_iter(values)).unwrap();
-        }
-    }
-    for (key, (values, row)) in &after {
-        let old = before.get(key).map(|(_, old)| old);
-        if old == Some(row) {
-            continue;
-        }
-        let now = onto
-            .query_row(&get, rusqlite::params_from_iter(values), |row| {
-                (0..here.len())
-                    .map(|at| row.get::<_, Value>(at))
-                    .collect::<rusqlite::Result<Vec<_>>>()
-            })
-            .optional()
-            .unwrap();
-        // What the base had and this side left alone is as the remote has it.
-        let value = |(place, &at): (usize, &usize)| match (old, &now) {
-            (Some(old), Some(now)) if old[at] == row[at] => now[place].clone(),
-            _ => row[at].clone(),
-        };
-        let row: Vec<Value> = here.iter().enumerate().map(value).collect();
-        onto.execute(&delete, rusqlite::params_from_iter(values)).unwrap();
-        onto.execute(&insert, rusqlite::params_from_iter(row)).unwrap();
     }
 }
