@@ -169,8 +169,10 @@ pub(crate) struct Pull {
 /// state is gone, `remote` makes the file what the remote has, keeping a copy beside it, and `local`
 /// sends the file's whole state.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  anabranch sync notes.db\n  anabranch sync --json notes.db\n  \
-    anabranch sync notes.db --dry-run\n  anabranch sync notes.db --take remote")]
+#[command(
+    after_help = "Examples:\n  anabranch sync notes.db\n  anabranch sync --json notes.db\n  \
+    anabranch sync notes.db --dry-run\n  anabranch sync notes.db --take remote"
+)]
 pub(crate) struct Sync {
     /// The replica [default: the only one in the current directory]
     pub(crate) file: Option<PathBuf>,

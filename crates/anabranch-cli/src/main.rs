@@ -120,8 +120,7 @@ fn start_tracing(global: &Global, command: &Command) {
         2 => "debug",
         _ => "trace",
     };
-    let ours =
-        [
+    let ours = [
         "anabranch",
         "anabranch_store",
         "anabranch_sqlite",

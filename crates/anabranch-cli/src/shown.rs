@@ -144,11 +144,8 @@ pub(crate) fn write_conflict(
     if let Some(detail) = &conflict.detail {
         writeln!(out, "    {detail}")?;
     }
-    let versions = [
-        ("before", &conflict.base),
-        ("here", &conflict.local),
-        ("remote", &conflict.remote),
-    ];
+    let versions =
+        [("before", &conflict.base), ("here", &conflict.local), ("remote", &conflict.remote)];
     let rows: Vec<&Row> = versions.iter().filter_map(|(_, row)| row.as_ref()).collect();
     let differs = |column: &str| {
         let mut values = rows.iter().map(|row| of(row, column));
@@ -179,7 +176,10 @@ mod tests {
         let text = |s: &str| Value::Text(s.to_owned());
         assert_eq!(value(&Value::Null), "NULL");
         assert_eq!(value(&text("NULL")), "'NULL'");
-        assert_eq!((value(&Value::Integer(1)), value(&Value::Real(1.0))), ("1".into(), "1.0".into()));
+        assert_eq!(
+            (value(&Value::Integer(1)), value(&Value::Real(1.0))),
+            ("1".into(), "1.0".into())
+        );
         assert_eq!(value(&text("it's\u{1b}[2J\n")), "'it's\\u{1b}[2J\\n'");
         assert!(value(&text(&"é".repeat(61))).ends_with("é'..."));
         assert_eq!(value(&Value::Blob(vec![0, 255])), "x'00ff'");
@@ -190,9 +190,8 @@ mod tests {
 
     #[test]
     fn of_the_versions_of_a_row_that_is_shown_which_differs() {
-        let version = |v: &str| {
-            row_of(vec![Value::Integer(7), Value::Text(v.to_owned()), Value::Integer(1)])
-        };
+        let version =
+            |v: &str| row_of(vec![Value::Integer(7), Value::Text(v.to_owned()), Value::Integer(1)]);
         let conflict = Conflict {
             table: "note".to_owned(),
             key: row_of(vec![Value::Integer(7)]),

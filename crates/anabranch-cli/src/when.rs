@@ -226,9 +226,10 @@ mod tests {
     #[test]
     fn since_begins_where_a_second_or_a_day_does() {
         let now: Zoned = "2026-11-23T15:30:00+01:00[Europe/Berlin]".parse().unwrap();
-        let since = |text: &str| parse_since_from(text, &now).map(|since| {
-            Timestamp::from_microsecond(since.0).unwrap().to_string()
-        });
+        let since = |text: &str| {
+            parse_since_from(text, &now)
+                .map(|since| Timestamp::from_microsecond(since.0).unwrap().to_string())
+        };
         assert_eq!(since("2026-11-23 10:00").unwrap(), "2026-11-23T09:00:00Z");
         assert_eq!(since("yesterday").unwrap(), "2026-11-21T23:00:00Z");
         assert_eq!(since("2026-11-22").unwrap(), "2026-11-21T23:00:00Z");

@@ -44,7 +44,7 @@ fn main() -> Outcome<()> {
     onto.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF")?;
     let mut keys = KeyMap::default();
     let mut told = 0_u64;
-    let sides = Sides { base: &base, local: &local, remote: &remote, onto: &onto };
+    let sides = Sides { base: &base, local: &local, remote: &remote, onto: &onto, changed: None };
     let summary = rebase(sides, &Rules::default(), &mut keys, &mut |_| {
         told += 1;
         Ok(())

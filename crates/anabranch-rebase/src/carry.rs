@@ -7,6 +7,7 @@
 use rusqlite::{Connection, ErrorCode};
 
 use crate::columns::columns;
+use crate::declared::same_statement;
 use crate::error::RebaseError;
 use crate::fate::{Act, Fate, Trio, text};
 use crate::objects::{Object, ObjectKind, Objects, is_internal};
@@ -183,13 +184,16 @@ fn rename_columns(onto: &Connection, fate: &Fate) -> Result<(), RebaseError> {
     };
     let mut left = fate.columns.clone();
     let mut aside = 0_u32;
-    let mut stand_aside = || {
-        aside += 1;
-        format!("anabranch_aside_{aside}")
-    };
     // A column that only the remote has may have a name that one of both gets. It goes with the
     // remote's declaration.
     let now = columns(onto, table).map_err(RebaseError::read(format!("table {table}")))?;
+    let mut stand_aside = || loop {
+        aside += 1;
+        let name = format!("anabranch_aside_{aside}");
+        if now.iter().all(|c| !same_name(&c.name, &name)) {
+            return name;
+        }
+    };
     for column in &now {
         let is = |name: &str| same_name(name, &column.name);
         if left.iter().any(|(_, to)| is(to)) && !left.iter().any(|(from, _)| is(from)) {
@@ -283,21 +287,35 @@ fn anew(
     Ok(again)
 }
 
-/// Gives declarations the local text where `ALTER TABLE` left another.
+/// Gives declarations the local text where `ALTER TABLE` left another, and the remote had that of the
+/// base: it may quote in another way, and follow a name that was left alone here.
 fn texts(trio: &Trio<'_>, fates: &[Fate]) -> Result<(), RebaseError> {
     let now = Objects::read(trio.onto.conn)?;
-    for fate in fates.iter().filter(|f| matches!(f.act, Act::Alter { .. } | Act::Rebuild)) {
-        let Some(local) = fate.local.as_deref().and_then(|n| trio.local.objects.table(n)) else {
-            continue;
-        };
-        if now.table(&local.name).is_some_and(|o| o.sql == local.sql) {
+    let taken = |local: &Object| {
+        let altered = |f: &&Fate| matches!(f.act, Act::Alter { .. } | Act::Rebuild);
+        let fate = fates.iter().filter(altered).find(|f| f.local.as_ref() == Some(&local.name));
+        local.kind == ObjectKind::Table && fate.is_some()
+    };
+    let renames = trio.here.renames();
+    let of_base = |local: &Object| {
+        let find = |objects: &'_ Objects| objects.find(local.kind, &local.name).cloned();
+        let (base, onto) = (find(&trio.base.objects), find(&trio.onto.objects));
+        base.zip(onto).is_some_and(|(base, onto)| {
+            base.sql == onto.sql && same_statement(text(&base), text(local), renames)
+        })
+    };
+    for local in trio.local.objects.all.iter().filter(|o| o.sql.is_some()) {
+        let Some(there) = now.find(local.kind, &local.name) else { continue };
+        let differs = there.sql != local.sql && same_name(&there.table, &local.table);
+        if !differs || !(taken(local) || of_base(local)) {
             continue;
         }
-        let sql = "UPDATE main.sqlite_schema SET sql = ?2 WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+        let sql =
+            "UPDATE main.sqlite_schema SET sql = ?3 WHERE type = ?1 AND name = ?2 COLLATE NOCASE";
         trio.onto
             .conn
-            .execute(sql, (&local.name, &local.sql))
-            .map_err(RebaseError::work(format!("table {}", local.name)))?;
+            .execute(sql, (local.kind.name(), &local.name, &local.sql))
+            .map_err(RebaseError::work(format!("the {} {}", local.kind.name(), local.name)))?;
     }
     Ok(())
 }

@@ -212,8 +212,8 @@ impl Deciding<'_, '_> {
         mut keep: Fate,
     ) -> Result<Fate, RebaseError> {
         let trio = self.trio;
-        let there = trio.there.renames(&trio.base);
-        if same_statement(text(base.unwrap_or(local)), text(onto), &there) {
+        let there = trio.there.renames();
+        if same_statement(text(base.unwrap_or(local)), text(onto), there) {
             return Ok(keep);
         }
         keep.keyed = false;
@@ -244,8 +244,8 @@ impl Deciding<'_, '_> {
         fate.from = Side::Local;
         fate.result = Some(local.name.clone());
         if local.module.is_some() || onto.module.is_some() {
-            let renames = trio.here.renames(&trio.base);
-            if !both && base.is_some_and(|b| same_statement(text(b), text(local), &renames)) {
+            let renames = trio.here.renames();
+            if !both && base.is_some_and(|b| same_statement(text(b), text(local), renames)) {
                 fate.act = Act::Alter { appended: Vec::new() };
                 return Ok(fate);
             }
@@ -269,8 +269,8 @@ impl Deciding<'_, '_> {
                     (r != l).then(|| (r.clone(), l.to_owned()))
                 })
                 .collect();
-            let renames = trio.here.renames(&trio.base);
-            if !both && let Some(columns) = appended(text(base), text(local), &renames) {
+            let renames = trio.here.renames();
+            if !both && let Some(columns) = appended(text(base), text(local), renames) {
                 let appended = columns.into_iter().map(str::to_owned).collect();
                 fate.act = Act::Alter { appended };
                 return Ok(fate);
@@ -364,11 +364,11 @@ impl Deciding<'_, '_> {
     }
 
     fn changed_here(&self, base: &Object, local: &Object) -> bool {
-        changed(&self.trio.here, &self.trio.base, base, local)
+        changed(&self.trio.here, base, local)
     }
 
     fn changed_there(&self, base: &Object, onto: &Object) -> bool {
-        changed(&self.trio.there, &self.trio.base, base, onto)
+        changed(&self.trio.there, base, onto)
     }
 
     /// Whose schema is taken where both sides changed a table.
@@ -389,13 +389,13 @@ impl Deciding<'_, '_> {
 }
 
 /// Whether a table is declared in another way: names that changed elsewhere do not count, its own do.
-fn changed(to: &Succession, state: &State<'_>, before: &Object, after: &Object) -> bool {
+fn changed(to: &Succession, before: &Object, after: &Object) -> bool {
     if before.sql == after.sql {
         return false;
     }
     before.name != after.name
         || !to.renamed_columns(&before.name).pairs.is_empty()
-        || !same_statement(text(before), text(after), &to.renames(state))
+        || !same_statement(text(before), text(after), to.renames())
 }
 
 pub(crate) fn text(object: &Object) -> &str {

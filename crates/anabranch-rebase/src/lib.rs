@@ -10,17 +10,19 @@
 //! past a conflict (local = what that client has).
 //!
 //! ```text
-//! schema::plan    objects of B, L, R by name: on one side only, on both and equal, in conflict;
-//!                 which table of L is which table of R, column by column; which are shadows
-//! schema::carry   L's changes of the schema, done in R: tables first; indices, views and
-//!                 triggers once the rows are there
+//! schema          tables, indices, views and triggers of B, L and R: on one side only, on both and
+//!                 alike, or in conflict; what of them L changed is done in R, tables before the rows,
+//!                 the rest after them
+//! fate, state     what becomes of each table, and which table of L is which of R, column by column
+//! shadow          virtual tables: their shadow tables are carried whole, or built anew, never
+//!                 merged
+//! lost            rows in what the other side dropped
 //! candidates      keys of rows that may differ between B and L: from the leaf pages that differ,
 //!                 or, where those are too many, by a walk over both tables in key order
 //! keys            rows that both sides inserted under a key that SQLite chose get a new key here,
 //!                 and what refers to them follows
 //! rows            each changed row against the remote's: applied, or in conflict and decided
 //! violations      what only both changes together violate: unique keys, foreign keys, checks
-//! virtual tables  shadow tables are carried whole or built anew, never merged
 //! ```
 //!
 //! # Order, and memory
@@ -33,6 +35,7 @@
 //! The databases may come from anybody: connections here run without triggers and foreign keys,
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
+mod candidates;
 mod carry;
 mod cell;
 mod columns;
@@ -49,6 +52,7 @@ mod foreign;
 mod keymap;
 mod keys;
 mod lost;
+mod narrow;
 mod objects;
 mod others;
 mod plan;
@@ -68,6 +72,7 @@ mod values;
 mod violations;
 mod work;
 
+pub use candidates::Changed;
 pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
 pub use error::RebaseError;
 pub use keymap::{KeyMap, MovedKey};

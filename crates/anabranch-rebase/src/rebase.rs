@@ -6,12 +6,14 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, params};
 
+use crate::candidates::Changed;
 use crate::conflict::{Conflict, Row};
 use crate::engine::Engine;
 use crate::error::RebaseError;
 use crate::find::Pair;
 use crate::keymap::KeyMap;
 use crate::keys::sequence;
+use crate::narrow::Rows;
 use crate::objects::read;
 use crate::plan::How;
 use crate::rules::Rules;
@@ -37,6 +39,9 @@ pub struct Sides<'a> {
     pub remote: &'a Connection,
     /// A scratch copy of the remote's state, which becomes the result.
     pub onto: &'a Connection,
+    /// The pages in which base and local state differ, so that only what lies on them is compared.
+    /// `None`: all rows of all tables are.
+    pub changed: Option<&'a Changed>,
 }
 
 /// What a rebase did.
@@ -94,7 +99,7 @@ pub fn rebase(
     keys: &mut KeyMap,
     journal: &mut dyn FnMut(Conflict) -> Result<(), BoxError>,
 ) -> Result<Summary, RebaseError> {
-    let Sides { base, local, remote, onto } = sides;
+    let Sides { base, local, remote, onto, changed } = sides;
     for conn in [base, local, remote, onto] {
         prepare(conn)?;
     }
@@ -113,9 +118,11 @@ pub fn rebase(
     }
     let mut engine = Engine::new(states, rules, &tables, &schema.foreign_keys)?;
     engine.load_moves(keys)?;
+    let mut rows = Rows::new(changed, base, local)?;
     for table in &tables {
-        engine.find(table)?;
+        engine.find(table, &mut rows)?;
     }
+    drop(rows);
     engine.decide_all_keys()?;
     for table in &tables {
         engine.apply(table)?;
@@ -150,15 +157,18 @@ pub struct RowChange {
 }
 
 /// Lists the rows that differ between two states of a database, table by table, in the order of
-/// their keys. Of tables without a key, rows that only have another rowid are left out.
+/// their keys. `changed`: the pages in which the states differ, so that only what lies on them is
+/// compared; then rows of a table without a rowid come in no order. Of tables without a key, rows that only have another rowid are left out.
 pub fn changed_rows(
     before: &Connection,
     after: &Connection,
+    changed: Option<&Changed>,
     each: &mut dyn FnMut(RowChange) -> Result<(), BoxError>,
 ) -> Result<(), RebaseError> {
     prepare(before)?;
     prepare(after)?;
     let states = States { base: before, local: after, remote: after, onto: after };
+    let mut rows = Rows::new(changed, before, after)?;
     for plan in pairs(before, after)? {
         if plan.how != How::Merge {
             continue;
@@ -167,7 +177,7 @@ pub fn changed_rows(
         let mut work = crate::work::Work::new()?;
         work.create(&table, false)?;
         let pair = Pair::here(&table, before, after);
-        pair.walk(&mut |op, key| work.add(0, op, &key))?;
+        rows.find(&pair, &mut |op, key| work.add(0, op, &key))?;
         if table.keyless() {
             crate::content::cancel(&pair, &work)?;
         }

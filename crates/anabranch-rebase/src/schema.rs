@@ -326,9 +326,9 @@ impl SchemaPlan<'_> {
         let Some(base) = base else { return same_key };
         let objects = (self.trio.base.objects.table(base), self.trio.local.objects.table(local));
         let (Some(before), Some(after)) = objects else { return false };
-        let renames = self.trio.here.renames(&self.trio.base);
+        let renames = self.trio.here.renames();
         same_key
-            && (before.sql == after.sql || appended(text(before), text(after), &renames).is_some())
+            && (before.sql == after.sql || appended(text(before), text(after), renames).is_some())
     }
 
     /// Tables that SQLite keeps for itself, where the local side and the result have them.

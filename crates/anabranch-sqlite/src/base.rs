@@ -18,11 +18,10 @@
 
 use std::cell::RefCell;
 
-use anabranch_format::{DbChecksum, KeyedChecksum, PageChecksum, PageSize, Pgno};
+use anabranch_format::{DbChecksum, KeyedChecksum, PageChecksum, PageSet, PageSize, Pgno};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::BaseError;
-use crate::pages::PageSet;
 
 /// Pages per row of `base`, and at most per row of `staged`.
 const CHUNK_PAGES: u32 = 512;

@@ -168,11 +168,7 @@ impl Replica {
     }
 
     /// See [`crate::Replica::diff`].
-    pub fn diff(
-        &self,
-        which: Differing,
-        each: impl FnMut(RowChange) -> bool,
-    ) -> Result<(), Error> {
+    pub fn diff(&self, which: Differing, each: impl FnMut(RowChange) -> bool) -> Result<(), Error> {
         self.run(self.inner.diff(which, each))
     }
 

@@ -127,8 +127,7 @@ impl Replica {
             let mut session = Session::open(&file, &options, None, None)?;
             pull::recover(&mut session)?;
             let entry = session.sidecar.conflict(id)?;
-            let entry =
-                entry.ok_or_else(|| Error::NoConflict { path: session.db.clone(), id })?;
+            let entry = entry.ok_or_else(|| Error::NoConflict { path: session.db.clone(), id })?;
             let conflict = entry.conflict;
             let written = write_back(&session, &conflict, take, options.busy_timeout);
             let (replaced, now) = written.map_err(|source| Error::Resolving {
@@ -153,8 +152,7 @@ pub(crate) async fn told<T: Send + 'static>(
     mut each: impl FnMut(T) -> bool,
 ) -> Result<(), Error> {
     let (send, mut receive) = tokio::sync::mpsc::channel(1);
-    let producing =
-        blocking(move || produce(&mut |thing| send.blocking_send(thing).is_ok()));
+    let producing = blocking(move || produce(&mut |thing| send.blocking_send(thing).is_ok()));
     let hearing = async {
         while let Some(thing) = receive.recv().await {
             if !each(thing) {

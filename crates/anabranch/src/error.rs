@@ -156,7 +156,7 @@ pub enum Error {
     /// A version of a row cannot be written back.
     #[error(
         "conflict {id} cannot be resolved that way: the row cannot be written to table {table}. \
-         Nothing was changed",
+         Nothing was changed"
     )]
     Resolving {
         /// The conflict.

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::pull::{self, Mine, Taken};
 use crate::push::{self, Outcome};
 use crate::remote::{Remote, of_store};
-use crate::replica::{Replica, ROUNDS_MAX, blocking, count, head, recover_locally};
+use crate::replica::{ROUNDS_MAX, Replica, blocking, count, head, recover_locally};
 use crate::report::{Note, Offline, PullReport, Pulled, PushReport, Pushed, Rebased, SyncReport};
 use crate::session::Session;
 use crate::state::Intent;

@@ -220,12 +220,7 @@ impl Sidecar {
     }
 }
 
-fn write(
-    conn: &Connection,
-    intent: i64,
-    entry: &ConflictEntry,
-    hash: i64,
-) -> rusqlite::Result<()> {
+fn write(conn: &Connection, intent: i64, entry: &ConflictEntry, hash: i64) -> rusqlite::Result<()> {
     let conflict = &entry.conflict;
     conn.prepare_cached(
         "INSERT INTO conflict(intent, at, base, onto, tbl, kind, decision, detail, parts, hash)

@@ -18,9 +18,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anabranch_format::{PageOne, PageSource, Pgno};
-use anabranch_sqlite::{
-    LiveFile, Mark, Overlay, PageSet, PinnedView, SharedOverlay, SharedPages,
-};
+use anabranch_sqlite::{LiveFile, Mark, Overlay, PageSet, PinnedView, SharedOverlay, SharedPages};
 
 use crate::error::Error;
 use crate::image::{cookie_of, folder_of};
@@ -28,8 +26,7 @@ use crate::remote::BasePages;
 use crate::session::{LocalChanges, Session};
 
 /// Hands over images of pages of the base: exactly those of a set, ascending.
-pub(crate) type FetchBase<'a> =
-    dyn FnMut(&PageSet) -> Result<BasePages, Error> + 'a;
+pub(crate) type FetchBase<'a> = dyn FnMut(&PageSet) -> Result<BasePages, Error> + 'a;
 
 /// The file, held in one state, and how it differs from the base.
 pub(crate) struct Local {

@@ -404,7 +404,10 @@ enum Attempt {
     Done(Box<Done>),
     /// Both sides changed. How the file did is staged for the intent `id`, in the sidecar's transaction
     /// that is open.
-    Both { id: i64, local: Box<Local> },
+    Both {
+        id: i64,
+        local: Box<Local>,
+    },
 }
 
 /// The file is as the remote; what is left is to settle.
@@ -664,19 +667,20 @@ pub(crate) fn stand(
 /// Decides a pull that an earlier operation left undecided, from the file. Answers a line about it.
 pub(crate) fn recover(session: &mut Session) -> Result<Option<String>, Error> {
     let found = session.sidecar.intents()?.into_iter().find_map(|(id, intent)| {
-        Some((id, match intent {
-            Intent::Pull(pull) => Undecided {
-                base: pull.base_after(),
-                apply: pull.apply,
-                act: Act::Plain(id),
+        Some((
+            id,
+            match intent {
+                Intent::Pull(pull) => {
+                    Undecided { base: pull.base_after(), apply: pull.apply, act: Act::Plain(id) }
+                }
+                Intent::Rebase(rebase) => Undecided {
+                    base: rebase.base_after(),
+                    apply: rebase.apply,
+                    act: Act::Rebase(id),
+                },
+                Intent::Push(_) => return None,
             },
-            Intent::Rebase(rebase) => Undecided {
-                base: rebase.base_after(),
-                apply: rebase.apply,
-                act: Act::Rebase(id),
-            },
-            Intent::Push(_) => return None,
-        }))
+        ))
     });
     let Some((id, pull)) = found else { return Ok(None) };
     let to = pull.base.lsn();

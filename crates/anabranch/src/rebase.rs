@@ -35,11 +35,11 @@ use crate::crash::crash_point;
 use crate::deadline::Deadline;
 use crate::entropy;
 use crate::error::Error;
-use crate::journal::Origin;
 use crate::image::cookie_of;
+use crate::journal::Origin;
 use crate::layers::{Layers, Local, cookie_in, page_in, reading, spooling};
 use crate::pull::{Change, of_apply};
-use crate::remote::{BasePages, LibsqlError, Remote, of_store};
+use crate::remote::{BaseAt, BasePages, LibsqlError, Remote, of_store};
 use crate::replica::Options;
 use crate::report::{Rebased, TableRebased};
 use crate::session::Session;
@@ -103,8 +103,9 @@ impl With {
         pages: &PageSet,
     ) -> Result<BasePages, Error> {
         let base = &session.state.base;
-        let fetched =
-            self.runtime.block_on(self.remote.base_pages(base.lsn(), pages, &self.progress));
+        let wanted =
+            BaseAt { lsn: base.lsn(), page_size: session.state.page_size, size: base.size, pages };
+        let fetched = self.runtime.block_on(self.remote.base_pages(&wanted, &self.progress));
         let gone = || Error::BaseGone { base: base.lsn(), local_pages: pages.len() };
         let fetched = fetched.map_err(|e| match is_gone(&e) {
             true => gone(),
@@ -299,9 +300,8 @@ impl Work<'_> {
             rules: &rules,
             deadline,
         };
-        let summary = replay.run(session, &mut |conflict| {
-            session.sidecar.put_conflict(&origin, conflict)
-        })?;
+        let summary =
+            replay.run(session, &mut |conflict| session.sidecar.put_conflict(&origin, conflict))?;
         crash_point!("rebase::computed");
         let carried = cookie_in(session, &result)? != cookie_in(session, &remote.pages)?;
         let (base, file_cookie) = (&session.state.base, layers.local.page_one.schema_cookie);

@@ -355,7 +355,10 @@ impl Replica {
     }
 
     /// Connects a session that has recovered locally.
-    pub(crate) async fn connect(&self, session: Session) -> Result<(Session, Arc<dyn Remote>), Error> {
+    pub(crate) async fn connect(
+        &self,
+        session: Session,
+    ) -> Result<(Session, Arc<dyn Remote>), Error> {
         let kept = self.keep.as_ref().and_then(|keep| keep.remote_of(&session.state));
         let remote = match kept {
             Some(remote) if session.state.phase == Phase::Ready => remote,

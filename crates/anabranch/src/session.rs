@@ -143,7 +143,18 @@ impl Session {
         let seen = identity_of(&db).ok();
         let tables = RefCell::new(None);
         let (keep, notes) = (None, Vec::new());
-        Session { lock: Some(lock), sidecar, state, db, seen, tables, busy, keep, notes, held: None }
+        Session {
+            lock: Some(lock),
+            sidecar,
+            state,
+            db,
+            seen,
+            tables,
+            busy,
+            keep,
+            notes,
+            held: None,
+        }
     }
 
     /// Closes the sidecar, keeping the lock.
@@ -333,7 +344,11 @@ impl Session {
     /// Another database that was copied over this one looks like one with local changes. VACUUM may
     /// leave no page as it was, and a schema may be made anew from end to end; both at once, out of
     /// sight, is taken for another database. Of a small one an ordinary change may leave nothing.
-    fn refuse_foreign<L: BorrowMut<LiveFile>>(&self, view: &ViewOf<L>, changes: &LocalChanges) -> Result<(), Error> {
+    fn refuse_foreign<L: BorrowMut<LiveFile>>(
+        &self,
+        view: &ViewOf<L>,
+        changes: &LocalChanges,
+    ) -> Result<(), Error> {
         let known = &self.state.known.tables;
         if changes.unchanged > 0 || known.is_empty() || self.state.base.size < FOREIGN_PAGES_MIN {
             return Ok(());
@@ -374,7 +389,11 @@ impl Session {
     /// A file that went back looks like one with local changes. Where the WAL proves that its
     /// changes came after the base there is no doubt; elsewhere the state is compared with those
     /// this replica had before.
-    fn refuse_older<L: BorrowMut<LiveFile>>(&self, view: &ViewOf<L>, changes: &LocalChanges) -> Result<(), Error> {
+    fn refuse_older<L: BorrowMut<LiveFile>>(
+        &self,
+        view: &ViewOf<L>,
+        changes: &LocalChanges,
+    ) -> Result<(), Error> {
         // A copy that nobody wrote since cannot have counted further than the file itself had.
         let counted_on = changes.change_counter > self.state.change_counter;
         let lsn = self.sidecar.position_of(changes.sum, self.state.base.lsn())?;
@@ -396,7 +415,10 @@ impl Session {
     /// Pages that are not there tell nothing: deleting rows and VACUUM cut them off, too. Nor does
     /// page 1, which many commits rewrite, nor a page that the base has as an earlier position had
     /// it.
-    pub(crate) fn newest_deltas_are_undone<L: BorrowMut<LiveFile>>(&self, view: &ViewOf<L>) -> Result<bool, Error> {
+    pub(crate) fn newest_deltas_are_undone<L: BorrowMut<LiveFile>>(
+        &self,
+        view: &ViewOf<L>,
+    ) -> Result<bool, Error> {
         let map = self.base_map();
         let deltas = self.sidecar.replaced()?;
         let earlier: HashSet<_> = deltas.iter().flatten().map(|r| (r.pgno, r.keyed)).collect();

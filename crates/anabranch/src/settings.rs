@@ -108,9 +108,7 @@ impl Key {
     /// Fails if `value` is none that the setting can have.
     pub(crate) fn check(&self, value: &str) -> Result<(), Error> {
         let (known, choices) = match self {
-            Key::Policy(_) => {
-                (word::<Policy>(value).is_some(), "local, remote, merge or abort")
-            }
+            Key::Policy(_) => (word::<Policy>(value).is_some(), "local, remote, merge or abort"),
             Key::Insert(_) => {
                 (word::<InsertRule>(value).is_some(), "renumber, local, remote or abort")
             }
@@ -158,10 +156,8 @@ impl Sidecar {
     pub(crate) fn set(&self, key: &Key, value: Option<&str>) -> Result<(), Error> {
         let name = key.to_string();
         self.run(|conn| match value {
-            Some(value) => conn.execute(
-                "REPLACE INTO setting(key, value) VALUES (?1, ?2)",
-                params![name, value],
-            ),
+            Some(value) => conn
+                .execute("REPLACE INTO setting(key, value) VALUES (?1, ?2)", params![name, value]),
             None => conn.execute("DELETE FROM setting WHERE key = ?1", [name]),
         })?;
         Ok(())
@@ -183,9 +179,7 @@ impl Sidecar {
 pub(crate) fn default_of(key: &Key) -> String {
     match key {
         Key::Policy(_) => word_of(&Policy::default()),
-        Key::Insert(_) => {
-            "renumber where SQLite chose the key, else the table's policy".to_owned()
-        }
+        Key::Insert(_) => "renumber where SQLite chose the key, else the table's policy".to_owned(),
     }
 }
 

@@ -111,11 +111,7 @@ fn the_last_to_sync_wins_row_by_row_and_what_lost_is_in_its_journal() {
 
 #[test]
 fn each_policy_decides_as_it_says() {
-    let policies = [
-        (Policy::Local, "x|2"),
-        (Policy::Remote, "one|r"),
-        (Policy::Merge, "x|r"),
-    ];
+    let policies = [(Policy::Local, "x|2"), (Policy::Remote, "one|r"), (Policy::Merge, "x|r")];
     for (policy, expected) in policies {
         let world = World::new();
         let (a, first) = world.published("a.db", SCHEMA);

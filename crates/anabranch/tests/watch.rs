@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anabranch::{Error, Repair, Replica, WatchEvent, WatchOptions, WatchReport, WatchState};
+use anabranch::{Error, Replica, WatchEvent, WatchOptions, WatchReport, WatchState};
 use common::{World, app, assert_same, options, stock, value};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -219,7 +219,7 @@ fn where_somebody_must_decide_it_says_so_once_and_goes_on_when_that_is_done() {
     assert_eq!(watch.stop().state, WatchState::InStep);
     second.sync().unwrap();
     assert_same(&a, &b);
-    assert_eq!(value(&a, "SELECT count(*) FROM t WHERE v = 'there'"), "1");
+    assert_eq!(value(&a, "SELECT count(*) FROM t WHERE v = 'there'"), "2");
 }
 
 #[test]

@@ -124,7 +124,10 @@ mod tests {
         for words in words {
             assert_eq!(read(words).unwrap(), set, "{words:?}");
         }
-        assert_eq!(read(&["conflict.\"a=b\" = merge"]).unwrap(), "Set(\"conflict.\\\"a=b\\\"\", \"merge\")");
+        assert_eq!(
+            read(&["conflict.\"a=b\" = merge"]).unwrap(),
+            "Set(\"conflict.\\\"a=b\\\"\", \"merge\")"
+        );
         assert!(read(&["a", "b", "c"]).is_err() && read(&["="]).is_err() && read(&["a="]).is_err());
     }
 }

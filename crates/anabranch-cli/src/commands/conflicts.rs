@@ -62,8 +62,7 @@ pub(super) async fn conflicts(args: args::Conflicts, ctx: &Context) -> Result<Ou
 
 async fn list(args: args::Conflicts, ctx: &Context) -> Result<Outcome, Failure> {
     let replica = ctx.replica(args.file).await?;
-    let filter =
-        ConflictFilter { table: args.table, since: args.since, resolved: args.all };
+    let filter = ConflictFilter { table: args.table, since: args.since, resolved: args.all };
     let mut listing = Listing::new("conflicts", ctx.style);
     let mut written = Ok(());
     replica

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use anabranch::{Offline, PullReport, Pulled, PushReport, Pushed, Rebased, Side, SyncReport};
 use serde::Serialize;
 
-use super::write_notes;
 use super::diff::DryRun;
+use super::write_notes;
 use crate::args::{self, OneFile};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};

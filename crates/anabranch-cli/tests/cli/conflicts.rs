@@ -150,7 +150,10 @@ fn abort_is_three_names_the_row_and_changes_nothing() {
         assert!(said.contains("anabranch config"), "{said}");
     }
     let error = yard.run(["sync", "b.db", "--json"]).json_error();
-    assert_eq!((&error["code"], &error["details"]["local"]["body"]), (&json!("conflict-abort"), &json!("of b")));
+    assert_eq!(
+        (&error["code"], &error["details"]["local"]["body"]),
+        (&json!("conflict-abort"), &json!("of b"))
+    );
     assert_eq!(bodies(&yard, "b.db"), before);
     assert_eq!(yard.ok(["conflicts", "b.db"]), "no conflicts\n");
     yard.ok(["config", "b.db", "conflict.note = remote"]);
@@ -162,13 +165,22 @@ fn abort_is_three_names_the_row_and_changes_nothing() {
 fn a_schema_that_both_changed_is_three_until_a_side_is_taken() {
     for (take, columns) in [("local", "id,body,b"), ("remote", "id,body,a")] {
         let yard = Yard::published();
-        yard.sql("a.db", "ALTER TABLE note ADD COLUMN a; UPDATE note SET body = 'of a' WHERE id = 2");
+        yard.sql(
+            "a.db",
+            "ALTER TABLE note ADD COLUMN a; UPDATE note SET body = 'of a' WHERE id = 2",
+        );
         yard.ok(["sync", "a.db"]);
-        yard.sql("b.db", "ALTER TABLE note ADD COLUMN b; UPDATE note SET body = 'of b' WHERE id = 3");
+        yard.sql(
+            "b.db",
+            "ALTER TABLE note ADD COLUMN b; UPDATE note SET body = 'of b' WHERE id = 3",
+        );
         let said = yard.fails(3, ["sync", "b.db"]);
         assert!(said.contains("the table note") && said.contains("--take local"), "{said}");
         let error = yard.run(["sync", "b.db", "--json"]).json_error();
-        assert_eq!((&error["code"], &error["details"]["name"]), (&json!("schema-conflict"), &json!("note")));
+        assert_eq!(
+            (&error["code"], &error["details"]["name"]),
+            (&json!("schema-conflict"), &json!("note"))
+        );
         assert!(error["details"]["local"].as_str().unwrap().contains('b'), "{error}");
         yard.ok(["sync", "b.db", "--take", take]);
         yard.ok(["sync", "a.db"]);

@@ -49,7 +49,12 @@ const DELTA: &[&str] = &["compact::after-delta"];
 const RETAIN: &[&str] = &["retain::after-floor", "retain::midway"];
 
 /// Runs `drive` for each of `points`, `each` times and more if asked for, printing what failed.
-pub(crate) fn drive_all(act: &str, points: &[&'static str], each: u64, drive: fn(&'static str, &mut Rng)) {
+pub(crate) fn drive_all(
+    act: &str,
+    points: &[&'static str],
+    each: u64,
+    drive: fn(&'static str, &mut Rng),
+) {
     for round in 0..rounds(each) {
         for point in points {
             let scenario = format!("{act} {point} {round}");
@@ -405,10 +410,11 @@ const LIBSQL: &[&str] =
 fn every_crash_point_in_the_sources_is_driven() {
     let beside = include_str!("../libsql.rs");
     assert!(LIBSQL.iter().all(|point| beside.contains(&format!("\"{point}\""))));
-    let driven: BTreeSet<String> = [PUSH, PULL, REBASE, INIT, CLONE, COMPACT, DELTA, RETAIN, LIBSQL]
-        .iter()
-        .flat_map(|points| points.iter().map(|&point| point.to_owned()))
-        .collect();
+    let driven: BTreeSet<String> =
+        [PUSH, PULL, REBASE, INIT, CLONE, COMPACT, DELTA, RETAIN, LIBSQL]
+            .iter()
+            .flat_map(|points| points.iter().map(|&point| point.to_owned()))
+            .collect();
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut named = BTreeSet::new();
     for path in files(crates) {

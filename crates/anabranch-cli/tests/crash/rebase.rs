@@ -93,7 +93,8 @@ impl Side {
         for _ in 0..1 + rng.below(4) {
             let token = self.token();
             let bytes = rng.pick(&[10, 500, 9000]);
-            writeln!(sql, "INSERT INTO entry VALUES ('{token}', hex(randomblob({bytes})));").unwrap();
+            writeln!(sql, "INSERT INTO entry VALUES ('{token}', hex(randomblob({bytes})));")
+                .unwrap();
             self.entries.push(token);
         }
         for _ in 0..rng.below(4) {
@@ -270,10 +271,7 @@ fn applications_write_to_both_sides_through_rebases() {
             merged
         };
         let (sides, merged) = std::thread::scope(|scope| {
-            let writers = [
-                scope.spawn(|| write("a", "a.db")),
-                scope.spawn(|| write("b", "b.db")),
-            ];
+            let writers = [scope.spawn(|| write("a", "a.db")), scope.spawn(|| write("b", "b.db"))];
             let syncs = [scope.spawn(|| sync("a.db")), scope.spawn(|| sync("b.db"))];
             let merged: Vec<_> = syncs.into_iter().map(|sync| sync.join()).collect();
             stop.store(true, Ordering::Relaxed);

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PageSet, PushId, WriterId};
+use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PushId, WriterId};
 use anabranch_store::{
     Anchor, AppendError, Appended, At, CompactReport, DatabaseName, Entry, Fetched, Head, Location,
     Log, Named, NewSegment, Position, Progress, Root, StoreError, StoreOptions,
 };
 use async_trait::async_trait;
 
-use super::{BasePages, Dialect, Opening, Place, RETAIN_DEFAULT, Remote, of_store};
+use super::{BaseAt, BasePages, Dialect, Opening, Place, RETAIN_DEFAULT, Remote, of_store};
 use crate::error::Error;
 use crate::notice::Notice;
 use crate::waiting::{self, Probing};
@@ -133,11 +133,11 @@ impl Remote for Log {
 
     async fn base_pages(
         &self,
-        at: Lsn,
-        pages: &PageSet,
+        wanted: &BaseAt<'_>,
         progress: &Progress,
     ) -> Result<Option<BasePages>, StoreError> {
-        Ok(Some(Log::pages_at(self, at, pages.clone(), progress).await?.into_pages()))
+        let found = Log::pages_at(self, wanted.lsn, wanted.pages.clone(), progress).await?;
+        Ok(Some(found.into_pages()))
     }
 
     async fn history(&self, count: usize) -> Result<Vec<Entry>, StoreError> {

@@ -25,6 +25,8 @@ struct Writer<'a> {
     conn: &'a Connection,
     prefix: &'static str,
     written: u32,
+    /// What was done, to be told if it fails.
+    said: String,
 }
 
 fn pick<T>(all: &[T], by: u8) -> Option<&T> {
@@ -124,9 +126,11 @@ impl Writer<'_> {
         }
     }
 
-    fn run(&self, sql: &str) {
-        if self.conn.execute_batch(sql).is_err() && !self.conn.is_autocommit() {
-            self.conn.execute_batch("ROLLBACK").unwrap();
+    fn run(&mut self, sql: &str) {
+        match self.conn.execute_batch(sql) {
+            Ok(()) => self.said.push_str(&format!("{}: {sql};\n", self.prefix)),
+            Err(_) if !self.conn.is_autocommit() => self.conn.execute_batch("ROLLBACK").unwrap(),
+            Err(_) => {}
         }
     }
 }
@@ -135,10 +139,16 @@ fn change(world: &World, name: &str, prefix: &'static str, steps: &[Step]) {
     let conn = Connection::open(world.path(name)).unwrap();
     conn.pragma_update(None, "foreign_keys", false).unwrap();
     conn.pragma_update(None, "synchronous", false).unwrap();
-    let mut side = Writer { conn: &conn, prefix, written: 0 };
+    let mut side = Writer { conn: &conn, prefix, written: 0, said: String::new() };
     for step in steps {
         side.step(*step);
     }
+    let said = std::fs::read_to_string(world.path("said")).unwrap_or_default();
+    std::fs::write(world.path("said"), said + &side.said).unwrap();
+}
+
+fn said(world: &World) -> String {
+    std::fs::read_to_string(world.path("said")).unwrap_or_default()
 }
 
 /// What a side wrote and has.
@@ -173,7 +183,7 @@ fn nothing_is_lost(world: &World, merged: &Merged) {
     for (name, prefix) in [("local", "L"), ("remote", "R")] {
         let conn = Connection::open(world.path(name)).unwrap();
         for value in written(&conn, prefix) {
-            assert!(kept.iter().any(|k| k.contains(&value)), "{value} is lost");
+            assert!(kept.iter().any(|k| k.contains(&value)), "{value} is lost:\n{}", said(world));
         }
     }
 }
@@ -185,8 +195,14 @@ fn cases() -> u32 {
 
 fn of(world: &World, name: &str) -> BTreeMap<String, String> {
     let mut found = schema(&Connection::open(world.path(name)).unwrap());
-    found.retain(|name, _| !name.starts_with("sqlite_stat"));
+    comparable(&mut found);
     found
+}
+
+/// Leaves out what is no matter of the schema: statistics, and how SQLite quotes what it renames.
+fn comparable(schema: &mut BTreeMap<String, String>) {
+    schema.retain(|name, _| !name.starts_with("sqlite_stat"));
+    schema.values_mut().for_each(|sql| *sql = sql.replace('\'', "\""));
 }
 
 fn try_all(world: &World) {
@@ -195,11 +211,11 @@ fn try_all(world: &World) {
         Ok(merged) => {
             nothing_is_lost(world, &merged);
             let mut now = merged.schema();
-            now.retain(|name, _| !name.starts_with("sqlite_stat"));
+            comparable(&mut now);
             if base == remote {
-                assert_eq!(now, local);
+                assert_eq!(now, local, "{}", said(world));
             } else if base == local {
-                assert_eq!(now, remote);
+                assert_eq!(now, remote, "{}", said(world));
             }
         }
         Err(
@@ -213,11 +229,11 @@ fn try_all(world: &World) {
                     Ok(merged) => nothing_is_lost(world, &merged),
                     // Two tables of one name, for instance.
                     Err(RebaseError::SchemaBroken { .. } | RebaseError::Unmergeable { .. }) => {}
-                    Err(other) => panic!("{other}"),
+                    Err(other) => panic!("{other}:\n{}", said(world)),
                 }
             }
         }
-        Err(other) => panic!("{other}"),
+        Err(other) => panic!("{other}:\n{}", said(world)),
     }
 }
 
