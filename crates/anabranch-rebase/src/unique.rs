@@ -105,6 +105,8 @@ impl Engine<'_> {
             other.kind = Some(ConflictKind::Unique);
             other.detail.clone_from(&change.detail);
             self.work.settle(table.index, other)?;
+            // Rows of the remote's may refer to it.
+            self.work.push(table.index, other.id)?;
         }
         change.detail = None;
         let done = self.retry(table, change.clone())?;

@@ -262,7 +262,7 @@ class Case:
         if r.random() < self.kills:
             point = r.choice(POINTS)
             done = run("sync", db, point=point)
-            self.log.append((db, "sync", point, done.returncode))
+            self.log.append((db, "sync", point, done.returncode, done.stdout, done.stderr[-500:]))
             if done.returncode < 0:
                 if r.random() < 0.5:
                     return  # Others go on first; this one recovers later.
