@@ -43,7 +43,7 @@ if it is absent), before-history and beyond-head (no such state), settings; with
 unauthorized (a token is wanted), forbidden, certificate, invalid-name, no-dialect, redirect,
 protocol, server. Others are named after
 the exit code (usage, diverged, behind, offline, unconfirmed), after what must be decided
-(schema-conflict, unmergeable, conflict-abort, base-gone) or after what is wrong with the file
+(schema-conflict, schema-broken, unmergeable, conflict-abort, base-gone) or after what is wrong with the file
 (not-a-replica, file-is-older, not-the-same-file, locked, sidecar-damaged, ...).";
 
 /// Keeps copies of a SQLite database in step through a folder, a bucket or a server.

@@ -272,6 +272,8 @@ fn library_code(error: &Error) -> &'static str {
     match error {
         Error::Diverged { .. } => "diverged",
         Error::SchemaConflict { .. } => "schema-conflict",
+        Error::SchemaBroken { .. } => "schema-broken",
+        Error::OnlyTheApplicationKnows { .. } => "application-defined",
         Error::Unmergeable { .. } => "unmergeable",
         Error::Aborted { .. } => "conflict-abort",
         Error::Resolved { .. } => "resolved-row",

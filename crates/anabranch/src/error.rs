@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anabranch_format::{DeltaError, Lsn, PageSize};
-use anabranch_rebase::{Conflict, RebaseError, Value};
+use anabranch_rebase::{Conflict, RebaseError, Side, Value};
 use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError, ScratchError};
 use anabranch_store::{AppendError, LocationError, StoreError};
 
@@ -63,6 +63,43 @@ pub enum Error {
         local: String,
         /// The remote's statement; empty if it was dropped there.
         remote: String,
+    },
+    /// What both sides changed cannot be one schema: an object of one side needs what the other side
+    /// dropped or changed.
+    #[error(
+        "the {kind} {name} of {} does not work in the schema of both: {why}. Nothing was changed. \
+         `anabranch sync {path} --take local` goes on with the schema of this side, `--take remote` \
+         with that of the others",
+        match of { Side::Local => "this side", Side::Remote => "the remote" }, path = path.display()
+    )]
+    SchemaBroken {
+        /// The database.
+        path: PathBuf,
+        /// `table`, `index`, `view` or `trigger`.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Whose object it is.
+        of: Side,
+        /// What SQLite says.
+        why: String,
+    },
+    /// An object of the schema uses what only the application has.
+    #[error(
+        "{object} uses the {kind} {name}, which only the application that made it knows: what both \
+         sides changed of it cannot be merged here. Nothing was changed. `anabranch repair {path} \
+         --take-remote` goes on from the remote's state and keeps the file as it is beside it",
+        path = path.display()
+    )]
+    OnlyTheApplicationKnows {
+        /// The database.
+        path: PathBuf,
+        /// What uses it.
+        object: String,
+        /// `function`, `collation`, `module` or `tokenizer`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
     },
     /// Both sides changed a table whose content cannot be merged row by row.
     #[error(
@@ -661,6 +698,12 @@ impl Error {
             RebaseError::SchemaConflict { kind, name, local, remote } => {
                 Error::SchemaConflict { path, kind, name, local, remote }
             }
+            RebaseError::SchemaBroken { kind, name, of, why } => {
+                Error::SchemaBroken { path, kind, name, of, why }
+            }
+            RebaseError::Unknown { object, kind, name } => {
+                Error::OnlyTheApplicationKnows { path, object, kind, name }
+            }
             RebaseError::Unmergeable { table, why } => Error::Unmergeable { path, table, why },
             RebaseError::Aborted { table, conflict, .. } => {
                 Error::Aborted { path, table, conflict }
@@ -690,6 +733,8 @@ impl Error {
             | Error::Behind { .. }
             | Error::BaseGone { .. }
             | Error::SchemaConflict { .. }
+            | Error::SchemaBroken { .. }
+            | Error::OnlyTheApplicationKnows { .. }
             | Error::Unmergeable { .. }
             | Error::Aborted { .. } => ErrorKind::Diverged,
             Error::Offline { .. }

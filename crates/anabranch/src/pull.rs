@@ -95,6 +95,8 @@ pub(crate) struct Taken {
     pub(crate) rebased: Option<Rebased>,
     /// Where the file as it was is kept.
     pub(crate) kept: Option<PathBuf>,
+    /// The file may be ahead of the base now.
+    pub(crate) ahead: bool,
 }
 
 /// Checks and applies what was fetched.
@@ -108,7 +110,9 @@ pub(crate) fn take(
     let (from, bytes) = (session.state.base.lsn(), fetched.bytes);
     let mut change = Change::new(session, fetched, anchor, mine, progress)?;
     let (pages, kept, rebased) = apply(session, &mut change, mine)?;
-    Ok(Taken { pulled: Pulled { from, to: change.anchor.last, pages, bytes }, rebased, kept })
+    let ahead = rebased.is_some();
+    let pulled = Pulled { from, to: change.anchor.last, pages, bytes };
+    Ok(Taken { pulled, rebased, kept, ahead })
 }
 
 /// What a change must lead to, and from where.
@@ -382,7 +386,8 @@ fn apply(
         let done = match (attempt?, mine) {
             (Attempt::Done(done), _) => *done,
             (Attempt::Both { id, local }, Mine::Rebase(with)) => {
-                let (pages, rebased) = rebase::rebase(session, change, *local, id, with)?;
+                let local = local.map(|local| *local);
+                let (pages, rebased) = rebase::rebase(session, change, local, id, with)?;
                 return Ok((pages, None, Some(rebased)));
             }
             _ => continue,
@@ -403,10 +408,10 @@ enum Attempt {
     Moved,
     Done(Box<Done>),
     /// Both sides changed. How the file did is staged for the intent `id`, in the sidecar's transaction
-    /// that is open.
+    /// that is open; `None`: it was written since.
     Both {
         id: i64,
-        local: Box<Local>,
+        local: Option<Box<Local>>,
     },
 }
 
@@ -480,10 +485,7 @@ fn try_apply(
             }
             Compared::Changed(changes, pages) => {
                 let pinned = Local::pin(session.live()?, view.mark(), pages, *changes)?;
-                return Ok(match pinned {
-                    Some(local) => Attempt::Both { id, local: Box::new(local) },
-                    None => Attempt::Moved,
-                });
+                return Ok(Attempt::Both { id, local: pinned.map(Box::new) });
             }
         },
         Mine::Replace => {
@@ -661,7 +663,8 @@ pub(crate) fn stand(
     // What this replica was at earlier positions must not make the file look older than it is.
     session.sidecar.forget_history()?;
     session.settle_standing(id, base, counter, entropy::now())?;
-    Ok(Taken { pulled: Pulled { from, to, pages: 0, bytes }, rebased: None, kept: None })
+    let pulled = Pulled { from, to, pages: 0, bytes };
+    Ok(Taken { pulled, rebased: None, kept: None, ahead: true })
 }
 
 /// Decides a pull that an earlier operation left undecided, from the file. Answers a line about it.

@@ -22,11 +22,11 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use anabranch_format::{PageSource, Pgno};
+use anabranch_format::{DeltaError, PageSource, Pgno};
 use anabranch_rebase::{Conflict, KeyMap, Resolve, Rules, Side, Sides, Summary};
 use anabranch_sqlite::{
-    Applied, ApplyDelta, ApplyError, CookieRule, Difference, Hashed, PageRead, PageSet, Scratch,
-    ScratchError, SharedOverlay, UnderLock, View,
+    Applied, ApplyDelta, ApplyError, CookieRule, Difference, Hashed, PageRead, PageSet, PinnedView,
+    Scratch, ScratchError, SharedOverlay, UnderLock, View,
 };
 use anabranch_store::{Progress, StoreError};
 use tokio::runtime::Handle;
@@ -50,6 +50,9 @@ const ROUNDS_MAX: u32 = 5;
 
 /// After so many rounds the write lock is taken before the rows are compared.
 const ROUNDS_WITHOUT_LOCK: u32 = 2;
+
+/// How often the write lock is tried for.
+const LOCKS_MAX: u32 = 100;
 
 /// How long other programs may be kept from writing meanwhile: no longer than most of them wait.
 const LOCKED_MAX: Duration = Duration::from_secs(4);
@@ -96,7 +99,8 @@ impl With {
         })
     }
 
-    /// Fetches pages of the base, from a thread that may wait for it.
+    /// Fetches pages of the base: from the file's own `-wal`, where that reaches back, else from the
+    /// remote. Only on a thread that may wait.
     pub(crate) fn fetch_base(
         &self,
         session: &Session,
@@ -105,6 +109,10 @@ impl With {
         let base = &session.state.base;
         let wanted =
             BaseAt { lsn: base.lsn(), page_size: session.state.page_size, size: base.size, pages };
+        if let Some(here) = from_wal(session, pages)? {
+            crash_point!("rebase::after-base-pages");
+            return Ok(here);
+        }
         let fetched = self.runtime.block_on(self.remote.base_pages(&wanted, &self.progress));
         let gone = || Error::BaseGone { base: base.lsn(), local_pages: pages.len() };
         let fetched = fetched.map_err(|e| match is_gone(&e) {
@@ -114,6 +122,33 @@ impl With {
         let fetched = fetched.ok_or_else(gone)?;
         crash_point!("rebase::after-base-pages");
         Ok(fetched)
+    }
+}
+
+/// The pages as the file had them when it was last as the base, if its `-wal` still shows that.
+fn from_wal(session: &Session, pages: &PageSet) -> Result<Option<BasePages>, Error> {
+    let state = &session.state;
+    let Some(mark) = state.mark.as_ref().filter(|_| state.ahead.is_none()) else { return Ok(None) };
+    if !session.same_boot()? {
+        return Ok(None);
+    }
+    let view = PinnedView::begin_at(session.live()?, mark, state.base.size)?;
+    Ok(view.map(|view| -> BasePages { Box::new(Shown { view, pages: pages.clone(), after: 0 }) }))
+}
+
+/// Some pages of a view.
+struct Shown {
+    view: PinnedView,
+    pages: PageSet,
+    after: u32,
+}
+
+impl PageSource for Shown {
+    fn next_page(&mut self, page: &mut [u8]) -> Result<Option<Pgno>, DeltaError> {
+        let Some(pgno) = self.pages.next_after(self.after) else { return Ok(None) };
+        self.after = pgno.get();
+        self.view.read(pgno, page)?;
+        Ok(Some(pgno))
     }
 }
 
@@ -185,10 +220,11 @@ struct Merged {
 
 /// Brings the file, in which `local` changed, to the state that `change` leads to, with the local
 /// changes on top. The sidecar's transaction in which `local` was staged for the intent `id` is open.
+/// Without `local` the file is looked at first.
 pub(crate) fn rebase(
     session: &mut Session,
     change: &mut Change,
-    local: Local,
+    local: Option<Local>,
     id: i64,
     with: &With,
 ) -> Result<(u64, Rebased), Error> {
@@ -211,22 +247,34 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn rounds(&mut self, session: &mut Session, local: Local) -> Result<(u64, Rebased), Error> {
-        let mut first = Some(local);
+    fn rounds(
+        &mut self,
+        session: &mut Session,
+        mut first: Option<Local>,
+    ) -> Result<(u64, Rebased), Error> {
         for round in 0..ROUNDS_MAX {
             let locked = round >= ROUNDS_WITHOUT_LOCK;
             let mut live = session.live_prepared()?;
             // While one connection stays the `-wal` does, and with it what tells how far the file was
             // looked at: the push that follows need not read every page.
             session.hold()?;
-            let view = live.begin_apply()?;
-            if locked {
+            let mut tries = 0..LOCKS_MAX;
+            let view = loop {
+                if !locked {
+                    break live.begin_apply()?;
+                }
+                tries.next().ok_or_else(|| Error::KeepsMoving { path: session.db.clone() })?;
+                // Who asks for the lock must have seen the newest state: another connection keeps
+                // others out until it has.
+                let others = session.keep_out()?;
+                let view = live.begin_apply()?;
+                drop(others);
                 match view.lock::<Error>() {
-                    Ok(()) => {}
-                    Err(ApplyError::Moved) => continue,
+                    Ok(()) => break view,
+                    Err(ApplyError::Moved) => {}
                     Err(e) => return Err(of_apply(session, self.change.to(), e)),
                 }
-            }
+            };
             let local = match first.take() {
                 Some(local) => local,
                 None => self.look_again(session)?,
@@ -425,7 +473,14 @@ impl Replay<'_> {
         let onto = Scratch::writable(self.result).map_err(failed)?;
         let all = [&base, &local, &remote, &onto];
         let _watch = self.deadline.map(|deadline| Deadline::watch(deadline, &all)).transpose()?;
-        let sides = Sides { base: &base, local: &local, remote: &remote, onto: &onto };
+        let changed = self.layers.changed();
+        let sides = Sides {
+            base: &base,
+            local: &local,
+            remote: &remote,
+            onto: &onto,
+            changed: Some(&changed),
+        };
         let mut keys = KeyMap::default();
         let done = anabranch_rebase::rebase(sides, self.rules, &mut keys, &mut |conflict| {
             journal(conflict).map_err(Into::into)
