@@ -13,16 +13,23 @@ It can be in the journals of several replicas, if each of them overwrote it befo
 others. Both in the database and in a journal is what another replica's row refers to, or what
 lost no more than a column that was dropped.
 
+Taking the other side of a conflict afterwards (`conflicts resolve`) is a program that overwrites what
+it sees: what it brings back may be there, besides being in the journal.
+
 Besides: all files are equal page by page, and integrity, foreign keys and full text indices are
-clean. Ends with 1 and says why, and for which seed, if something is wrong.
+clean. Ends with 1 and says why, and for which seeds, if something is wrong; goes on after a case that
+is wrong if CONVERGE_GO_ON is set. CONVERGE_LOG shows what was done, CONVERGE_KEEP takes the files.
 """
+import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import traceback
 
 PROGRAM, FOLDER, FIRST, CASES = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -31,6 +38,7 @@ POINTS = [
     "push::after-intent", "append::before-put", "append::after-put", "push::after-append",
     "settle::before-commit", "settle::after-commit", "pull::after-fetch", "apply::under-lock",
     "pull::under-lock", "apply::before-commit", "apply::after-commit", "pull::after-commit",
+    "rebase::after-base-pages", "rebase::computed", "rebase::under-lock", "rebase::after-commit",
 ]
 # What the sources name besides, so that a new point needs no line here.
 POINTS += os.environ.get("CONVERGE_POINTS", "").split()
@@ -57,13 +65,50 @@ def succeed(*args):
     return done.stdout
 
 
+class Server:
+    """`anabranch serve` on a free port, started when the first case needs it."""
+
+    def __init__(self):
+        self.process, self.url = None, None
+
+    def start(self):
+        if not self.process:
+            data = os.path.join(FOLDER, "served")
+            shutil.rmtree(data, ignore_errors=True)
+            self.process = subprocess.Popen(
+                [PROGRAM, "serve", "--data", data, "--listen", "127.0.0.1:0"],
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            for line in self.process.stderr:
+                if found := re.search(r"listening\s+(http://\S+)", line):
+                    self.url = found[1]
+                    break
+            # Nobody reads on, and a full pipe must not stop it.
+            self.drain = threading.Thread(target=self.process.stderr.read, daemon=True)
+            self.drain.start()
+        return self.url
+
+    def stop(self):
+        if self.process:
+            self.process.terminate()
+            self.process.wait()
+            shutil.rmtree(os.path.join(FOLDER, "served"), ignore_errors=True)
+
+
+SERVER = Server()
+
+
 def quoted(name):
     return '"' + name.replace('"', '""') + '"'
 
 
 class Case:
     def __init__(self, seed):
+        self.seed = seed
         self.random = random.Random(seed)
+        # What is chosen here leaves alone what programs write.
+        self.chance = random.Random(~seed)
+        self.open_here = []
+        self.resolved = set()  # brought back from a journal
         self.numbers = 0
         self.committed = {}  # token -> what wrote it, for people
         self.gone = set()  # overwritten or deleted by a program that saw it
@@ -252,7 +297,9 @@ class Case:
                 self.committed[token] = (db, written[-1][0])
             self.gone |= before.keys() - after.keys()
         if self.random.random() < 0.1:
-            conn.execute(self.random.choice(["VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)", "ANALYZE", "REINDEX"]))
+            sql = self.random.choice(["VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)", "ANALYZE", "REINDEX"])
+            self.log.append((db, sql))
+            conn.execute(sql)
         conn.close()
 
     # -- syncing ---------------------------------------------------------------------------------
@@ -263,33 +310,118 @@ class Case:
             point = r.choice(POINTS)
             done = run("sync", db, point=point)
             self.log.append((db, "sync", point, done.returncode, done.stdout, done.stderr[-500:]))
+            self.note_undecided(db, done)
             if done.returncode < 0:
                 if r.random() < 0.5:
                     return  # Others go on first; this one recovers later.
-        for _ in range(6):
-            done = run("--json", "sync", db)
-            self.log.append((db, "sync", done.returncode, (done.stdout + done.stderr)[-500:]))
-            if "cannot be told" in done.stdout:
-                self.undecided.add(db)
+        if self.chance.random() < 0.05:
+            self.dry_run(db)
+        if self.chance.random() < 0.15:
+            self.through(db, "pull")
+            self.through(db, "push")
+        else:
+            self.through(db, "sync")
+
+    def through(self, db, verb, done=None):
+        """Runs `verb` until it is through, deciding on what has to be decided."""
+        r = self.random
+        for _ in range(8):
+            done = done or run("--json", verb, db)
+            self.log.append((db, verb, done.returncode, (done.stdout + done.stderr)[-500:]))
+            self.note_undecided(db, done)
             if done.returncode == 0:
                 return
             code = json.loads(done.stderr)["error"]["code"]
-            if code in ("schema-conflict", "unmergeable"):
-                done = run("--json", "sync", "--take", r.choice(["local", "remote"]), db)
+            last, done = done, None
+            if code in ("schema-conflict", "schema-broken", "unmergeable"):
+                done = run("--json", "pull" if verb == "pull" else "sync", "--take", r.choice(["local", "remote"]), db)
                 self.log.append((db, "take", done.returncode, (done.stdout + done.stderr)[-500:]))
+                self.note_undecided(db, done)
                 if done.returncode == 0:
                     return
                 code = json.loads(done.stderr)["error"]["code"]
-                if code != "conflict-abort":
-                    raise Wrong(f"sync --take {db}: {done.stderr}")
-                succeed("config", db, "conflict = local")
-            elif code == "conflict-abort":
-                succeed("config", db, "conflict = local")
+                if code == "schema-broken":
+                    # Two tables got one name: that is for a person, and a name is what they change.
+                    self.make_way(db, json.loads(done.stderr)["error"])
+                elif code != "conflict-abort":
+                    raise Wrong(f"{verb} --take {db}: {done.stderr}")
+                done = None
+            if code == "conflict-abort":
+                self.settle_aborts(db)
             elif code == "file-is-older":
                 succeed("repair", "--keep", db)  # By chance all is as it was earlier: said to be meant.
-            else:
+            elif code == "behind":
+                self.through(db, "pull")
+            elif code not in ("locked", "schema-broken", "schema-conflict", "unmergeable"):
                 break
-        raise Wrong(f"sync {db}: {done.returncode} {done.stderr}")
+        raise Wrong(f"{verb} {db}: {last.returncode} {last.stderr}")
+
+    def note_undecided(self, db, done):
+        if "cannot be told" in done.stdout:
+            self.undecided.add(db)
+
+    def settle_aborts(self, db):
+        for setting in json.loads(succeed("--json", "config", db))["settings"]:
+            if setting["value"] == "abort":
+                succeed("config", db, f"{setting['key']} = local")
+
+    def make_way(self, db, error):
+        raise Wrong(f"sync --take {db}: {error}")
+
+    def both_at_once(self, one, other):
+        """Two programs sync at the same time, perhaps the same file."""
+        start = lambda db: subprocess.Popen(
+            [PROGRAM, "--json", "sync", db], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started = [(db, start(db)) for db in (one, other)]
+        for db, process in started:
+            out, err = process.communicate(timeout=120)
+            self.through(db, "sync", subprocess.CompletedProcess((), process.returncode, out, err))
+
+    def dry_run(self, db):
+        """It may say that something has to be decided, but it changes nothing."""
+        before = self.everything(db)
+        done = run("--json", "sync", "--dry-run", db)
+        self.log.append((db, "dry", done.returncode, (done.stdout + done.stderr)[-300:]))
+        if done.returncode not in (0, 3):
+            raise Wrong(f"sync --dry-run {db}: {done.returncode} {done.stderr}")
+        if self.everything(db) != before:
+            raise Wrong(f"sync --dry-run {db} changed something: {done.stdout}")
+
+    def everything(self, db):
+        """What the file, the journal and the remote say."""
+        conn = self.open(db)
+        digest = hashlib.sha256("\n".join(conn.iterdump()).encode()).hexdigest() if not self.has_index(conn) else None
+        version = conn.execute("PRAGMA schema_version").fetchone()
+        conn.close()
+        return digest, version, succeed("--json", "conflicts", "--all", db), succeed("--json", "log", db)
+
+    def has_index(self, conn):
+        return conn.execute("SELECT 1 FROM sqlite_schema WHERE sql LIKE '%USING fts5%'").fetchone()
+
+    def resolve(self, db):
+        """Takes the other side of a conflict."""
+        c = self.chance
+        entries = json.loads(succeed("--json", "conflicts", db))["conflicts"]
+        if not entries:
+            return
+        entry = c.choice(entries)
+        conn = self.open(db)
+        names = self.token_tables(conn)
+        before = self.tokens(conn)
+        indexed = self.has_index(conn) and entry["table"] == "auto"
+        conn.close()
+        # No triggers fire, so that an index that is kept by them would not follow.
+        if indexed or entry["table"] not in names:
+            return
+        done = run("--json", "conflicts", "resolve", db, str(entry["id"]), "--take", c.choice(["local", "remote"]))
+        self.log.append((db, "resolve", entry, done.returncode, (done.stdout + done.stderr)[-300:]))
+        if done.returncode and json.loads(done.stderr)["error"]["code"] != "resolving":
+            raise Wrong(f"resolve {db} {entry}: {done.stderr}")
+        conn = self.open(db)
+        after = self.tokens(conn)
+        conn.close()
+        self.gone |= before.keys() - after.keys()
+        self.resolved |= after.keys() - before.keys()
 
     # -- checking --------------------------------------------------------------------------------
 
@@ -320,7 +452,7 @@ class Case:
         conn.close()
         lost, put_back = {}, set()
         for db in replicas:
-            for entry in json.loads(succeed("--json", "conflicts", db))["conflicts"]:
+            for entry in json.loads(succeed("--json", "conflicts", "--all", db))["conflicts"]:
                 token = losing(entry)
                 if entry["kind"] == "foreign-key":
                     put_back |= {entry[side]["tok"] for side in ("base", "local", "remote") if entry[side]}
@@ -335,6 +467,8 @@ class Case:
             entries = lost.get(token, [])
             if token not in present and not entries:
                 raise Wrong(f"{token} {self.committed[token]} is neither there nor in a journal")
+            if token in self.resolved:
+                continue
             for db in replicas:
                 times = sum(1 for replica, _ in entries if replica == db)
                 # Where it cannot be told whether a sync that was killed had been through, what it said counts.
@@ -362,25 +496,56 @@ class Case:
         conn.close()
         for _ in range(r.randint(0, 3)):
             self.burst(replicas[0])
-        succeed("init", replicas[0], "--remote", "remote")
+        c = self.chance
+        remote = "remote"
+        if c.random() < 0.2:
+            remote = f"{SERVER.start()}/case{self.seed}"
+        succeed("init", replicas[0], "--remote", remote)
         for db in replicas[1:]:
-            succeed("clone", "remote", db)
+            succeed("clone", remote, db)
         for db in replicas:
             policy = r.choice([None, None, "local", "remote", "merge", "abort"])
             if policy:
                 succeed("config", db, f"conflict = {policy}")
+            self.rules(db)
+            if c.random() < 0.2:
+                # As long as somebody has the file open, its `-wal` stays.
+                conn = self.open(db)
+                conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                self.open_here.append(conn)
         for _ in range(r.randint(1, 5)):
-            for db in r.sample(replicas, r.randint(1, count)):
-                self.burst(db)
+            for _ in range(c.choice([1, 1, 1, 2])):
+                for db in r.sample(replicas, r.randint(1, count)):
+                    self.burst(db)
+            if c.random() < 0.15:
+                self.both_at_once(c.choice(replicas), c.choice(replicas))
             for db in r.sample(replicas, r.randint(1, count)):
                 self.sync(db)
+            if c.random() < 0.2:
+                self.resolve(c.choice(replicas))
         self.kills = 0
+        for conn in self.open_here:
+            conn.close()
         for _ in range(3 + count):
             for db in replicas:
                 self.sync(db)
             if len({self.image(db) for db in replicas}) == 1:
                 break
         self.check(replicas)
+
+    def rules(self, db):
+        """Rules for single tables."""
+        c = self.chance
+        conn = self.open(db)
+        tables = [name for name in self.token_tables(conn) if name != "own"]
+        conn.close()
+        if not tables:
+            return
+        if c.random() < 0.2:
+            rule = c.choice(["renumber", "renumber", "local", "remote", "abort"])
+            succeed("config", db, f"conflict.{c.choice(tables)}.insert = {rule}")
+        if c.random() < 0.2:
+            succeed("config", db, f"conflict.{c.choice(tables)} = {c.choice(['local', 'remote', 'merge', 'abort'])}")
 
 
 def losing(entry):
@@ -391,6 +556,7 @@ def losing(entry):
 
 
 def main():
+    wrong = []
     for seed in range(FIRST, FIRST + CASES):
         folder = os.path.join(FOLDER, "case")
         shutil.rmtree(folder, ignore_errors=True)
@@ -400,13 +566,23 @@ def main():
         try:
             case.run()
         except Exception as e:
-            print(f"seed {seed}: {e if isinstance(e, Wrong) else traceback.format_exc()}")
+            wrong.append(seed)
+            print(f"seed {seed}: {e if isinstance(e, Wrong) else traceback.format_exc()}", flush=True)
             if os.environ.get("CONVERGE_LOG"):
                 for line in case.log:
                     print("   ", line)
             if os.environ.get("CONVERGE_KEEP"):
                 shutil.copytree(folder, os.environ["CONVERGE_KEEP"], dirs_exist_ok=True)
-            sys.exit(1)
+            if not os.environ.get("CONVERGE_GO_ON"):
+                break
+        finally:
+            for conn in case.open_here:
+                conn.close()
+    shutil.rmtree(os.path.join(FOLDER, "case"), ignore_errors=True)
+    SERVER.stop()
+    if wrong:
+        print(f"wrong: {wrong}")
+        sys.exit(1)
     print(f"{CASES} cases from {FIRST} on")
 
 
