@@ -31,7 +31,7 @@ fn leave_it_behind(yard: &Yard, a: &mut Client) {
         a.sync();
         yard.roll_over();
         a.sync();
-        let path = format!("/admin/v1/databases/{DATABASE}/compact?retain_seconds=0");
+        let path = format!("/admin/v1/databases/{DATABASE}/compact?retain-seconds=0");
         let answer = yard.admin("POST", &path);
         assert_eq!(answer.status, 200, "{}", answer.text());
     }

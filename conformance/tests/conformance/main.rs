@@ -28,3 +28,4 @@ mod replica;
 mod rollover;
 mod soak;
 mod support;
+mod two_servers;

@@ -248,7 +248,7 @@ fn soak() {
             // Refused while a push is begun.
             3..=6 => drop(yard.try_roll_over()),
             7..=9 if yard.ours().is_some() => {
-                let path = format!("/admin/v1/databases/{DATABASE}/compact?retain_seconds=0");
+                let path = format!("/admin/v1/databases/{DATABASE}/compact?retain-seconds=0");
                 assert_eq!(yard.admin("POST", &path).status, 200);
             }
             10..=21 if yard.ours().is_some() => ours.turn(&yard, &mut chance, &mut ledger),

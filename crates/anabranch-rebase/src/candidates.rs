@@ -154,7 +154,8 @@ impl Finder {
         Ok(finder)
     }
 
-    /// What may differ in the table in `trees`.
+    /// What may differ in the table in `trees`. To be asked once for each table: pages that are
+    /// accounted for by one are not looked for in the next.
     pub(crate) fn candidates(&mut self, trees: Trees) -> Result<Candidates, RebaseError> {
         let found = match trees.key_columns {
             None => self.rowids(trees).map(Candidates::Rowids),

@@ -22,15 +22,15 @@ pub(crate) fn cancel(pair: &Pair<'_>, work: &Work) -> Result<(), RebaseError> {
     let tab = pair.table.index;
     each(work, tab, "1", |change| {
         let Some(rowid) = change.key.as_ref().and_then(RowKey::rowid) else { return Ok(()) };
-        if change.op != Op::Insert {
-            if let Some(row) = before(pair, rowid)? {
-                work.add_half(hash(&row), false, change.id)?;
-            }
+        if change.op != Op::Insert
+            && let Some(row) = before(pair, rowid)?
+        {
+            work.add_half(hash(&row), false, change.id)?;
         }
-        if change.op != Op::Delete {
-            if let Some(row) = after(pair, rowid)? {
-                work.add_half(hash(&row), true, change.id)?;
-            }
+        if change.op != Op::Delete
+            && let Some(row) = after(pair, rowid)?
+        {
+            work.add_half(hash(&row), true, change.id)?;
         }
         Ok(())
     })?;

@@ -196,11 +196,12 @@ impl Engine<'_> {
         if !above.is_empty() {
             return Ok(());
         }
-        if automatic && !unique.is_empty() {
-            if let Some(to) = self.twin(table, from, unique)? {
-                let marks = if to == from { 0 } else { flag::RENUMBERED };
-                return self.move_to(table, change, from, to, flag::TWIN | marks);
-            }
+        if automatic
+            && !unique.is_empty()
+            && let Some(to) = self.twin(table, from, unique)?
+        {
+            let marks = if to == from { 0 } else { flag::RENUMBERED };
+            return self.move_to(table, change, from, to, flag::TWIN | marks);
         }
         // A row that an earlier rebase moved here is certainly another one.
         let moved_here =

@@ -104,16 +104,18 @@ pub fn rebase(
         prepare(conn)?;
     }
     let states = States { base, local, remote, onto };
-    let mut schema = plan(base, local, onto, rules)?;
+    let mut schema = plan(base, local, onto, changed, rules)?;
     schema.carry_before_rows(journal)?;
     let mut tables = Vec::new();
-    let mut special = Vec::new();
+    let mut statistics = Vec::new();
     for table in &schema.tables {
         match table.how {
             How::Merge | How::Carry => {
                 tables.push(Table::new(tables.len(), table.clone(), states)?);
             }
-            How::Sequence | How::Statistics => special.push(table.clone()),
+            How::Statistics => statistics.push(table.clone()),
+            // Read together with the tables that it is about.
+            How::Sequence => {}
         }
     }
     let mut engine = Engine::new(states, rules, &tables, &schema.foreign_keys)?;
@@ -128,11 +130,9 @@ pub fn rebase(
         engine.apply(table)?;
     }
     engine.settle_references()?;
-    for table in special {
-        match table.how {
-            How::Sequence => raise_sequences(&engine)?,
-            _ => carry_statistics(&Table::new(0, table, states)?, states)?,
-        }
+    raise_sequences(&engine)?;
+    for table in statistics {
+        carry_statistics(&Table::new(0, table, states)?, states)?;
     }
     let mut summary = summary(&engine)?;
     engine.tell(journal)?;
@@ -169,7 +169,7 @@ pub fn changed_rows(
     prepare(after)?;
     let states = States { base: before, local: after, remote: after, onto: after };
     let mut rows = Rows::new(changed, before, after)?;
-    for plan in pairs(before, after)? {
+    for plan in pairs(before, after, changed)? {
         if plan.how != How::Merge {
             continue;
         }

@@ -15,7 +15,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 
 use super::database;
-use super::params::Params;
+use crate::params::Params;
 use crate::dispatch::Call;
 use crate::error::ApiError;
 

@@ -255,8 +255,9 @@ proptest! {
         local in any_steps(0..ALL),
         remote in any_steps(0..ROWS),
         turned in any::<bool>(),
+        by_pages in any::<bool>(),
     ) {
-        let world = started(&base);
+        let world = World { by_pages, ..started(&base) };
         let (local, remote) = if turned { (remote, local) } else { (local, remote) };
         change(&world, "local", "L", &local);
         change(&world, "remote", "R", &remote);
@@ -268,8 +269,9 @@ proptest! {
         base in any_steps(0..ALL),
         local in any_steps(0..ALL),
         remote in any_steps(0..ALL),
+        by_pages in any::<bool>(),
     ) {
-        let world = started(&base);
+        let world = World { by_pages, ..started(&base) };
         change(&world, "local", "L", &local);
         change(&world, "remote", "R", &remote);
         try_all(&world);
