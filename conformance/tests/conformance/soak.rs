@@ -211,7 +211,7 @@ impl OurReplica {
             let ended = ours.try_sync(&db);
             match ended.code {
                 0 => ledger.acknowledged.extend(self.waiting.drain(..)),
-                // Diverged.
+                // What both started from is not kept any more.
                 3 => {
                     ledger.unknown.extend(self.waiting.drain(..));
                     fs::remove_dir_all(db.parent().unwrap()).unwrap();

@@ -282,6 +282,7 @@ fn library_code(error: &Error) -> &'static str {
         Error::NoConflict { .. } => "no-conflict",
         Error::Resolving { .. } => "resolving",
         Error::Races { .. } => "races",
+        Error::TooLong { .. } => "too-long",
         Error::Behind { .. } => "behind",
         Error::Offline { .. } => "offline",
         Error::Unconfirmed { .. } => "unconfirmed",

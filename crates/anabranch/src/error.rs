@@ -2,6 +2,7 @@
 //! user can do.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anabranch_format::{DeltaError, Lsn, PageSize};
 use anabranch_rebase::{Conflict, RebaseError, Side, Value};
@@ -528,6 +529,19 @@ pub enum Error {
         /// The database.
         path: PathBuf,
     },
+    /// Other programs would have been kept from writing for too long.
+    #[error(
+        "{path} is written all the time, and putting its changes on top of what the remote has took \
+         longer than other programs should have to wait ({waited:?}); nothing was changed. Sync again \
+         when less is written, or with a longer busy timeout",
+        path = path.display()
+    )]
+    TooLong {
+        /// The database.
+        path: PathBuf,
+        /// How long they had to.
+        waited: Duration,
+    },
     /// Others appended to the log whenever this replica was about to.
     #[error(
         "others were faster at {remote} again and again: what changed here is safe in the file, and \
@@ -741,9 +755,10 @@ impl Error {
             | Error::Unconfirmed { .. }
             | Error::Undecided { .. }
             | Error::RemoteGone { .. } => ErrorKind::Offline,
-            Error::Locked { .. } | Error::KeepsMoving { .. } | Error::Races { .. } => {
-                ErrorKind::Busy
-            }
+            Error::Locked { .. }
+            | Error::KeepsMoving { .. }
+            | Error::TooLong { .. }
+            | Error::Races { .. } => ErrorKind::Busy,
             Error::Location(_)
             | Error::ServerUrl(_)
             | Error::Usage(_)
