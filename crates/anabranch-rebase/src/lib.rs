@@ -19,16 +19,19 @@
 //! lost            rows in what the other side dropped
 //! candidates      keys of rows that may differ between B and L: from the leaf pages that differ,
 //!                 or, where those are too many, by a walk over both tables in key order
+//! content         rows of tables without a key: what only has another rowid did not change
 //! keys            rows that both sides inserted under a key that SQLite chose get a new key here,
 //!                 and what refers to them follows
 //! rows            each changed row against the remote's: applied, or in conflict and decided
-//! violations      what only both changes together violate: unique keys, foreign keys, checks
+//! unique          what waits for a unique index, or collides on it
+//! violations      references that only both changes together break
 //! ```
 //!
 //! # Order, and memory
 //! Keys are kept in a work database of its own (a temporary file); rows are read again when they
 //! are decided on. So memory holds a few rows, the caches of SQLite, and no list that grows with
-//! the change. The scratch copy is written in many short transactions without a journal on disk:
+//! the change but the keys that moved. R itself is kept beside the scratch copy until the end, so that
+//! what was written over can still be told and put back. The scratch copy is written in many short transactions without a journal on disk:
 //! if anything fails it is thrown away.
 //!
 //! # Safety

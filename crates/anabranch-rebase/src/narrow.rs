@@ -61,7 +61,7 @@ fn trees(table: &Table) -> Option<Trees> {
 
 impl Pair<'_> {
     /// Compares what stands under a candidate.
-    fn compare(
+    pub(crate) fn compare(
         &self,
         before: &Side,
         candidate: &RowKey,

@@ -133,7 +133,6 @@ impl Work {
     /// other values in the result.
     pub(crate) fn create(&mut self, table: &Table, mapped: bool) -> Result<(), RebaseError> {
         let n = table.index;
-        let collations = &table.result.collations;
         let columns = if table.by_rowid() { 0 } else { table.key_at.len() };
         let names = |prefix: &str| -> Vec<String> {
             (0..columns).map(|at| format!("{prefix}{at}")).collect()
@@ -143,24 +142,34 @@ impl Work {
         if mapped {
             all.extend(names("m"));
         }
-        let declared: String = all
-            .iter()
-            .enumerate()
-            .map(|(at, name)| format!(", {name} COLLATE {}", collations[at % columns.max(1)]))
-            .collect();
-        let mut batch = format!(
-            "CREATE TABLE c{n}(id INTEGER PRIMARY KEY, op INTEGER NOT NULL, rid INTEGER,
+        let batch = |collations: &[String]| {
+            let declared: String = all
+                .iter()
+                .enumerate()
+                .map(|(at, name)| format!(", {name} COLLATE {}", collations[at % columns.max(1)]))
+                .collect();
+            let mut batch = format!(
+                "CREATE TABLE c{n}(id INTEGER PRIMARY KEY, op INTEGER NOT NULL, rid INTEGER,
                  dest INTEGER, take INTEGER NOT NULL DEFAULT 0, kind INTEGER,
                  flags INTEGER NOT NULL DEFAULT 0, detail TEXT{declared});
              CREATE INDEX c{n}_dest ON c{n}(dest) WHERE dest IS NOT NULL;"
-        );
-        if columns > 0 {
-            batch += &format!("CREATE UNIQUE INDEX c{n}_k ON c{n}({});", names("k").join(", "));
-        }
-        if mapped {
-            batch += &format!("CREATE INDEX c{n}_m ON c{n}({});", names("m").join(", "));
-        }
-        self.conn.execute_batch(&batch).map_err(failed("the work database"))?;
+            );
+            if columns > 0 {
+                batch += &format!("CREATE UNIQUE INDEX c{n}_k ON c{n}({});", names("k").join(", "));
+            }
+            if mapped {
+                batch += &format!("CREATE INDEX c{n}_m ON c{n}({});", names("m").join(", "));
+            }
+            batch
+        };
+        // A collation that only the application has is not needed as long as nothing changed.
+        self.conn
+            .execute_batch(&batch(&table.result.collations))
+            .or_else(|_| {
+                self.conn.execute_batch(&format!("DROP TABLE IF EXISTS c{n}"))?;
+                self.conn.execute_batch(&batch(&vec!["BINARY".to_owned(); columns]))
+            })
+            .map_err(failed("the work database"))?;
         let list: String = all.iter().map(|name| format!(", {name}")).collect();
         let marks: String = (0..all.len()).map(|at| format!(", ?{}", at + 4)).collect();
         self.sql.push(Statements {
