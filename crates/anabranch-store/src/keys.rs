@@ -125,6 +125,11 @@ impl Keys {
         parse_lsn(file_name(key))
     }
 
+    /// What is kept beside the log for libSQL clients.
+    pub(crate) fn asides(&self) -> String {
+        self.under("heal")
+    }
+
     pub(crate) fn bodies(&self) -> String {
         self.under("body")
     }

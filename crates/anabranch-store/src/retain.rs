@@ -145,6 +145,7 @@ impl Log {
                 let listed = self.objects.list(&prefix).await?;
                 garbage.extend(listed.into_iter().filter(|o| is_below(&o.key, floor)));
             }
+            garbage.extend(self.expired_asides(kept).await?);
         }
         for prefix in [self.keys.bodies(), self.keys.stages()] {
             for listed in self.objects.list(&prefix).await? {
