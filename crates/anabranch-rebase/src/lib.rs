@@ -33,11 +33,21 @@
 //! The databases may come from anybody: connections here run without triggers and foreign keys,
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
+#[allow(dead_code)]
+mod columns;
 mod conflict;
 mod error;
+#[allow(dead_code)]
+mod foreign;
 mod keymap;
+#[allow(dead_code)]
+mod objects;
 mod plan;
 mod rules;
+#[allow(dead_code)]
+mod schema;
+#[allow(dead_code)]
+mod sql;
 
 pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
 pub use error::RebaseError;

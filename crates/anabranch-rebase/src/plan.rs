@@ -15,7 +15,8 @@ pub(crate) enum Key {
     Columns { columns: Vec<String>, alias: Option<&'static str> },
 }
 
-/// A table on one side.
+/// A table on one side. Where a virtual table is merged through SQL on itself, the name may be that
+/// of the virtual table, with a root of 0: it has no b-tree, and is walked whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableSide {
     /// Its name there.
@@ -40,9 +41,14 @@ pub(crate) struct Column {
 pub(crate) enum How {
     /// Row by row, under the rules.
     Merge,
-    /// Row by row, exactly: only the local side changed it (a shadow table of a virtual table,
-    /// statistics), and there can be no conflict. New keys are never given.
+    /// Row by row, exactly: only the local side changed it (a shadow table of a virtual table), and
+    /// there can be no conflict. New keys are never given.
     Carry,
+    /// `sqlite_sequence`: the higher of both sides' numbers. Its rows name tables as each side does.
+    Sequence,
+    /// `sqlite_stat1` and the like: the local rows if only the local side changed them, else the
+    /// remote's.
+    Statistics,
 }
 
 /// A table whose rows are replayed.

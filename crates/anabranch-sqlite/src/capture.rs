@@ -12,13 +12,16 @@
 //!
 //! What the caller must guarantee: at the mark, the file did not differ from the base.
 
+use std::borrow::BorrowMut;
+
 use anabranch_format::{DbChecksum, Pgno};
 
 use crate::base::{BaseMap, PageEntry};
 use crate::error::{CaptureError, FileError};
+use crate::live::LiveFile;
 use crate::mark::Mark;
 use crate::pages::PageSet;
-use crate::view::View;
+use crate::view::ViewOf;
 use crate::wal;
 
 /// What a view is compared with.
@@ -114,7 +117,7 @@ impl Captured {
 
 type Changed<'f, E> = &'f mut dyn FnMut(Pgno, &[u8], PageEntry) -> Result<(), E>;
 
-impl View<'_> {
+impl<L: BorrowMut<LiveFile>> ViewOf<L> {
     /// Finds the pages that differ from the base, and calls `changed` for each in ascending order
     /// with its content (page 1 as in the file) and its new entry.
     pub fn capture<E>(
@@ -158,7 +161,7 @@ impl View<'_> {
 
     /// The pages that may differ from the base, without the lock page, and where they come from.
     fn candidates(&self, with: &Compare<'_>) -> Result<(How, PageSet), ScanReason> {
-        let lock_page = self.live.page_size.lock_page();
+        let lock_page = self.live().page_size.lock_page();
         let mut pages = PageSet::new(self.db_size());
         if with.page_one_always {
             pages.insert(Pgno::ONE);
@@ -178,8 +181,8 @@ impl View<'_> {
         let since = with.since.ok_or(ScanReason::NoMark)?;
         let now = self.snapshot.as_ref().ok_or(ScanReason::NoWal)?;
         let frames = wal::frames_between(
-            self.live.wal_path(),
-            self.live.page_size,
+            self.live().wal_path(),
+            self.live().page_size,
             since,
             now,
             &mut |_, frame| {
@@ -196,23 +199,23 @@ impl View<'_> {
         &self,
         mut each: impl FnMut(Pgno, &[u8]) -> Result<(), X>,
     ) -> Result<(), X> {
-        let fail = |e| X::from(self.live.error("reading", e));
-        let lock_page = self.live.page_size.lock_page();
+        let fail = |e| X::from(self.live().error("reading", e));
+        let lock_page = self.live().page_size.lock_page();
         let mut statement = self
-            .live
+            .live()
             .conn
             .prepare_cached("SELECT data FROM sqlite_dbpage ORDER BY pgno")
             .map_err(fail)?;
         let mut rows = statement.query([]).map_err(fail)?;
         for pgno in (1..=self.db_size()).filter_map(Pgno::new) {
-            let missing = || FileError::Page { path: self.live.path.clone(), page: pgno };
+            let missing = || FileError::Page { path: self.live().path.clone(), page: pgno };
             let row = rows.next().map_err(fail)?.ok_or_else(missing)?;
             if pgno == lock_page {
                 continue;
             }
             let page = row.get_ref(0).ok().and_then(|data| data.as_blob().ok());
             match page {
-                Some(page) if page.len() == self.live.page_size.bytes() => each(pgno, page)?,
+                Some(page) if page.len() == self.live().page_size.bytes() => each(pgno, page)?,
                 _ => return Err(missing().into()),
             }
         }

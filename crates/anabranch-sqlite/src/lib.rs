@@ -10,6 +10,9 @@
 //! |---|---|
 //! | [`LiveFile`] | the file, over one connection that is used for nothing else |
 //! | [`View`] | one consistent state of it: pages, capture, compare-and-apply |
+//! | [`PinnedView`] | the same, owning the file |
+//! | [`Overlay`] | a state that differs from another in some pages |
+//! | [`Scratch`] | a connection of SQLite on such a state, to read it or to make a further one |
 //! | [`Watcher`] | sees every page that is written, also over restarts of the `-wal` |
 //! | [`Mark`] | a place in the `-wal`: what was committed up to a view |
 //! | [`BaseMap`] | the base, and the pages that intents will change, in the caller's sidecar |
@@ -46,8 +49,13 @@ mod identity;
 mod live;
 mod mark;
 mod mount;
+mod overlay;
+mod own_pages;
+mod page_read;
 mod pages;
 mod recover;
+mod scratch;
+mod state_file;
 mod verify;
 mod view;
 mod wal;
@@ -64,8 +72,11 @@ pub use frozen::{EachFrame, Frozen};
 pub use identity::FileIdentity;
 pub use live::{LiveFile, Prepared};
 pub use mark::Mark;
+pub use overlay::{Difference, LAYER_MEMORY_BYTES_MAX, Overlay, SharedOverlay};
+pub use page_read::{PageRead, SharedPages};
 pub use pages::PageSet;
 pub use recover::Verdict;
-pub use view::View;
+pub use scratch::{PageFailure, Scratch, ScratchError, VALUE_BYTES_MAX};
+pub use view::{PinnedView, View, ViewOf};
 pub use watcher::{FRAMES_MAX, Watcher, WatcherCounts};
 pub use write_behind::WriteBehind;

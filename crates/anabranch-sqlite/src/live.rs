@@ -234,9 +234,8 @@ impl LiveFile {
 
     /// Begins a read transaction: the committed state of this moment, until the view is dropped.
     pub fn begin(&mut self) -> Result<View<'_>, FileError> {
-        self.renew_if_spent()?;
-        self.set_lazy(false)?;
-        View::begin(self)
+        self.ready_to_read()?;
+        View::begin_on(self)
     }
 
     /// As [`LiveFile::begin`], for a view that will be compared and applied to. What is applied is
@@ -250,7 +249,12 @@ impl LiveFile {
         self.renew_if_spent()?;
         let lazy = self.has_empty_wal();
         self.set_lazy(lazy)?;
-        View::begin(self)
+        View::begin_on(self)
+    }
+
+    pub(crate) fn ready_to_read(&mut self) -> Result<(), FileError> {
+        self.renew_if_spent()?;
+        self.set_lazy(false)
     }
 
     /// Whether the `-wal` is absent or empty: not one byte of an earlier run is in it.

@@ -62,6 +62,40 @@ impl PageSet {
         }
     }
 
+    /// Takes out all pages above `last`.
+    pub(crate) fn remove_above(&mut self, last: u32) {
+        if last >= self.last {
+            return;
+        }
+        let (word, bit) = (last as usize / 64, last % 64);
+        self.words.truncate(word + 1);
+        self.words[word] &= u64::MAX >> (63 - bit);
+        self.last = last;
+    }
+
+    /// The first page after the one numbered `after`.
+    #[must_use]
+    pub fn next_after(&self, after: u32) -> Option<Pgno> {
+        let first = after.checked_add(1)?;
+        let (start, bit) = (first / 64, first % 64);
+        let words = self.words.get(start as usize..)?;
+        let mut mask = u64::MAX << bit;
+        for (word, index) in words.iter().zip(start..) {
+            let found = word & mask;
+            if found != 0 {
+                return Pgno::new(index * 64 + found.trailing_zeros());
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
+
+    /// How many pages are in it.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
     /// The pages, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Pgno> {
         self.words.iter().zip(0u32..).filter(|(word, _)| **word != 0).flat_map(|(word, index)| {
@@ -104,5 +138,28 @@ mod tests {
         }
         set.grow(1);
         assert!(set.contains(p(300)), "it never shrinks");
+    }
+
+    #[test]
+    fn the_next_page_is_found_and_those_above_a_size_go() {
+        let p = |n| Pgno::new(n).unwrap();
+        let mut set = PageSet::new(300);
+        for n in [1, 63, 64, 127, 128, 300] {
+            set.insert(p(n));
+        }
+        let walk = |set: &PageSet| {
+            let mut found = vec![0];
+            while let Some(next) = set.next_after(found[found.len() - 1]) {
+                found.push(next.get());
+            }
+            found
+        };
+        assert_eq!(walk(&set), [0, 1, 63, 64, 127, 128, 300]);
+        assert_eq!(set.next_after(u32::MAX), None);
+        set.remove_above(127);
+        set.grow(400);
+        assert_eq!((walk(&set), set.len()), (vec![0, 1, 63, 64, 127], 4));
+        set.remove_above(0);
+        assert!(set.is_empty());
     }
 }

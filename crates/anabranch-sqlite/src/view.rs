@@ -3,29 +3,43 @@
 //! Owns the transaction from `BEGIN` to the end of an apply or its own drop. While it lives, others
 //! may commit; the view does not see it, and an apply through it then answers
 //! [`ApplyError::Moved`](crate::ApplyError::Moved).
+//!
+//! A [`View`] borrows the file. A [`PinnedView`] owns it, so that it can be put away, sent to another
+//! thread, and read as the [`PageRead`] beneath an [`Overlay`](crate::Overlay).
 
+use std::borrow::BorrowMut;
+use std::io;
 use std::path::Path;
 
-use anabranch_format::{PageOne, Pgno};
+use anabranch_format::{PageOne, PageSize, Pgno};
 use rusqlite::OptionalExtension;
 
 use crate::error::FileError;
 use crate::ffi;
 use crate::live::LiveFile;
 use crate::mark::{Mark, Snapshot};
+use crate::page_read::PageRead;
 
-/// One committed state of a live file.
-pub struct View<'a> {
-    pub(crate) live: &'a mut LiveFile,
+/// One committed state of a live file that is borrowed.
+pub type View<'a> = ViewOf<&'a mut LiveFile>;
+
+/// One committed state of a live file that the view owns.
+///
+/// The `-wal` can be checkpointed meanwhile, but not restarted: it grows as long as others write.
+pub type PinnedView = ViewOf<LiveFile>;
+
+/// One committed state of a live file `L`: see [`View`] and [`PinnedView`].
+pub struct ViewOf<L: BorrowMut<LiveFile>> {
+    pub(crate) live: L,
     page_one: PageOne,
     db_size: u32,
     pub(crate) snapshot: Option<Snapshot>,
 }
 
-impl std::fmt::Debug for View<'_> {
+impl<L: BorrowMut<LiveFile>> std::fmt::Debug for ViewOf<L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("View")
-            .field("path", &self.live.path)
+            .field("path", &self.live().path)
             .field("db_size", &self.db_size)
             .field("snapshot", &self.snapshot)
             .finish_non_exhaustive()
@@ -39,17 +53,43 @@ struct Start {
     snapshot: Option<Snapshot>,
 }
 
-impl<'a> View<'a> {
-    pub(crate) fn begin(live: &'a mut LiveFile) -> Result<Self, FileError> {
-        match start(live) {
+impl PinnedView {
+    /// Begins a read transaction on the file, as [`LiveFile::begin`] does, and keeps both.
+    pub fn begin(mut live: LiveFile) -> Result<Self, FileError> {
+        live.ready_to_read()?;
+        Self::begin_on(live)
+    }
+}
+
+impl PageRead for PinnedView {
+    fn page_size(&self) -> PageSize {
+        self.live().page_size
+    }
+
+    fn size(&self) -> u32 {
+        self.db_size
+    }
+
+    fn read(&mut self, pgno: Pgno, buf: &mut [u8]) -> io::Result<()> {
+        self.page(pgno, buf).map_err(io::Error::other)
+    }
+}
+
+impl<L: BorrowMut<LiveFile>> ViewOf<L> {
+    pub(crate) fn begin_on(live: L) -> Result<Self, FileError> {
+        match start(live.borrow()) {
             Ok(Start { page_one, db_size, snapshot }) => {
-                Ok(View { live, page_one, db_size, snapshot })
+                Ok(ViewOf { live, page_one, db_size, snapshot })
             }
             Err(error) => {
-                live.rollback();
+                live.borrow().rollback();
                 Err(error)
             }
         }
+    }
+
+    pub(crate) fn live(&self) -> &LiveFile {
+        self.live.borrow()
     }
 
     /// Size of the database in pages, the lock page included.
@@ -74,7 +114,7 @@ impl<'a> View<'a> {
     /// The database, as SQLite resolved it.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.live.path
+        &self.live().path
     }
 
     /// Whether the database is in WAL mode.
@@ -84,6 +124,9 @@ impl<'a> View<'a> {
     }
 
     /// Reads a page into `buf`, which must be one page long. The lock page reads as zeros.
+    ///
+    /// # Panics
+    /// If `buf` has another length.
     pub fn page(&self, pgno: Pgno, buf: &mut [u8]) -> Result<(), FileError> {
         self.with_page(pgno, |page| buf.copy_from_slice(page))
     }
@@ -94,21 +137,21 @@ impl<'a> View<'a> {
         pgno: Pgno,
         f: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, FileError> {
-        read_page(self.live, pgno, f)
+        read_page(self.live(), pgno, f)
     }
 
     /// Names and definitions of the tables, up to `limit` of them, as SQLite reads them: for telling
     /// databases apart, not for trusting them.
     pub fn tables(&self, limit: u32) -> Result<Vec<(String, String)>, FileError> {
         let read = || -> rusqlite::Result<Vec<(String, String)>> {
-            let mut statement = self.live.conn.prepare(
+            let mut statement = self.live().conn.prepare(
                 "SELECT name, coalesce(sql, '') FROM sqlite_schema
                  WHERE type = 'table' ORDER BY name LIMIT ?1",
             )?;
             let tables = statement.query_map([limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
             tables.collect()
         };
-        read().map_err(|e| self.live.error("reading the schema of", e))
+        read().map_err(|e| self.live().error("reading the schema of", e))
     }
 
     /// Makes everything that this view shows survive a power failure, whatever `synchronous`
@@ -117,21 +160,22 @@ impl<'a> View<'a> {
     /// Syncs the `-wal` and its directory entry, and the database file too, since frames that were
     /// copied there may count no longer in the `-wal`.
     pub fn sync_wal(&self) -> Result<(), FileError> {
-        let fail = |e| self.live.error("syncing", e);
+        let fail = |e| self.live().error("syncing", e);
         if self.snapshot.is_some() {
-            ffi::sync(&self.live.conn, ffi::Which::Wal).map_err(fail)?;
-            sync_directory_of(self.live.wal_path())?;
+            ffi::sync(&self.live().conn, ffi::Which::Wal).map_err(fail)?;
+            sync_directory_of(self.live().wal_path())?;
         }
-        ffi::sync(&self.live.conn, ffi::Which::Main).map_err(fail)
+        ffi::sync(&self.live().conn, ffi::Which::Main).map_err(fail)
     }
 }
 
-impl Drop for View<'_> {
+impl<L: BorrowMut<LiveFile>> Drop for ViewOf<L> {
     fn drop(&mut self) {
-        self.live.rollback();
+        let live = self.live.borrow_mut();
+        live.rollback();
         // If this connection is the last to close, its checkpoint carries others' commits as well.
-        if let Err(error) = self.live.set_lazy(false) {
-            tracing::warn!(path = %self.live.path.display(), %error, "waiting for the disk again");
+        if let Err(error) = live.set_lazy(false) {
+            tracing::warn!(path = %live.path.display(), %error, "waiting for the disk again");
         }
     }
 }

@@ -1,6 +1,7 @@
-//! The only place with `unsafe`: calls to SQLite that `rusqlite` does not wrap.
+//! The only place with `unsafe`: calls to SQLite that `rusqlite` does not wrap, and in [`vfs`] calls
+//! from SQLite to us.
 //!
-//! Each function takes a live `&Connection`, so the handle is valid for the call, and no pointer
+//! Each function here takes a live `&Connection`, so the handle is valid for the call, and no pointer
 //! that SQLite owns leaves this module. The connection of a [`LiveFile`](crate::LiveFile) is used
 //! by one thread at a time (`Connection` is not `Sync`).
 #![allow(unsafe_code)]
@@ -9,6 +10,8 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;
 
 use rusqlite::{Connection, ffi};
+
+pub(crate) mod vfs;
 
 const MAIN: &CStr = c"main";
 
