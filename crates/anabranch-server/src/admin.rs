@@ -5,6 +5,9 @@
 //! | `GET …/NAME` | tells id, position and generation |
 //! | `PUT …/NAME` | creates the database, empty; 200 if it is there already |
 //! | `POST …/NAME/rollover` | begins a new generation for libSQL clients |
+//! | `GET …/NAME/conflicts[?lineage=ID]` | rows of merged pushes of libSQL clients that did not end as written |
+//! | `GET …/NAME/lineages` | the clients whose pushes were merged |
+//! | `DELETE …/NAME/lineages/ID` | forgets what is kept of one |
 //! | `POST …/NAME/compact[?retain_seconds=N]` | merges old history, drops what is older |
 
 use std::time::Duration;
@@ -46,6 +49,28 @@ pub(crate) async fn serve(
         [act] if act == "compact" => {
             call.require_write()?;
             compact(call, request.uri.query()).await
+        }
+        [list] if list == "conflicts" || list == "lineages" => {
+            if method != Method::GET {
+                return Err(ApiError::method());
+            }
+            let database = call.existing().await?;
+            if list == "lineages" {
+                return crate::libsql::lineages(&database).await;
+            }
+            let lineage = request.uri.query().unwrap_or("");
+            match lineage.strip_prefix("lineage=") {
+                Some(lineage) => crate::libsql::conflicts(&database, lineage).await,
+                None if lineage.is_empty() => crate::libsql::conflicts(&database, "").await,
+                None => Err(ApiError::bad_request("conflicts knows one parameter, lineage")),
+            }
+        }
+        [list, lineage] if list == "lineages" => {
+            if method != Method::DELETE {
+                return Err(ApiError::method());
+            }
+            call.require_write()?;
+            crate::libsql::drop_lineage(&*call.existing().await?, lineage).await
         }
         _ => Err(ApiError::no_endpoint(request.uri.path())),
     }

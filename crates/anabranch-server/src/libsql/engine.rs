@@ -7,6 +7,8 @@
 //! | frames of [`OLDER_MAX`] older generations that somebody asks for | scratch files | as above, each |
 //! | the bases of [`EXPORTS_MAX`](super::export::EXPORTS_MAX) generations | scratch files | the database, each |
 //! | frames of unfinished transactions | memory, then scratch files | [`KEPT_BYTES_MAX`](super::session::KEPT_BYTES_MAX) |
+//! | frames of [`LINEAGES_MAX`](super::heal::LINEAGES_MAX) clients that were merged | scratch files | what they pushed, each |
+//! | the database at the head, once something was merged | a scratch file | the database |
 //! | checksums of all pages | memory | 8 bytes per page, within the bound for all databases |
 //!
 //! Scratch files have no names and go with the database, when it is closed or was idle.
@@ -28,6 +30,7 @@ use super::export::Exports;
 use super::frame::PAGE_SIZE;
 use super::generation::{FloorSeen, Generation, Past, Span};
 use super::guard::Proofs;
+use super::heal::Healing;
 use super::load::{Loader, advance, gather};
 use super::page_map::{Change, MapSlot, PageMap};
 use super::session::Sessions;
@@ -62,6 +65,7 @@ pub(crate) struct Core {
     pub(super) past: Past,
     pub(super) sessions: Sessions,
     pub(super) proofs: Proofs,
+    pub(super) healing: Healing,
     pub(super) schema: SchemaSeen,
     /// Size of the database in pages at the newest position that was seen.
     pub(super) size: u32,
@@ -120,6 +124,7 @@ impl Engine {
             past: Past::default(),
             sessions: Sessions::default(),
             proofs: Proofs::default(),
+            healing: Healing::default(),
             schema: SchemaSeen::default(),
             size: 0,
             floor: FloorSeen::new(started),

@@ -7,11 +7,12 @@ use std::io::{self, BufReader, Write};
 use std::sync::Arc;
 
 use anabranch_format::{
-    ChecksumOrder, LineageId, Lsn, Metadata, MetadataError, PART_BYTES_MAX, PartHeader, Salts,
+    ChecksumOrder, Healed, LineageId, Lsn, Metadata, MetadataError, PART_BYTES_MAX, PartHeader, Salts,
     WalChecksum, read_section, skip_section,
 };
 use anabranch_rebase::{KeyMap, MovedKey};
-use anabranch_store::{Aside, AsideName, SpoolReader, StoreError};
+use anabranch_store::{Aside, AsideName, Progress, SpoolReader, StoreError};
+use futures::TryStreamExt;
 
 use super::lineage::{Fork, Lineage, Passage, run_on};
 use crate::database::Database;
@@ -357,4 +358,21 @@ pub(super) fn laid_down(
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
     Ok(Passage { frames, end, checksum, pages })
+}
+
+/// The last frame of the lineage that the log says was merged, of which nothing else is kept.
+pub(crate) async fn last_merged(
+    db: &Database,
+    owner: &Healed,
+    from: Lsn,
+    to: Lsn,
+) -> Result<u32, ApiError> {
+    let mut last = owner.frames.1;
+    let mut segments = db.log().segments(from, to, &Progress::none());
+    while let Some(segment) = segments.try_next().await.map_err(|e| unavailable(&e))? {
+        if let Some(healed) = segment.metadata.healed.filter(|h| h.lineage == owner.lineage) {
+            last = last.max(healed.frames.1);
+        }
+    }
+    Ok(last)
 }

@@ -96,7 +96,7 @@ mod states;
 pub(crate) use journal::{conflicts, drop_lineage, lineages};
 pub(super) use append::{Outcome, Own, heal};
 pub(super) use lineage::{Fork, Lie, Lineage, Origin};
-pub(super) use load::{find, of_number};
+pub(super) use load::{find, last_merged, of_number};
 pub(super) use passage::pull;
 
 /// Lineages of a database at hand; the one used least recently goes.

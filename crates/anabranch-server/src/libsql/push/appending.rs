@@ -75,6 +75,9 @@ impl Turn<'_> {
             Ok(Appended::Lost(_))
             | Err(AppendError::NotAtHead { .. } | AppendError::BelowFloor { .. }) => {
                 engine.put_map(self.db, map);
+                if let Some(session) = session.filter(|_| self.heals()) {
+                    core.sessions.put(session);
+                }
                 return Ok(None);
             }
             Err(e) => {
@@ -103,9 +106,9 @@ impl Turn<'_> {
         self.lay_down(core, current, session, (from, to)).await;
         let mut answer = Answer::ok(self.push.generation, self.push.last());
         if !done {
-            let mut session = self.new_session(current, to, order, 0);
+            let mut session = self.new_session(current, to, order, content.size_after);
             session.rules = rest;
-            answer.baton = Some(self.baton(&session.id));
+            answer.baton = Some(self.baton(&session));
             let session = self.keep_checked(core, session, to).await?;
             core.sessions.put(session);
         }
