@@ -33,23 +33,39 @@
 //! The databases may come from anybody: connections here run without triggers and foreign keys,
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
+mod cell;
 #[allow(dead_code)]
 mod columns;
 mod conflict;
+mod content;
+mod decide;
+mod engine;
 mod error;
+mod find;
 #[allow(dead_code)]
 mod foreign;
 mod keymap;
+mod keys;
 #[allow(dead_code)]
 mod objects;
 mod plan;
+mod put;
+mod rebase;
+mod rows;
 mod rules;
 #[allow(dead_code)]
 mod schema;
 #[allow(dead_code)]
 mod sql;
+mod table;
+mod unique;
+mod violations;
+mod work;
 
 pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
 pub use error::RebaseError;
 pub use keymap::{KeyMap, MovedKey};
+pub use rebase::{
+    BoxError, RowChange, Sides, Summary, TableSummary, changed_rows, prepare, rebase,
+};
 pub use rules::{InsertRule, Policy, Resolve, Rules, Side, TableRules};

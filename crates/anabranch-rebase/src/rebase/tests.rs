@@ -1,0 +1,13 @@
+//! One rule each, in plain SQL.
+
+use super::*;
+use crate::conflict::{ConflictKind, Decision, Value};
+use crate::rules::{InsertRule, Policy, TableRules};
+
+mod support;
+
+use support::{Case, Done};
+
+mod keys;
+mod policies;
+mod unique;
