@@ -70,7 +70,7 @@ pub(crate) async fn serve(
                 return Err(ApiError::method());
             }
             call.require_write()?;
-            crate::libsql::drop_lineage(&*call.existing().await?, lineage).await
+            crate::libsql::drop_lineage(&call.existing().await?, lineage).await
         }
         _ => Err(ApiError::no_endpoint(request.uri.path())),
     }

@@ -251,6 +251,11 @@ impl Database {
         self.watchers.load(Ordering::SeqCst) > 0 && !self.looking.swap(true, Ordering::SeqCst)
     }
 
+    /// Whether no other server is at the store.
+    pub(crate) fn is_sole(&self) -> bool {
+        self.shared.sole
+    }
+
     /// What is kept for libSQL clients.
     pub(crate) fn engine(&self) -> &libsql::Engine {
         &self.engine

@@ -30,6 +30,8 @@ const MAGIC: &[u8; 8] = b"anabheal";
 const LEAD_BYTES: usize = 12;
 /// No object is longer than this many times 8 MiB: 4 GiB.
 const PIECES_MAX: u32 = 512;
+/// Announcements of servers go once there is one that is newer by a day.
+const ANNOUNCEMENTS_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 /// Objects up to this length are held in memory while they are read.
 const MEMORY_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -204,6 +206,28 @@ impl Log {
         let keys: Vec<String> = listed.into_iter().map(|o| o.key).collect();
         self.objects.delete_all(&keys).await?;
         Ok(keys.len() as u64)
+    }
+
+    /// Tells other servers that this one, `server`, is serving frames.
+    pub async fn announce_serving(&self, server: &str) -> Result<(), StoreError> {
+        let key = format!("{}/{server}", self.keys.serving());
+        self.objects.replace(&key, Bytes::from_static(b"{}")).await
+    }
+
+    /// The servers that have said that they are serving frames, each with the time of the store when
+    /// it said so last.
+    pub async fn serving(&self) -> Result<Vec<(String, Micros)>, StoreError> {
+        let listed = self.objects.list(&self.keys.serving()).await?;
+        let name = |key: &str| key.rsplit_once('/').map_or(key, |(_, name)| name).to_owned();
+        Ok(listed.iter().map(|o| (name(&o.key), o.modified)).collect())
+    }
+
+    /// What servers said so long ago that it means nothing any more, by the newest that was said.
+    pub(crate) async fn old_announcements(&self) -> Result<Vec<Listed>, StoreError> {
+        let mut listed = self.objects.list(&self.keys.serving()).await?;
+        let newest = listed.iter().map(|o| o.modified.0).max().unwrap_or_default();
+        listed.retain(|o| newest.saturating_sub(o.modified.0) > ANNOUNCEMENTS_MICROS);
+        Ok(listed)
     }
 
     /// Objects of lineages none of whose parts begins at `kept` or later.

@@ -130,6 +130,11 @@ impl Keys {
         self.under("heal")
     }
 
+    /// Servers that serve frames, each under its own name.
+    pub(crate) fn serving(&self) -> String {
+        self.under("serving")
+    }
+
     pub(crate) fn bodies(&self) -> String {
         self.under("body")
     }

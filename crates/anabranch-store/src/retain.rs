@@ -135,7 +135,7 @@ impl Log {
 
     /// What may be deleted once `floor` counts; `kept` begins the oldest segment that stays.
     async fn garbage(&self, floor: Lsn, kept: Lsn) -> Result<Vec<Listed>, StoreError> {
-        let mut garbage = Vec::new();
+        let mut garbage = self.old_announcements().await?;
         if floor > Lsn::ZERO {
             let before = Lsn::new(kept.get().saturating_sub(1));
             let segments = self.segments_between(Lsn::ZERO, before).await?;

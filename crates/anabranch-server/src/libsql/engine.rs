@@ -42,6 +42,10 @@ const OLDER_MAX: usize = 2;
 /// Ranges of frames that nobody can have pulled yet; if there are more, the oldest count as pulled.
 const UNPULLED_MAX: usize = 1024;
 
+/// A server that serves frames says so this often, so that others know that they may have been
+/// pulled.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(300);
+
 /// Of one database.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -54,6 +58,8 @@ pub(crate) struct Engine {
     unpulled: Mutex<Vec<(Lsn, Lsn)>>,
     /// The last frame that was served to anybody.
     served: AtomicU64,
+    /// When this server last said that it serves frames of this database.
+    announced: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// What the lock guards.
@@ -136,6 +142,7 @@ impl Engine {
             exports: Exports::default(),
             unpulled: Mutex::default(),
             served: AtomicU64::new(0),
+            announced: tokio::sync::Mutex::default(),
         }
     }
 
@@ -178,9 +185,37 @@ impl Engine {
         }
     }
 
-    /// Frames up to `lsn` are being served.
-    pub(super) fn serving(&self, lsn: Lsn) {
+    /// Frames up to `lsn` are about to be served.
+    pub(super) async fn serving(&self, db: &Database, lsn: Lsn, now: Instant) -> Result<(), ApiError> {
         self.served.fetch_max(lsn.get(), Ordering::SeqCst);
+        if db.is_sole() {
+            return Ok(());
+        }
+        let mut announced = self.announced.lock().await;
+        if announced.is_none_or(|at| now.saturating_duration_since(at) >= ANNOUNCE_EVERY) {
+            let said = db.log().announce_serving(&db.libsql().server).await;
+            said.map_err(|e| unavailable(&e))?;
+            *announced = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Whether another server may have served the frame at `lsn`, which this one has appended: each
+    /// says from time to time, before it serves, that it does.
+    pub(super) async fn others_may_have_served(
+        &self,
+        db: &Database,
+        lsn: Lsn,
+    ) -> Result<bool, ApiError> {
+        if db.is_sole() {
+            return Ok(false);
+        }
+        let serving = db.log().serving().await.map_err(|e| unavailable(&e))?;
+        let mut others = serving.iter().filter(|(server, _)| *server != db.libsql().server);
+        let position = db.log().segment_at(lsn).await.map_err(|e| unavailable(&e))?;
+        let Some(appended) = position.modified else { return Ok(true) };
+        let window = i64::try_from((ANNOUNCE_EVERY * 3).as_micros()).unwrap_or(i64::MAX);
+        Ok(others.any(|(_, said)| said.0 >= appended.0.saturating_sub(window)))
     }
 
     /// Whether somebody may have pulled the frame at `lsn`: it was served, or is not known to be

@@ -70,7 +70,7 @@ pub(crate) async fn pull(
 ) -> Result<Pulled, ApiError> {
     if wanted.start > 1
         && let Some(shown) = db.engine().shown().filter(|g| g.span.number == wanted.generation)
-        && let Some(frames) = serve(db, &shown, wanted).await?
+        && let Some(frames) = serve(db, &shown, wanted, now).await?
     {
         return Ok(Pulled::Frames(frames));
     }
@@ -78,7 +78,7 @@ pub(crate) async fn pull(
     let found = tokio::spawn(async move { find(&looking, wanted, now).await });
     match found.await.map_err(|_| ApiError::busy("the server is stopping, or met a bug"))?? {
         Found::End { generation, max_frame_no } => Ok(Pulled::End { generation, max_frame_no }),
-        Found::Generation { generation, current } => match serve(db, &generation, wanted).await? {
+        Found::Generation { generation, current } => match serve(db, &generation, wanted, now).await? {
             Some(frames) => Ok(Pulled::Frames(frames)),
             None => Ok(current),
         },
@@ -111,12 +111,13 @@ async fn serve(
     db: &Arc<Database>,
     generation: &Arc<Generation>,
     wanted: Wanted,
+    now: Instant,
 ) -> Result<Option<Bytes>, ApiError> {
     let frames = &generation.frames;
     let Some(last) = wanted.last(frames.last()).filter(|_| wanted.start > frames.skipped()) else {
         return Ok(None);
     };
-    db.engine().serving(generation.span.lsn(last));
+    db.engine().serving(db, generation.span.lsn(last), now).await?;
     let generation = Arc::clone(generation);
     let read = blocking(move || generation.frames.read(wanted.start, last)).await?;
     Ok(Some(read.map_err(|e| scratch(&e))?.bytes().clone()))

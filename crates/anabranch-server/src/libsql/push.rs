@@ -246,7 +246,7 @@ impl Turn<'_> {
         let displaced =
             core.sessions.take_displaced(push.session.as_deref(), salts, push.start, place);
         if let Some(session) = displaced {
-            return self.continue_aside(core, session).await;
+            return self.continue_aside(core, current, head, session).await;
         }
         if push.generation != current.span.number {
             return self.other_generation(core, current, head).await;
@@ -480,4 +480,5 @@ mod appending;
 mod aside;
 mod stored;
 
+use appending::each_part;
 use aside::{Merged, PendingAside};

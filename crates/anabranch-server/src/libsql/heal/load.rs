@@ -14,6 +14,7 @@ use anabranch_rebase::{KeyMap, MovedKey};
 use anabranch_store::{Aside, AsideName, Progress, SpoolReader, StoreError};
 use futures::TryStreamExt;
 
+use super::STEP;
 use super::lineage::{Fork, Lineage, Passage, run_on};
 use crate::database::Database;
 use crate::error::ApiError;
@@ -96,7 +97,12 @@ async fn counted(
         counted.push((aside.name.clone(), metadata));
     }
     counted.sort_by_key(|(_, metadata)| metadata.lsn.0);
-    Ok(counted)
+    // Without its first part, which retention takes first, the others lead nowhere.
+    let whole = counted.first().is_some_and(|(_, metadata)| {
+        let number = metadata.healed.as_ref().map_or(0, |healed| healed.number);
+        metadata.next_generation == Some(number + STEP - 1)
+    });
+    Ok(if whole { counted } else { Vec::new() })
 }
 
 /// The segment that begins at `lsn`, if the log has it and keeps it.

@@ -104,20 +104,21 @@ impl Watch {
 
 fn run(merging: Merging, watch: &Watch) -> Result<Merged, NotMerged> {
     let Merging { base, local, onto, mut keys, scratch, check } = merging;
-    let layer = Overlay::new(onto, &scratch).map_err(failed)?.shared();
+    let layer = Overlay::new(Arc::clone(&onto), &scratch).map_err(failed)?.shared();
     let mut journal = journal::Writer::new(Spool::new(&scratch));
     {
         let base = Scratch::read_only(base).map_err(unreadable)?;
         let local = Scratch::read_only(local).map_err(unreadable)?;
+        let remote = Scratch::read_only(onto).map_err(unreadable)?;
         let onto = Scratch::writable(&layer).map_err(unreadable)?;
-        [&base, &local, &onto].into_iter().for_each(|connection| watch.add(connection));
+        [&base, &local, &remote, &onto].into_iter().for_each(|connection| watch.add(connection));
         if check {
             sound(&local)?;
         }
-        let sides = Sides { base: &base, local: &local, onto: &onto, changed: None };
+        let sides = Sides { base: &base, local: &local, remote: &remote, onto: &onto };
         let mut write = |conflict| journal.write(&conflict).map_err(Into::into);
         let merged = anabranch_rebase::rebase(sides, &Rules::default(), &mut keys, &mut write);
-        merged.map_err(|e| refused(&e, &[&base, &local, &onto]))?;
+        merged.map_err(|e| refused(&e, &[&base, &local, &remote, &onto]))?;
     }
     if keys.moved.len() > KEYS_MAX {
         let what = format!("more than {KEYS_MAX} rows would get other keys");

@@ -190,7 +190,7 @@ fn not_appended(e: &AppendError) -> ApiError {
     }
 }
 
-fn each_part<E: From<std::io::Error>>(
+pub(super) fn each_part<E: From<std::io::Error>>(
     kept: &Kept,
     mut part: impl FnMut(&Frames) -> Result<(), E>,
 ) -> Result<(), E> {

@@ -64,9 +64,15 @@ impl Turn<'_> {
     pub(super) async fn continue_aside(
         &self,
         core: &mut Core,
+        current: &Arc<Generation>,
+        head: &Head,
         session: Session,
     ) -> Result<Step, ApiError> {
         let push = self.push;
+        if self.is_stored(core, current, head, &session).await? {
+            // Another server has appended them: the request is looked at by itself.
+            return Ok(Step::Again);
+        }
         if push.start > session.next() {
             let mut answer = Answer::ok(push.generation, session.next() - 1);
             answer.baton = Some(self.baton(&session));
@@ -84,6 +90,45 @@ impl Turn<'_> {
             return Ok(Step::Again);
         }
         self.take_aside(core, session, repeated).await
+    }
+
+    /// Whether the log holds the frames that `session` keeps.
+    async fn is_stored(
+        &self,
+        core: &mut Core,
+        current: &Arc<Generation>,
+        head: &Head,
+        session: &Session,
+    ) -> Result<bool, ApiError> {
+        let Origin::Fork(fork) = &session.origin else { return Ok(false) };
+        let stored = if fork.generation == current.span.number {
+            Some(Arc::clone(current))
+        } else {
+            self.older(core, current, head, fork.generation).await?
+        };
+        let Some(stored) = stored.filter(|stored| session.start > stored.frames.skipped()) else {
+            return Ok(false);
+        };
+        let count = session.kept.frames().min(stored.frames.last() + 1 - session.start);
+        let mut from = 0;
+        while from < count {
+            let to = count.min(from + READ_FRAMES);
+            let kept = session.kept.read(from, to).map_err(|e| scratch(&e))?;
+            let (generation, first, last) =
+                (Arc::clone(&stored), session.start + from, session.start + to - 1);
+            let ours = blocking(move || generation.frames.read(first, last)).await?;
+            let ours = ours.map_err(|e| scratch(&e))?;
+            let same = ours.iter().zip(kept.iter()).enumerate().all(|(index, (ours, kept))| {
+                let lsn = stored.span.lsn(first + u32::try_from(index).unwrap_or(u32::MAX));
+                let pulled = || self.db.engine().may_be_pulled(lsn);
+                ours.says(&kept) && (ours.header.salts == kept.header.salts || pulled())
+            });
+            if !same {
+                return Ok(false);
+            }
+            from = to;
+        }
+        Ok(count > 0)
     }
 
     /// Whether what `session` keeps still comes next in its lineage. Asked after the end of the log

@@ -13,6 +13,25 @@ impl Turn<'_> {
         stored: &Arc<Generation>,
         held: usize,
     ) -> Result<Option<(usize, Conflict)>, ApiError> {
+        let compared = self.compared(stored, held, false).await?;
+        let equal = |(_, conflict): &(usize, Conflict)| conflict.reason == "equal";
+        if let Some((index, _)) = compared.as_ref().filter(|found| equal(found)) {
+            let number = self.push.start + u32::try_from(*index).unwrap_or(u32::MAX);
+            let lsn = stored.span.lsn(number);
+            if self.db.engine().others_may_have_served(self.db, lsn).await? {
+                return self.compared(stored, held, true).await;
+            }
+        }
+        Ok(compared)
+    }
+
+    /// `pulled`: all frames may have been pulled, by way of another server.
+    async fn compared(
+        &self,
+        stored: &Arc<Generation>,
+        held: usize,
+        pulled: bool,
+    ) -> Result<Option<(usize, Conflict)>, ApiError> {
         if held == 0 {
             return Ok(None);
         }
@@ -35,7 +54,7 @@ impl Turn<'_> {
                     return Ok(Some((index, Conflict { reason: "diverged", what })));
                 }
                 let foreign = ours.header.salts != theirs.header.salts;
-                if foreign && !db.engine().may_be_pulled(generation.span.lsn(number)) {
+                if foreign && !pulled && !db.engine().may_be_pulled(generation.span.lsn(number)) {
                     let what = format!(
                         "frame {number} equals the one in the log, but comes from another WAL and was \
                          not pulled by anybody: two clients made the same change on their own, and \
@@ -47,6 +66,28 @@ impl Turn<'_> {
             Ok(None)
         });
         compared.await?.map_err(|e: std::io::Error| scratch(&e))
+    }
+
+    /// The frames of an older generation, if the log keeps any.
+    pub(super) async fn older(
+        &self,
+        core: &mut Core,
+        current: &Arc<Generation>,
+        head: &Head,
+        number: u32,
+    ) -> Result<Option<Arc<Generation>>, ApiError> {
+        match core.older_at_hand(number) {
+            Some(older) => return Ok(Some(older)),
+            None if number > current.span.number => return Ok(None),
+            None => {}
+        }
+        let found = core.past.find(self.db.log(), current.span, head.floor, number).await;
+        match found.map_err(|e| unavailable(&e))? {
+            Some(found) => {
+                self.db.engine().older(self.db, core, found, head.floor).await.map(Some)
+            }
+            None => Ok(None),
+        }
     }
 
     /// The generation is not the current one: fine if all is there already.
@@ -61,21 +102,7 @@ impl Turn<'_> {
             let conflict = Conflict { reason: "generation", what };
             NotStored { stored, equal, conflict }
         };
-        let found = match core.older_at_hand(push.generation) {
-            Some(older) => Some(older),
-            None if push.generation > current.span.number => None,
-            None => {
-                let log = self.db.log();
-                let found = core.past.find(log, current.span, head.floor, push.generation).await;
-                match found.map_err(|e| unavailable(&e))? {
-                    Some(found) => {
-                        Some(self.db.engine().older(self.db, core, found, head.floor).await?)
-                    }
-                    None => None,
-                }
-            }
-        };
-        let Some(older) = found else {
+        let Some(older) = self.older(core, current, head, push.generation).await? else {
             let what = format!(
                 "the log keeps no generation {}, and {} is the current one",
                 push.generation, current.span.number

@@ -34,6 +34,8 @@ impl Ledger {
 
 struct Story {
     seed: u64,
+    /// Else a conflict is the end of what a client wrote.
+    heal: bool,
     servers: usize,
     faults: Faults,
     rollovers: bool,
@@ -43,9 +45,9 @@ struct Story {
 
 /// How many rows were acknowledged, and how many were given up after a conflict.
 async fn tell(story: Story) -> (usize, usize) {
-    let Story { seed, servers, faults, rollovers, retention, steps } = story;
+    let Story { seed, heal, servers, faults, rollovers, retention, steps } = story;
     let mut random = Random(seed);
-    let world = World::new(servers);
+    let world = if heal { World::new(servers) } else { World::without_healing(servers) };
     let mut clients: Vec<Client> = ["a", "b", "c"]
         .iter()
         .zip(1u64..)
@@ -58,7 +60,9 @@ async fn tell(story: Story) -> (usize, usize) {
         let index = usize::try_from(random.below(3)).unwrap();
         let client = &mut clients[index];
         client.faults = faults;
-        match random.below(20) {
+        let dice = random.below(20);
+        if std::env::var("TRACE").is_ok() { eprintln!("step {step} dice {dice} client {index} info {:?}", client.try_info()); }
+        match dice {
             0 => {
                 let marker = format!("r{step}");
                 world.replica_runs(&insert(&marker, 2, 3000)).await;
@@ -75,7 +79,7 @@ async fn tell(story: Story) -> (usize, usize) {
                 if client.sync(&world).await.is_err() {
                     continue;
                 }
-                let rows = [1, 2, 5, 150][usize::try_from(random.below(4)).unwrap()];
+                let rows = [1, 2, 5, 150, 3, 2, 1, 400][usize::try_from(random.below(8)).unwrap()];
                 let marker = format!("{index}x{step}");
                 client.run(&insert(&marker, rows, 1500));
                 if random.one_in(6) {
@@ -126,6 +130,7 @@ async fn tell(story: Story) -> (usize, usize) {
     let [a, b, c] = &mut clients[..] else { panic!("three clients") };
     let rows = all_equal(&world, &mut [a, b, c]).await;
     let unique: BTreeSet<&String> = rows.iter().collect();
+    if unique.len() != rows.len() { for w in rows.windows(2) { if w[0]==w[1] { eprintln!("TWICE {}", w[0]); } } }
     assert_eq!(unique.len(), rows.len(), "a row came twice, seed {seed}");
     for row in &ledger.acknowledged {
         assert!(unique.contains(row), "{row} was acknowledged and is lost, seed {seed}");
@@ -135,6 +140,7 @@ async fn tell(story: Story) -> (usize, usize) {
         assert!(known, "{row} is of nobody, seed {seed}");
     }
     assert!(!ledger.acknowledged.is_empty());
+    assert!(conflicts == 0 || !heal || retention, "{conflicts} conflicts, seed {seed}");
     (ledger.acknowledged.len(), ledger.given_up.len())
 }
 
@@ -177,6 +183,7 @@ async fn clients_that_are_killed_lose_and_double_nothing() {
     let faults = Faults { kill_before: 12, kill_after: 8, lose_answer: 12, restart_server: 0 };
     tell_all(1000, |seed| Story {
         seed,
+        heal: false,
         servers: 1,
         faults,
         rollovers: false,
@@ -191,6 +198,7 @@ async fn two_servers_that_forget_lose_and_double_nothing() {
     let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 15, restart_server: 8 };
     tell_all(2000, |seed| Story {
         seed,
+        heal: false,
         servers: 2,
         faults,
         rollovers: false,
@@ -205,6 +213,7 @@ async fn new_generations_lose_and_double_nothing() {
     let faults = Faults { kill_before: 15, kill_after: 10, lose_answer: 15, restart_server: 15 };
     tell_all(3000, |seed| Story {
         seed,
+        heal: false,
         servers: 2,
         faults,
         rollovers: true,
@@ -219,6 +228,52 @@ async fn retention_strands_nobody() {
     let faults = Faults { kill_before: 30, kill_after: 15, lose_answer: 30, restart_server: 15 };
     tell_all(4000, |seed| Story {
         seed,
+        heal: false,
+        servers: 2,
+        faults,
+        rollovers: true,
+        retention: true,
+        steps: 60,
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn diverged_clients_that_are_killed_are_healed() {
+    let faults = Faults { kill_before: 12, kill_after: 8, lose_answer: 12, restart_server: 0 };
+    tell_all(5000, |seed| Story {
+        seed,
+        heal: true,
+        servers: 1,
+        faults,
+        rollovers: false,
+        retention: false,
+        steps: 60,
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_servers_that_forget_heal_together() {
+    let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 15, restart_server: 8 };
+    tell_all(6000, |seed| Story {
+        seed,
+        heal: true,
+        servers: 2,
+        faults,
+        rollovers: true,
+        retention: false,
+        steps: 60,
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn retention_does_no_harm_to_healing() {
+    let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 20, restart_server: 15 };
+    tell_all(7000, |seed| Story {
+        seed,
+        heal: true,
         servers: 2,
         faults,
         rollovers: true,

@@ -60,13 +60,22 @@ pub(super) struct World {
     pub(super) dir: tempfile::TempDir,
     root: Root,
     servers: Mutex<Vec<Arc<App>>>,
+    heal: bool,
 }
 
 impl World {
     pub(super) fn new(servers: usize) -> Self {
+        Self::with(servers, true)
+    }
+
+    pub(super) fn without_healing(servers: usize) -> Self {
+        Self::with(servers, false)
+    }
+
+    fn with(servers: usize, heal: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::memory(&StoreOptions::new(dir.path()));
-        let world = World { dir, root, servers: Mutex::default() };
+        let world = World { dir, root, servers: Mutex::default(), heal };
         for n in 0..servers {
             let app = world.app(n);
             world.servers.lock().unwrap().push(app);
@@ -77,6 +86,7 @@ impl World {
     fn app(&self, n: usize) -> Arc<App> {
         let data = Location::folder(self.dir.path().join("data"));
         let mut config = Config::new(data, self.dir.path());
+        config.heal = self.heal;
         config.advertise = Some(format!("http://localhost:{n}"));
         App::new(config, self.root.clone())
     }
