@@ -253,10 +253,11 @@ pub(crate) async fn rollover(db: &Arc<Database>) -> Result<Response, ApiError> {
     let working = Arc::clone(db);
     let task = tokio::spawn(async move {
         let mut core = working.engine().core().await;
-        if !core.sessions.is_empty() {
+        let (now, idle) = (working.libsql().now(), working.libsql().session_idle);
+        if core.sessions.is_pushed_to(generation::Span::current(&head).number, now, idle) {
             return Err(ApiError::busy("a push is under way that a new generation would strand"));
         }
-        rollover::append(&working, &mut core, &head, working.libsql().now()).await
+        rollover::append(&working, &mut core, &head, now).await
     });
     let head = task.await.map_err(|_| ApiError::busy("the server is stopping, or met a bug"))??;
     let span = generation::Span::current(&head);

@@ -164,7 +164,7 @@ async fn find(db: &Arc<Database>, wanted: Wanted, now: Instant) -> Result<Found,
     }
     if head.floor > current.span.base() {
         // The base of the current generation is gone: whoever is behind would find no way.
-        if !core.sessions.is_empty() {
+        if core.sessions.is_pushed_to(current.span.number, now, db.libsql().session_idle) {
             return Err(ApiError::busy("a push is under way that a new generation would strand"));
         }
         head = rollover::append(db, &mut core, &head, now).await?;

@@ -69,7 +69,8 @@ async fn tell(story: Story) -> (usize, usize) {
                 ledger.acknowledged.extend((0..2).map(|n| format!("{marker}-{n}")));
             }
             1 if rollovers => {
-                world.rollover().await;
+                let status = world.try_rollover().await.status;
+                assert!(matches!(status.as_u16(), 200 | 503), "{status}");
             }
             2 if retention => {
                 let log = world.log().await;
