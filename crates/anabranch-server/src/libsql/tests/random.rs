@@ -11,6 +11,32 @@ use super::client::{Client, Failed, Faults};
 use super::world::{Random, World};
 use super::{TABLE, all_equal, insert};
 
+/// Rows that refer to others: they must go where those go.
+const CHILDREN: &str = "CREATE TABLE child(id INTEGER PRIMARY KEY, parent INTEGER REFERENCES t(id), \
+    marker TEXT)";
+
+/// As `insert`, with a child for each row.
+fn insert_families(marker: &str, rows: u32, bytes: u32) -> String {
+    let row = |n: u32| {
+        format!(
+            "INSERT INTO t(marker, filler) VALUES('{marker}-{n}', randomblob({bytes})); \
+             INSERT INTO child(parent, marker) VALUES(last_insert_rowid(), '{marker}-{n}');"
+        )
+    };
+    format!("BEGIN; {} COMMIT;", (0..rows).map(row).collect::<String>())
+}
+
+/// That every child is at its parent.
+fn check_families(client: &Client) {
+    let file = super::world::open(&client.path);
+    let count = |sql: &str| file.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let parents = count("SELECT count(*) FROM t WHERE marker NOT LIKE 'r%'");
+    let together = "SELECT count(*) FROM child JOIN t ON t.id = parent WHERE t.marker = child.marker";
+    assert_eq!((count(together), count("SELECT count(*) FROM child")), (parents, parents));
+    drop(file);
+    super::world::remove(&client.path, &["-shm"]);
+}
+
 /// What became of the rows of a client.
 #[derive(Default)]
 struct Ledger {
@@ -53,7 +79,7 @@ async fn tell(story: Story) -> (usize, usize) {
         .zip(1u64..)
         .map(|(name, n)| Client::new(&world, name, seed ^ (n << 32)))
         .collect();
-    world.replica_runs(TABLE).await;
+    world.replica_runs(&format!("{TABLE}; {CHILDREN}")).await;
     let mut ledger = Ledger::default();
     let mut conflicts = 0;
     for step in 0..steps {
@@ -82,7 +108,10 @@ async fn tell(story: Story) -> (usize, usize) {
                 }
                 let rows = [1, 2, 5, 150, 3, 2, 1, 400][usize::try_from(random.below(8)).unwrap()];
                 let marker = format!("{index}x{step}");
-                client.run(&insert(&marker, rows, 1500));
+                client.run(&insert_families(&marker, rows, 1500));
+                if random.one_in(4) {
+                    client.run(&format!("UPDATE t SET filler = NULL WHERE marker LIKE '{index}x%'"));
+                }
                 if random.one_in(6) {
                     client.run("DELETE FROM t WHERE 0; UPDATE t SET filler = randomblob(30) WHERE id % 3 = 0");
                 }
@@ -130,6 +159,7 @@ async fn tell(story: Story) -> (usize, usize) {
     }
     let [a, b, c] = &mut clients[..] else { panic!("three clients") };
     let rows = all_equal(&world, &mut [a, b, c]).await;
+    check_families(&clients[0]);
     let unique: BTreeSet<&String> = rows.iter().collect();
     if unique.len() != rows.len() { for w in rows.windows(2) { if w[0]==w[1] { eprintln!("TWICE {}", w[0]); } } }
     assert_eq!(unique.len(), rows.len(), "a row came twice, seed {seed}");
