@@ -21,6 +21,7 @@ mod frames;
 mod lsn;
 mod metadata;
 mod page;
+mod page_set;
 mod part;
 mod segment;
 mod snapshot;
@@ -42,6 +43,7 @@ pub use page::{
     DB_HEADER_BYTES, InvalidPageSize, LOCAL_FIELDS, PageOne, PageOneError, PageSize, Pgno,
     SQLITE_MAGIC, canonicalise_page_one,
 };
+pub use page_set::PageSet;
 pub use part::{PART_BYTES_MAX, PartHeader, SectionWriter, read_section, skip_section};
 pub use segment::{EncodedSegment, SegmentEncoder, SegmentError, Transaction, TransactionError};
 pub use snapshot::{

@@ -4,7 +4,6 @@ use crate::cell::{Cell, Tuple};
 use crate::conflict::{Conflict, ConflictKind, Decision, Row};
 use crate::error::RebaseError;
 use crate::rules::{InsertRule, Policy, Rules};
-use crate::sql::same_name;
 use crate::table::Table;
 use crate::work::{Change, Op, Take, flag};
 
@@ -54,23 +53,36 @@ pub(crate) fn judge(
     rules: &Rules,
     describe: impl Fn(Decision) -> Conflict,
 ) -> Result<Verdict, RebaseError> {
-    let policy = policy(table, kind, rules);
-    if let Some(resolve) = &rules.resolve {
-        let would = match policy {
-            Policy::Local => Decision::Local,
-            Policy::Merge => Decision::Merged,
-            Policy::Remote | Policy::Abort => Decision::Remote,
-        };
-        let conflict = describe(would);
-        if let Some(row) = resolve.resolve(&conflict) {
-            return resolved(table, rows, &conflict, row);
-        }
+    if let Some(verdict) = ask(table, kind, rows, rules, &describe)? {
+        return Ok(verdict);
     }
-    match policy {
+    match policy(table, kind, rules) {
         Policy::Local => Ok(Verdict::Take(Take::Local)),
         Policy::Remote => Ok(Verdict::Take(Take::Remote)),
         Policy::Merge => Ok(Verdict::Take(Take::Merge)),
         Policy::Abort => Err(aborted(describe(Decision::Remote))),
+    }
+}
+
+/// Asks the program alone.
+pub(crate) fn ask(
+    table: &Table,
+    kind: ConflictKind,
+    rows: &Versions,
+    rules: &Rules,
+    describe: impl Fn(Decision) -> Conflict,
+) -> Result<Option<Verdict>, RebaseError> {
+    let Some(resolve) = &rules.resolve else { return Ok(None) };
+    let would = match policy(table, kind, rules) {
+        _ if kind == ConflictKind::Check => Decision::Remote,
+        Policy::Local => Decision::Local,
+        Policy::Merge => Decision::Merged,
+        Policy::Remote | Policy::Abort => Decision::Remote,
+    };
+    let conflict = describe(would);
+    match resolve.resolve(&conflict) {
+        Some(row) => resolved(table, rows, &conflict, row).map(Some),
+        None => Ok(None),
     }
 }
 
@@ -139,9 +151,7 @@ fn resolved(
             tuple.rowid.is_some_and(|rowid| tuple.cells[at] == Cell::Integer(rowid))
         });
     if !same_key {
-        let named: Vec<&str> =
-            conflict.key.columns.iter().map(String::as_str).filter(|n| !same_name(n, "")).collect();
-        return Err(refuse(format!("it has another key ({})", named.join(", "))));
+        return Err(refuse(format!("it has another key ({})", conflict.key.columns.join(", "))));
     }
     if rows.remote.as_ref().is_some_and(|remote| remote.cells == tuple.cells) {
         return Ok(Verdict::Take(Take::Remote));

@@ -141,8 +141,7 @@ impl<'a> Engine<'a> {
                 rows.local = self.local_row(table, key)?;
             }
         }
-        // An inserted row that only has a rowid is another row than the remote's with the same.
-        if !(change.op == Op::Insert && !table.by_rowid() && change.dest.rowid().is_some()) {
+        if !change.has(flag::PLACED) {
             rows.remote = self.remote_row(table, &change.dest)?;
         }
         Ok(rows)
@@ -180,7 +179,10 @@ impl<'a> Engine<'a> {
         };
         Conflict {
             table: table.name().to_owned(),
-            key: table.key_row(&change.dest),
+            key: table.key_row(match (&change.dest, &change.key) {
+                (RowKey::Columns(cells), Some(key)) if cells.is_empty() => key,
+                (dest, _) => dest,
+            }),
             kind,
             base: shown(table.base.as_ref(), &rows.base),
             local: shown(Some(&table.local), &rows.local),
@@ -224,7 +226,12 @@ impl<'a> Engine<'a> {
 
     /// Lets a row of the base (`old`) or of the local side name rows by the keys that they have in
     /// the result.
-    fn rename(&self, table: &Table, row: &mut Tuple, old: bool) -> Result<(), RebaseError> {
+    pub(crate) fn rename(
+        &self,
+        table: &Table,
+        row: &mut Tuple,
+        old: bool,
+    ) -> Result<(), RebaseError> {
         if let (Some(rowid), true, true) = (row.rowid, table.by_rowid(), self.moving[table.index]) {
             row.rowid = Some(self.work.moved(table.index, rowid, old)?.unwrap_or(rowid));
         }

@@ -72,9 +72,35 @@ impl Engine<'_> {
         })
     }
 
-    /// Decides the keys that the changed rows of a table have in the result. Its parents' are
-    /// decided.
-    pub(crate) fn decide_keys(&mut self, table: &Table) -> Result<(), RebaseError> {
+    /// Decides all keys. A table that shares its rowids with its parent comes after it, also where
+    /// tables refer to each other in a circle; primary keys that have rowids in them come last.
+    pub(crate) fn decide_all_keys(&mut self) -> Result<(), RebaseError> {
+        let tables = self.tables;
+        let mut decided = vec![false; tables.len()];
+        for start in 0..tables.len() {
+            let mut chain = vec![start];
+            while let Some(&table) = chain.last() {
+                let next = parents_of_rowid(self, &tables[table])
+                    .into_iter()
+                    .find(|parent| !decided[*parent] && !chain.contains(parent));
+                if let Some(parent) = next {
+                    chain.push(parent);
+                    continue;
+                }
+                chain.pop();
+                if !std::mem::replace(&mut decided[table], true) && tables[table].by_rowid() {
+                    self.decide_keys(&tables[table])?;
+                }
+            }
+        }
+        for table in tables.iter().filter(|t| !t.by_rowid()) {
+            self.decide_keys(table)?;
+        }
+        Ok(())
+    }
+
+    /// Decides the keys that the changed rows of a table have in the result.
+    fn decide_keys(&mut self, table: &Table) -> Result<(), RebaseError> {
         if table.exact() {
             return Ok(());
         }
@@ -111,8 +137,12 @@ impl Engine<'_> {
         }
     }
 
-    /// Primary keys that are no rowids, but have such in them.
+    /// Primary keys that are no rowids, but have such in them. New rows with NULL in their key
+    /// get a rowid when they are written.
     fn map_keys(&mut self, table: &Table) -> Result<(), RebaseError> {
+        self.each(table, "op = 1 AND rid IS NOT NULL", |engine, change| {
+            engine.work.set_nowhere(table.index, change.id)
+        })?;
         let at_work = table
             .key_at
             .iter()

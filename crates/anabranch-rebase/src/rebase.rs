@@ -117,9 +117,7 @@ pub fn rebase(
     for table in &tables {
         engine.find(table)?;
     }
-    for table in &tables {
-        engine.decide_keys(table)?;
-    }
+    engine.decide_all_keys()?;
     for table in &tables {
         engine.apply(table)?;
     }

@@ -1,9 +1,9 @@
 //! Applies the changes of a table: deletes, updates, inserts; each row against the remote's.
 
-use crate::cell::RowKey;
+use crate::cell::{RowKey, Tuple};
 use crate::conflict::{Conflict, ConflictKind, Decision};
 use crate::content::cancel;
-use crate::decide::{Verdict, Versions, aborted, conflict, judge};
+use crate::decide::{Verdict, Versions, aborted, ask, conflict, judge};
 use crate::engine::Engine;
 use crate::error::RebaseError;
 use crate::find::Pair;
@@ -40,19 +40,23 @@ impl Engine<'_> {
                 Ok(kind) => self.decide(table, &mut change, &rows, kind)?,
             }
         }
-        let changed = change.kind.is_some() || change.take != Take::Local;
+        let target = self.target(table, &change, &rows)?;
+        self.note_references(table, &change, &rows, target.as_ref())?;
         if change.take != Take::Remote {
-            let target = self.target(table, &change, &rows)?;
             match self.writer.put(table, rows.remote.as_ref(), target.as_ref(), added(&rows))? {
-                Put::Done => self.placed(table, &change, &rows)?,
+                Put::Done => self.placed(table, &mut change, &rows)?,
                 Put::Unique(text) => {
                     change.flags |= flag::WAITS;
                     change.detail = Some(text);
+                    if !table.by_rowid() && rows.remote.is_none() && change.dest.rowid().is_some() {
+                        self.work.set_nowhere(table.index, change.id)?;
+                    }
                     return self.work.settle(table.index, &change);
                 }
                 Put::Check(text) => return self.refuse(table, change, &rows, text),
             }
         }
+        let changed = change.kind.is_some() || change.take != Take::Local || change.flags != 0;
         if changed { self.work.settle(table.index, &change) } else { Ok(()) }
     }
 
@@ -78,21 +82,27 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// After a row was written: SQLite may have chosen a rowid for one that has no other key.
+    /// After a row was written: SQLite has chosen a rowid for one that has no other key.
     pub(crate) fn placed(
         &self,
         table: &Table,
-        change: &Change,
+        change: &mut Change,
         rows: &Versions,
     ) -> Result<(), RebaseError> {
-        if !table.by_rowid() && change.dest.rowid().is_some() && rows.remote.is_none() {
+        if table.by_rowid() || rows.remote.is_some() {
+            return Ok(());
+        }
+        if let Some(RowKey::Rowid(_)) = change.key {
             let rowid = self.states.onto.last_insert_rowid();
-            return self.work.set_dest(table.index, change.id, &RowKey::Rowid(rowid));
+            change.flags |= flag::PLACED;
+            change.dest = RowKey::Rowid(rowid);
+            self.work.set_dest(table.index, change.id, &change.dest)?;
         }
         Ok(())
     }
 
-    /// A row that cannot stand: the remote's version does.
+    /// A row that violates a constraint of its own: the program may know another one, else the
+    /// remote's version stands.
     pub(crate) fn refuse(
         &mut self,
         table: &Table,
@@ -100,18 +110,72 @@ impl Engine<'_> {
         rows: &Versions,
         text: String,
     ) -> Result<(), RebaseError> {
+        const KIND: ConflictKind = ConflictKind::Check;
         if change.take == Take::Kept {
             return Err(RebaseError::Resolved { table: table.name().to_owned(), why: text });
         }
         change.detail = Some(text);
-        if self.rules.policy_of(table.name()) == Policy::Abort {
-            return Err(aborted(self.conflict(table, &change, rows, ConflictKind::Check)));
-        }
-        change.take = Take::Remote;
-        change.kind = Some(ConflictKind::Check);
-        change.flags |= flag::UNDONE;
         change.flags &= !flag::WAITS;
-        self.work.settle(table.index, &change)
+        let verdict = ask(table, KIND, rows, self.rules, |decision| {
+            self.describe(table, &change, rows, KIND, decision)
+        })?;
+        if let Some(Verdict::Kept(row)) = verdict {
+            change.kind = Some(KIND);
+            return self.write_kept(table, change, row.as_ref());
+        }
+        if verdict.is_none() && self.rules.policy_of(table.name()) == Policy::Abort {
+            return Err(aborted(self.conflict(table, &change, rows, KIND)));
+        }
+        self.undo(table, change, KIND)
+    }
+
+    /// Writes the row that the program decided on, when all else was written.
+    pub(crate) fn write_kept(
+        &mut self,
+        table: &Table,
+        mut change: Change,
+        row: Option<&Tuple>,
+    ) -> Result<(), RebaseError> {
+        let now = self.row_now(table, &change.dest)?;
+        match self.writer.put(table, now.as_ref(), row, false)? {
+            Put::Done => {
+                change.take = Take::Kept;
+                change.flags &= !flag::WAITS;
+                self.work.keep_row(table.index, change.id, row)?;
+                self.work.settle(table.index, &change)?;
+                self.work.push(table.index, change.id)
+            }
+            Put::Unique(why) | Put::Check(why) => {
+                Err(RebaseError::Resolved { table: table.name().to_owned(), why })
+            }
+        }
+    }
+
+    /// Puts a row on the list of those whose references have to be looked at, if what is to stand
+    /// may have broken one.
+    fn note_references(
+        &self,
+        table: &Table,
+        change: &Change,
+        rows: &Versions,
+        target: Option<&Tuple>,
+    ) -> Result<(), RebaseError> {
+        let differs =
+            |a: &Tuple, b: &Tuple, at: &[usize]| at.iter().any(|&at| a.cells[at] != b.cells[at]);
+        let broken = self.foreign.iter().any(|key| {
+            let child = key.child == table.index
+                && match (target, &rows.remote) {
+                    (Some(target), Some(remote)) => differs(target, remote, &key.columns),
+                    (target, _) => target.is_some(),
+                };
+            let parent = key.parent == table.index
+                && [&rows.remote, &rows.local].into_iter().flatten().any(|row| match target {
+                    Some(target) => differs(target, row, &key.parent_columns),
+                    None => true,
+                });
+            child || parent
+        });
+        if broken { self.work.push(table.index, change.id) } else { Ok(()) }
     }
 
     pub(crate) fn conflict(

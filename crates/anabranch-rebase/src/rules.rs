@@ -61,8 +61,11 @@ pub struct TableRules {
 
 /// A program's own decisions: asked before the policy.
 pub trait Resolve: Send + Sync {
-    /// Decides on a row that both sides changed: which row is to stand in the end (`Some(None)`: no
-    /// row); `None` leaves it to the policy. A row with another key than the conflict's is refused.
+    /// Decides on a row in conflict: which row is to stand in the end (`Some(None)`: no row); `None`
+    /// leaves it to the policy. Columns that the row does not name are as they would have been. A
+    /// row with another key than the conflict's is refused, and one that violates a constraint. Two
+    /// rows of which one gets a new key are no conflict to decide on. It is asked again about a row
+    /// that is in conflict in another way as well.
     fn resolve(&self, conflict: &Conflict) -> Option<Option<Row>>;
 }
 

@@ -270,6 +270,7 @@ impl Side {
                 .prepare_cached(&self.by_rowid)?
                 .query_row([rowid], |row| self.tuple(row, defaults))
                 .optional(),
+            RowKey::Columns(cells) if cells.len() != self.key.len() => Ok(None),
             RowKey::Columns(cells) => conn
                 .prepare_cached(&self.by_key)?
                 .query_row(params_from_iter(cells), |row| self.tuple(row, defaults))
@@ -379,7 +380,11 @@ fn statement(conn: &Connection, table: &str) -> Result<Option<String>, RebaseErr
 /// What rows have in a column that was added to them. An expression that is not constant cannot be
 /// the default of such a column. It is asked of a table of its own, so that the column's affinity
 /// counts.
-fn default_of(conn: &Connection, table: &str, column: &str) -> Result<Cell, RebaseError> {
+pub(crate) fn default_of(
+    conn: &Connection,
+    table: &str,
+    column: &str,
+) -> Result<Cell, RebaseError> {
     let what = || format!("the default of {table}.{column}");
     let found: Option<(String, Option<String>)> = conn
         .prepare_cached(

@@ -7,13 +7,12 @@ use rusqlite::params_from_iter;
 
 use crate::cell::{Cell, RowKey, Tuple};
 use crate::conflict::ConflictKind;
-use crate::decide::{aborted, local_over};
+use crate::decide::{Verdict, judge, local_over};
 use crate::engine::Engine;
 use crate::error::RebaseError;
 use crate::objects::read;
 use crate::put::{Put, wherever};
 use crate::rows::added;
-use crate::rules::Policy;
 use crate::sql::{Kind, quoted, tokens};
 use crate::table::Table;
 use crate::work::{Change, Op, Take, failed, flag};
@@ -49,7 +48,7 @@ impl Engine<'_> {
         let target = self.target(table, &change, &rows)?;
         match self.writer.put(table, now.as_ref(), target.as_ref(), added(&rows))? {
             Put::Done => {
-                self.placed(table, &change, &rows)?;
+                self.placed(table, &mut change, &rows)?;
                 change.flags &= !flag::WAITS;
                 change.detail = None;
                 self.work.settle(table.index, &change)?;
@@ -57,9 +56,7 @@ impl Engine<'_> {
             }
             Put::Unique(_) => Ok(false),
             Put::Check(text) => {
-                self.refuse(table, change.clone(), &rows, text)?;
-                let change = self.work.get(table.index, change.id)?;
-                self.undo(table, change, ConflictKind::Check)?;
+                self.refuse(table, change, &rows, text)?;
                 Ok(true)
             }
         }
@@ -77,14 +74,15 @@ impl Engine<'_> {
                 why: change.detail.unwrap_or_default(),
             });
         }
-        let policy = match self.rules.policy_of(table.name()) {
-            Policy::Abort => {
-                return Err(aborted(self.conflict(table, &change, &rows, ConflictKind::Unique)));
-            }
-            policy => policy,
-        };
+        let verdict = judge(table, ConflictKind::Unique, &rows, self.rules, |decision| {
+            self.describe(table, &change, &rows, ConflictKind::Unique, decision)
+        })?;
+        if let Verdict::Kept(row) = verdict {
+            change.kind = Some(ConflictKind::Unique);
+            return self.write_kept(table, change, row.as_ref());
+        }
         let target = self.target(table, &change, &rows)?;
-        let (Policy::Local | Policy::Merge, Some(target)) = (policy, &target) else {
+        let (Verdict::Take(Take::Local), Some(target)) = (verdict, &target) else {
             return self.undo(table, change, ConflictKind::Unique);
         };
         let mut displaced = Vec::new();
@@ -122,7 +120,9 @@ impl Engine<'_> {
         let rows = self.versions(table, &other)?;
         if let Some(row) = local_over(table, &rows) {
             if self.writer.put(table, None, Some(&row), added(&rows))? == Put::Done {
-                return Ok(());
+                let mut other = other;
+                self.placed(table, &mut other, &rows)?;
+                return self.work.settle(table.index, &other);
             }
             self.work.keep_row(table.index, other.id, None)?;
             let gone = Change { take: Take::Kept, ..other };
@@ -200,25 +200,17 @@ impl Engine<'_> {
     /// The key on the local side of a row that did not change here; `None`: the row under that key is
     /// another one.
     fn key_here(&self, table: &Table, dest: &RowKey) -> Result<Option<RowKey>, RebaseError> {
-        let here = |tab: usize, to: i64| -> Result<Option<i64>, RebaseError> {
-            if !self.moving[tab] {
-                return Ok(Some(to));
-            }
-            match self.work.came_from(tab, to)? {
-                Some(from) => Ok(Some(from)),
-                None if self.work.moved(tab, to, false)?.is_some() => Ok(None),
-                None => Ok(Some(to)),
-            }
-        };
         match dest {
-            RowKey::Rowid(to) if table.by_rowid() => Ok(here(table.index, *to)?.map(RowKey::Rowid)),
+            RowKey::Rowid(to) if table.by_rowid() => {
+                Ok(self.rowid_here(table.index, *to)?.map(RowKey::Rowid))
+            }
             RowKey::Rowid(_) => Ok(Some(dest.clone())),
             RowKey::Columns(cells) => {
                 let mut cells = cells.clone();
                 for (cell, &at) in cells.iter_mut().zip(&table.key_at) {
                     let Cell::Integer(to) = *cell else { continue };
                     for &root in &self.roots[table.index][at] {
-                        match here(root, to)? {
+                        match self.rowid_here(root, to)? {
                             Some(from) => *cell = Cell::Integer(from),
                             None => return Ok(None),
                         }
@@ -226,6 +218,19 @@ impl Engine<'_> {
                 }
                 Ok(Some(RowKey::Columns(cells)))
             }
+        }
+    }
+
+    /// Which rowid of the local side is this one of the result; `None`: none, as its own row with
+    /// that rowid went elsewhere.
+    pub(crate) fn rowid_here(&self, tab: usize, to: i64) -> Result<Option<i64>, RebaseError> {
+        if !self.moving[tab] {
+            return Ok(Some(to));
+        }
+        match self.work.came_from(tab, to)? {
+            Some(from) => Ok(Some(from)),
+            None if self.work.moved(tab, to, false)?.is_some() => Ok(None),
+            None => Ok(Some(to)),
         }
     }
 
@@ -253,9 +258,13 @@ impl Engine<'_> {
                     index.terms.join(", "),
                     table.result.from
                 );
-                let mut statement = conn.prepare(&sql).map_err(what())?;
-                let mut rows = statement.query(params_from_iter(&key)).map_err(what())?;
                 let mut values = Vec::new();
+                // Where a text in double quotes counts as a string, its index cannot be asked.
+                let Ok(mut statement) = conn.prepare(&sql) else {
+                    wanted.push(values);
+                    continue;
+                };
+                let mut rows = statement.query(params_from_iter(&key)).map_err(what())?;
                 if let Some(row) = rows.next().map_err(what())? {
                     for at in 0..index.terms.len() {
                         values.push(Cell::from(row.get_ref(at).map_err(what())?));

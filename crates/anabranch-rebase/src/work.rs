@@ -62,6 +62,10 @@ pub(crate) mod flag {
     /// The local row is kept under a new key although the remote's has the old one: nothing
     /// about it is told, since the key is nothing that anybody sees.
     pub(crate) const SILENT: u32 = 32;
+    /// The program was asked what becomes of its reference to a row that is gone.
+    pub(crate) const ASKED: u32 = 64;
+    /// It only has a rowid, and got one when it was written: the remote has no row there.
+    pub(crate) const PLACED: u32 = 128;
 }
 
 /// A row that changed here, or that something is done about.
@@ -71,7 +75,7 @@ pub(crate) struct Change {
     pub(crate) op: Op,
     /// Its key on the local side (and in the base).
     pub(crate) key: Option<RowKey>,
-    /// Its key in the result.
+    /// Its key in the result. No columns at all: none yet, its rowid is chosen when it is written.
     pub(crate) dest: RowKey,
     pub(crate) take: Take,
     pub(crate) kind: Option<ConflictKind>,
@@ -291,6 +295,11 @@ impl Work {
         }
     }
 
+    /// Notes that a row has no key in the result as long as it is not written.
+    pub(crate) fn set_nowhere(&self, tab: usize, id: i64) -> Result<(), RebaseError> {
+        self.run(&format!("UPDATE c{tab} SET dest = NULL WHERE id = ?1"), params![id])
+    }
+
     /// Writes back what was decided: `take`, `kind`, `flags`, `detail`.
     pub(crate) fn settle(&self, tab: usize, change: &Change) -> Result<(), RebaseError> {
         self.run(
@@ -495,6 +504,7 @@ impl Work {
         };
         let dest = match to {
             Some(to) => Some(RowKey::Rowid(to)),
+            None if rid.is_some() => None,
             None if sql.mapped => cells(FIXED + sql.columns)?,
             None => key.clone(),
         };

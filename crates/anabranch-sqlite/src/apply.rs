@@ -29,9 +29,9 @@ use serde::{Deserialize, Serialize};
 use crate::base::{BaseMap, PageEntry, PageHasher};
 use crate::error::{ApplyError, FileError, NewPagesError};
 use crate::mark::Mark;
-use crate::pages::PageSet;
 use crate::verify::Committed;
 use crate::view::View;
+use anabranch_format::PageSet;
 
 /// How long to wait before asking for the write lock again: first and longest.
 const LOCK_RETRY: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));

@@ -20,9 +20,9 @@ use crate::base::{BaseMap, PageEntry};
 use crate::error::{CaptureError, FileError};
 use crate::live::LiveFile;
 use crate::mark::Mark;
-use crate::pages::PageSet;
 use crate::view::ViewOf;
 use crate::wal;
+use anabranch_format::PageSet;
 
 /// What a view is compared with.
 #[derive(Debug, Clone, Copy)]

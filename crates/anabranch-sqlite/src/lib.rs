@@ -52,7 +52,6 @@ mod mount;
 mod overlay;
 mod own_pages;
 mod page_read;
-mod pages;
 mod recover;
 mod scratch;
 mod state_file;
@@ -62,6 +61,7 @@ mod wal;
 mod watcher;
 mod write_behind;
 
+pub use anabranch_format::PageSet;
 pub use apply::{
     Applied, ApplyDelta, ApplyIntent, CookieRule, Hashed, NewPage, NewPages, UnderLock,
 };
@@ -74,7 +74,6 @@ pub use live::{LiveFile, Prepared};
 pub use mark::Mark;
 pub use overlay::{Difference, LAYER_MEMORY_BYTES_MAX, Overlay, SharedOverlay};
 pub use page_read::{PageRead, SharedPages};
-pub use pages::PageSet;
 pub use recover::Verdict;
 pub use scratch::{PageFailure, Scratch, ScratchError, VALUE_BYTES_MAX};
 pub use view::{PinnedView, View, ViewOf};

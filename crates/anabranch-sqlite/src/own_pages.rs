@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anabranch_format::{PageSize, Pgno};
 
-use crate::pages::PageSet;
+use anabranch_format::PageSet;
 
 /// Images of pages by number.
 pub(crate) struct OwnPages {

@@ -19,9 +19,9 @@ use crate::apply::ApplyIntent;
 use crate::base::BaseMap;
 use crate::capture::ScanReason;
 use crate::error::{BaseError, CaptureError};
-use crate::pages::PageSet;
 use crate::view::View;
 use crate::wal::{self, WalFile};
+use anabranch_format::PageSet;
 
 /// By how much programs may have counted up a schema cookie since: one per schema change.
 const COOKIE_STEPS_MAX: u32 = 1 << 20;

@@ -22,9 +22,9 @@ use crate::error::{ApplyError, FileError, Mismatch};
 use crate::ffi;
 use crate::live::LiveFile;
 use crate::mark::{Mark, Snapshot};
-use crate::pages::PageSet;
 use crate::view::View;
 use crate::wal::{self, WalFile};
+use anabranch_format::PageSet;
 
 /// A change that was just committed.
 pub(crate) struct Committed {

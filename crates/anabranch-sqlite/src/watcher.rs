@@ -42,8 +42,8 @@ use crate::ffi;
 use crate::identity::FileIdentity;
 use crate::live::{LiveFile, connect, sqlite_error};
 use crate::mark::{Mark, Snapshot};
-use crate::pages::PageSet;
 use crate::wal;
+use anabranch_format::PageSet;
 
 /// Frames in the `-wal` from which on it is tidied: as many as make SQLite itself checkpoint.
 pub const FRAMES_MAX: u32 = 1000;

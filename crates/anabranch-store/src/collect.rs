@@ -51,7 +51,7 @@ impl Collected {
 
     /// Adds the next object.
     pub(crate) async fn add(mut self, piece: OpenPiece) -> Result<Self, StoreError> {
-        self.check(&piece)?;
+        check_next(&self.context, &self.keys, self.last.as_ref(), &piece)?;
         let metadata = &piece.metadata;
         if let (Kind::Segment, Some(push)) = (metadata.kind, &metadata.push) {
             let (writer, lsn) = (metadata.writer.clone(), metadata.lsn.1);
@@ -70,18 +70,6 @@ impl Collected {
         tokio::task::spawn_blocking(move || self.runs.add(piece).map(|()| self))
             .await
             .map_err(|_| StoreError::Interrupted)?
-    }
-
-    fn check(&self, piece: &OpenPiece) -> Result<(), StoreError> {
-        if piece.metadata.kind == Kind::Snapshot {
-            return Ok(());
-        }
-        let before = self.last.as_ref();
-        if before.is_some_and(|b| piece.metadata.from() > b.lsn.1) {
-            let hole = before.and_then(|b| b.lsn.1.next()).unwrap_or(Lsn::MAX);
-            return Err(self.context.missing(&self.keys.segment(hole)));
-        }
-        check_follows(&self.context, &piece.key, before, &piece.metadata)
     }
 
     /// That the objects lead from `from` to `to`.
@@ -142,6 +130,23 @@ impl Collected {
             pages_source: source,
         })
     }
+}
+
+/// The next object of a plan must follow the one before it, which `before` is the metadata of.
+pub(crate) fn check_next(
+    context: &Context,
+    keys: &Keys,
+    before: Option<&Metadata>,
+    piece: &OpenPiece,
+) -> Result<(), StoreError> {
+    if piece.metadata.kind == Kind::Snapshot {
+        return Ok(());
+    }
+    if before.is_some_and(|b| piece.metadata.from() > b.lsn.1) {
+        let hole = before.and_then(|b| b.lsn.1.next()).unwrap_or(Lsn::MAX);
+        return Err(context.missing(&keys.segment(hole)));
+    }
+    check_follows(context, &piece.key, before, &piece.metadata)
 }
 
 /// An object must be what its place says, of this database.

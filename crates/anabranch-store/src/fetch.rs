@@ -40,7 +40,7 @@ const MEMORY_BYTES_MAX: u64 = 64 * 1024;
 /// If there are few objects each may take a share of this.
 const MEMORY_BYTES_ALL: u64 = 16 * 1024 * 1024;
 /// A plan that was overtaken is made anew this often.
-const PLANS_MAX: u32 = 6;
+pub(crate) const PLANS_MAX: u32 = 6;
 
 /// A push that is part of what was fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -324,18 +324,39 @@ impl Log {
         let Some(name) = metadata.body.clone() else {
             return self.checked_piece(&key, target, metadata, body);
         };
-        let body_key = self.keys.resolve_body(&name).ok_or_else(|| {
-            self.contradiction(&key, format!("it names a body where none can be: {name:?}"))
-        })?;
+        let (body_key, metadata) = self.named_body(&key, &name, metadata)?;
         let (inner, body) = self.open_at(&body_key, memory_bytes_max, counter).await?;
-        let metadata = Metadata { body: None, ..metadata };
-        if inner != metadata {
-            let text = format!("its metadata differs from that of {key}, which names it");
-            return Err(self.contradiction(&body_key, text));
-        }
+        self.check_body(&key, &body_key, &metadata, &inner)?;
         let mut piece = self.checked_piece(&key, target, metadata, body)?;
         piece.key = body_key;
         Ok(piece)
+    }
+
+    /// The key of the body `name` that the object at `key` names, and the metadata that it must have.
+    pub(crate) fn named_body(
+        &self,
+        key: &str,
+        name: &str,
+        metadata: Metadata,
+    ) -> Result<(String, Metadata), StoreError> {
+        let body_key = self.keys.resolve_body(name).ok_or_else(|| {
+            self.contradiction(key, format!("it names a body where none can be: {name:?}"))
+        })?;
+        Ok((body_key, Metadata { body: None, ..metadata }))
+    }
+
+    pub(crate) fn check_body(
+        &self,
+        key: &str,
+        body_key: &str,
+        metadata: &Metadata,
+        found: &Metadata,
+    ) -> Result<(), StoreError> {
+        if found == metadata {
+            return Ok(());
+        }
+        let text = format!("its metadata differs from that of {key}, which names it");
+        Err(self.contradiction(body_key, text))
     }
 
     fn checked_piece(

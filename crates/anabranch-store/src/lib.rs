@@ -12,6 +12,7 @@
 //! | [`Anchor`], [`Head`], [`Position`] | places in the log, and what proves them |
 //! | [`Spool`], [`NewSegment`] | what is appended |
 //! | [`Fetched`] | what was fetched: pages, ascending, checked |
+//! | [`PagesAt`] | single pages as of any position |
 //! | [`SegmentFrames`] | the frames of the log as they were appended |
 //! | [`Bundle`], [`Arrival`] | the same, on its way from one that has the log to one that has not |
 //!
@@ -38,11 +39,13 @@ mod location;
 mod log;
 mod name;
 mod objects;
+mod pages_at;
 mod plan;
 mod progress;
 mod retain;
 mod root;
 mod runs;
+mod snapshot_pages;
 mod spool;
 mod unpack;
 mod upload;
@@ -61,6 +64,7 @@ pub use history::{At, CLOCK_TOLERANCE, ClockGap, Entry, Position};
 pub use location::{Location, LocationError};
 pub use log::Log;
 pub use name::{DatabaseName, InvalidName};
+pub use pages_at::PagesAt;
 pub use progress::{Counter, Progress, ProgressEvent, Step};
 pub use root::{Named, Root, StoreKind, StoreOptions};
 pub use spool::{Spool, SpoolReader};

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path as FsPath;
 use std::sync::Arc;
 use std::time::Duration;
@@ -377,6 +378,26 @@ impl Objects {
                 }
                 _ => Err(e),
             },
+        }
+    }
+
+    /// Some bytes of an object that is known to be longer; `None` if it is absent.
+    pub(crate) async fn read_range(
+        &self,
+        key: &str,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let wanted = range.end.saturating_sub(range.start);
+        let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
+        let Some(found) = self.get(key, options).await? else { return Ok(None) };
+        match found.bytes().await {
+            Ok(bytes) if bytes.len() as u64 == wanted => Ok(Some(bytes)),
+            Ok(bytes) => {
+                let text = format!("{} bytes came where {wanted} were asked for", bytes.len());
+                Err(self.corrupt(key, Damage::Contradiction(text)))
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.failed(key, e)),
         }
     }
 

@@ -129,13 +129,51 @@ impl Log {
             return Ok(Plan { from, pieces: vec![(Target::Segment(newest.lsn.0), 0)] });
         }
         let catalog = self.catalog(from, to.lsn).await?;
-        catalog.plan(from, to.lsn, floor).map_err(|broken| match broken {
-            Broken::At(at) => self.objects.missing(&self.keys.segment(at.next().unwrap_or(at))),
-            Broken::Inside => self.contradiction(
-                &self.keys.log(),
-                format!("position {} is no end of a segment", to.lsn),
-            ),
-        })
+        catalog.plan(from, to.lsn, floor).map_err(|broken| self.broken(&broken, to.lsn))
+    }
+
+    /// A plan to get the whole state at `to`, which may lie inside the last of its segments.
+    pub(crate) async fn plan_whole(&self, to: Lsn) -> Result<Plan, StoreError> {
+        let floor = self.floor().await?;
+        if to < floor {
+            return Err(self.below_floor(to, floor));
+        }
+        let catalog = self.catalog(Lsn::ZERO, to).await?;
+        let usable = |lsn: Lsn| lsn >= floor && lsn <= to;
+        let snapshot = catalog.snapshots.iter().rev().find(|s| usable(s.0)).copied();
+        let start = match snapshot {
+            Some((lsn, _)) => lsn,
+            None if floor > Lsn::ZERO => {
+                return Err(self.objects.missing(&self.keys.snapshot(floor)));
+            }
+            None => Lsn::ZERO,
+        };
+        let mut pieces: Vec<_> =
+            snapshot.map(|(lsn, bytes)| (Target::Snapshot(lsn), bytes)).into_iter().collect();
+        match catalog.chain(start, to) {
+            Ok(rest) => pieces.extend(rest),
+            Err(Broken::At(end)) => return Err(self.ends_before(to, end).await?),
+            Err(broken) => return Err(self.broken(&broken, to)),
+        }
+        Ok(Plan { from: None, pieces })
+    }
+
+    /// The error that what was found ends at `end`, before `at`.
+    pub(crate) async fn ends_before(&self, at: Lsn, end: Lsn) -> Result<StoreError, StoreError> {
+        let next = end.next().unwrap_or(Lsn::MAX);
+        if self.segment(next).await?.is_some() {
+            // A listing left it out, or it came since.
+            return Ok(self.objects.missing(&self.keys.segment(next)));
+        }
+        Ok(StoreError::BeyondHead { location: self.location().to_owned(), at, head: end })
+    }
+
+    fn broken(&self, broken: &Broken, to: Lsn) -> StoreError {
+        match broken {
+            Broken::At(at) => self.objects.missing(&self.keys.segment(at.next().unwrap_or(*at))),
+            Broken::Inside => self
+                .contradiction(&self.keys.log(), format!("position {to} is no end of a segment")),
+        }
     }
 
     #[expect(clippy::unused_self, reason = "reads better at the call")]

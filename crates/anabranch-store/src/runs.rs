@@ -14,10 +14,11 @@
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anabranch_format::{
-    DbChecksum, DeltaError, DeltaReader, Kind, Merge, Metadata, PageChecksum, PageOrder, PageSize,
-    PageSource, Pgno, SegmentReader, SnapshotReader, WINDOW_LOG_MAX,
+    DbChecksum, DeltaError, DeltaReader, Kind, Merge, Metadata, PageChecksum, PageOrder, PageSet,
+    PageSize, PageSource, Pgno, SegmentReader, SnapshotReader, WINDOW_LOG_MAX,
 };
 
 use crate::context::Context;
@@ -33,7 +34,7 @@ const RUNS_PER_LEVEL: usize = 16;
 const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const BUFFER_BYTES: usize = 64 * 1024;
 
-type Source = Box<dyn PageSource + Send>;
+pub(crate) type Source = Box<dyn PageSource + Send>;
 
 /// An object whose bytes are at hand.
 #[derive(Debug)]
@@ -59,6 +60,8 @@ pub(crate) struct Runs {
     directory: PathBuf,
     page_size: PageSize,
     chain: Chain,
+    /// No other pages are wanted.
+    only: Option<Arc<PageSet>>,
     /// Gathered, to be opened and merged together.
     pieces: Vec<OpenPiece>,
     window_bytes: u64,
@@ -75,11 +78,17 @@ impl Runs {
             directory: context.scratch().to_path_buf(),
             page_size,
             chain,
+            only: None,
             pieces: Vec::new(),
             window_bytes: 0,
             levels: Vec::new(),
             size_after: 0,
         }
+    }
+
+    /// Lets no other pages through. That all pages of a growth are there is seen before.
+    pub(crate) fn only(self, pages: Arc<PageSet>) -> Self {
+        Runs { only: Some(pages), ..self }
     }
 
     /// Adds the next newer change. Blocking: may merge what was gathered into a file.
@@ -127,9 +136,26 @@ impl Runs {
     }
 
     fn source(&self, piece: OpenPiece, longest: bool) -> Result<Source, StoreError> {
+        let source = self.every_page(piece, longest)?;
+        Ok(self.filtered(source))
+    }
+
+    fn filtered(&self, source: Source) -> Source {
+        match &self.only {
+            Some(pages) => Box::new(Only { source, pages: Arc::clone(pages) }),
+            None => source,
+        }
+    }
+
+    fn every_page(&self, piece: OpenPiece, longest: bool) -> Result<Source, StoreError> {
         let OpenPiece { key, metadata, body } = piece;
         if metadata.transactions.is_some() {
-            return self.unordered(&key, BufReader::with_capacity(BUFFER_BYTES, body), &metadata);
+            let body = BufReader::with_capacity(BUFFER_BYTES, body);
+            let (before, after) = metadata.pages;
+            let source = self.unordered(&key, body, &metadata, None)?.0;
+            let order = PageOrder::new(self.page_size, before, after);
+            let source = Box::new(Ordered { source, order });
+            return Ok(Box::new(Named { context: self.context.clone(), key, source }));
         }
         let scratch = |e| self.context.scratch_failed(e);
         let threads = longest
@@ -165,22 +191,41 @@ impl Runs {
         }
     }
 
+    /// The pages of the first `frames` frames of a segment, and the size of the database after them:
+    /// the state at a position inside it, which must end a transaction.
+    pub(crate) fn cut(&self, piece: OpenPiece, frames: u64) -> Result<(Source, u32), StoreError> {
+        let OpenPiece { key, metadata, body } = piece;
+        let body = BufReader::with_capacity(BUFFER_BYTES, body);
+        let (source, size) = self.unordered(&key, body, &metadata, Some(frames))?;
+        Ok((self.filtered(source), size))
+    }
+
     /// A segment of several transactions, in whatever order SQLite wrote its pages: they go to a
-    /// file, and are read from it in page order, of each the last.
+    /// file, and are read from it in page order, of each the last. All frames or the first few, and
+    /// the size after them.
     fn unordered(
         &self,
         key: &str,
         body: BufReader<SpoolReader>,
         metadata: &Metadata,
-    ) -> Result<Source, StoreError> {
+        frames: Option<u64>,
+    ) -> Result<(Source, u32), StoreError> {
         let damaged = |e: DeltaError| self.context.corrupt(key, Damage::Pages(e));
         let mut segment = SegmentReader::new(body, metadata).map_err(damaged)?;
         let mut file = self.scratch_file()?;
         let mut page = vec![0; self.page_size.bytes()];
         let mut last: Vec<(Pgno, u64)> = Vec::new();
-        while let Some(frame) = segment.next_frame(&mut page).map_err(damaged)? {
+        let mut size = 0;
+        while frames.is_none_or(|frames| (last.len() as u64) < frames)
+            && let Some(frame) = segment.next_frame(&mut page).map_err(damaged)?
+        {
+            size = frame.commit_size;
             last.push((frame.pgno, last.len() as u64));
             file.write_all(&page).map_err(|e| self.context.scratch_failed(e))?;
+        }
+        if size == 0 {
+            let text = format!("frame {} of it does not end a transaction", last.len());
+            return Err(self.context.contradiction(key, text));
         }
         let file = file.into_inner().map_err(|e| self.context.scratch_failed(e.into_error()))?;
         last.sort_unstable();
@@ -188,17 +233,13 @@ impl Runs {
         for (pgno, at) in last {
             match pages.last_mut() {
                 Some(newest) if newest.0 == pgno => newest.1 = at,
-                _ if pgno.get() <= metadata.pages.1 && pgno != self.page_size.lock_page() => {
+                _ if pgno.get() <= size && pgno != self.page_size.lock_page() => {
                     pages.push((pgno, at));
                 }
                 _ => {}
             }
         }
-        let (before, after) = metadata.pages;
-        let order = PageOrder::new(self.page_size, before, after);
-        let source = Indexed { file, pages: pages.into_iter() };
-        let source: Source = Box::new(Ordered { source: Box::new(source), order });
-        Ok(Box::new(Named { context: self.context.clone(), key: key.to_owned(), source }))
+        Ok((Box::new(Indexed { file, pages: pages.into_iter() }), size))
     }
 
     fn merge_pieces(&mut self) -> Result<(), StoreError> {
@@ -267,6 +308,23 @@ impl PageSource for Named {
             }
             .into_pages_error()
         })
+    }
+}
+
+/// Some of the pages of a source.
+struct Only {
+    source: Source,
+    pages: Arc<PageSet>,
+}
+
+impl PageSource for Only {
+    fn next_page(&mut self, page: &mut [u8]) -> Result<Option<Pgno>, DeltaError> {
+        loop {
+            match self.source.next_page(page)? {
+                Some(pgno) if !self.pages.contains(pgno) => {}
+                next => return Ok(next),
+            }
+        }
     }
 }
 

@@ -9,5 +9,8 @@ mod support;
 use support::{Case, Done};
 
 mod keys;
+mod oracle;
 mod policies;
+mod property;
+mod references;
 mod unique;

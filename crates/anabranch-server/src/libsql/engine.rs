@@ -186,7 +186,12 @@ impl Engine {
     }
 
     /// Frames up to `lsn` are about to be served.
-    pub(super) async fn serving(&self, db: &Database, lsn: Lsn, now: Instant) -> Result<(), ApiError> {
+    pub(super) async fn serving(
+        &self,
+        db: &Database,
+        lsn: Lsn,
+        now: Instant,
+    ) -> Result<(), ApiError> {
         self.served.fetch_max(lsn.get(), Ordering::SeqCst);
         if db.is_sole() {
             return Ok(());

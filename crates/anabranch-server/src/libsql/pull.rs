@@ -78,10 +78,12 @@ pub(crate) async fn pull(
     let found = tokio::spawn(async move { find(&looking, wanted, now).await });
     match found.await.map_err(|_| ApiError::busy("the server is stopping, or met a bug"))?? {
         Found::End { generation, max_frame_no } => Ok(Pulled::End { generation, max_frame_no }),
-        Found::Generation { generation, current } => match serve(db, &generation, wanted, now).await? {
-            Some(frames) => Ok(Pulled::Frames(frames)),
-            None => Ok(current),
-        },
+        Found::Generation { generation, current } => {
+            match serve(db, &generation, wanted, now).await? {
+                Some(frames) => Ok(Pulled::Frames(frames)),
+                None => Ok(current),
+            }
+        }
         Found::Bridge { export, current } => bridge(&export, wanted, current).await,
         Found::Ready(frames) => Ok(Pulled::Frames(frames)),
         Found::Own { frames, current } => own(frames, wanted, current).await,
@@ -98,12 +100,24 @@ async fn own(frames: Arc<FrameFile>, wanted: Wanted, current: Pulled) -> Result<
 
 /// Where the frames are, if there are any; and what to say if there are none.
 enum Found {
-    Generation { generation: Arc<Generation>, current: Pulled },
-    Bridge { export: Arc<Export>, current: Pulled },
+    Generation {
+        generation: Arc<Generation>,
+        current: Pulled,
+    },
+    Bridge {
+        export: Arc<Export>,
+        current: Pulled,
+    },
     Ready(Bytes),
     /// Frames of a client that was merged, for itself.
-    Own { frames: Arc<FrameFile>, current: Pulled },
-    End { generation: u32, max_frame_no: u32 },
+    Own {
+        frames: Arc<FrameFile>,
+        current: Pulled,
+    },
+    End {
+        generation: u32,
+        max_frame_no: u32,
+    },
 }
 
 /// The frames of `generation` that are wanted; `None` if it does not have (them any more).

@@ -207,7 +207,12 @@ mod tests {
     fn session(id: &str, salts: u32, start: u32, used: Instant) -> Session {
         Session {
             id: id.to_owned(),
-            origin: Origin::Fork(Fork { generation: 1, frame: start - 1, lsn: Lsn::ZERO, pages: 0 }),
+            origin: Origin::Fork(Fork {
+                generation: 1,
+                frame: start - 1,
+                lsn: Lsn::ZERO,
+                pages: 0,
+            }),
             salts: Salts(salts, 0),
             order: ChecksumOrder::Little,
             start,
@@ -225,9 +230,21 @@ mod tests {
             let text = Baton::encode("s1", &session, url);
             assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
             let url = url.map(ToOwned::to_owned);
-            assert_eq!(Baton::decode(&text), Some(Baton { server: "s1", session: "a7", proven: (Salts(5, 0), 11), url }));
+            assert_eq!(
+                Baton::decode(&text),
+                Some(Baton { server: "s1", session: "a7", proven: (Salts(5, 0), 11), url })
+            );
         }
-        for bad in ["", "-", "a", "a-", "a-b", "a-b-0", "a-b-000000000000000000000000-zz", "a-b-000000000000000000000000-00-11"] {
+        for bad in [
+            "",
+            "-",
+            "a",
+            "a-",
+            "a-b",
+            "a-b-0",
+            "a-b-000000000000000000000000-zz",
+            "a-b-000000000000000000000000-00-11",
+        ] {
             assert_eq!(Baton::decode(bad), None, "{bad}");
         }
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 pub mod fault;
+pub mod pages_at;
 pub mod suite;
 
 use std::path::{Path, PathBuf};

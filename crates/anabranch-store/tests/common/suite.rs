@@ -6,6 +6,11 @@ use anabranch_format::{Lsn, Micros};
 use anabranch_store::{Anchor, AppendError, Appended, At, Named, Progress, Rollover, StoreError};
 use futures::TryStreamExt;
 
+#[allow(unused_imports, reason = "not every test of a store runs the suite")]
+pub use super::pages_at::{
+    a_damaged_chunk_or_seek_table_is_named, pages_are_read_as_of_any_position,
+    single_pages_of_a_large_snapshot_cost_little,
+};
 use super::{Db, Fixture, Random, Replica, cloned};
 
 const NOW: Micros = Micros(i64::MAX / 2);
@@ -41,6 +46,9 @@ macro_rules! suite {
             i1_a_hole_in_the_log_is_no_head_and_nothing_is_put_into_it,
             history_and_positions_are_found,
             frames_are_read_as_they_were_appended,
+            pages_are_read_as_of_any_position,
+            single_pages_of_a_large_snapshot_cost_little,
+            a_damaged_chunk_or_seek_table_is_named,
             a_rollover_is_written_into_the_last_segment_of_a_generation,
         ]);
     };

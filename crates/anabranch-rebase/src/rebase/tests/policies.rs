@@ -225,3 +225,42 @@ fn rows_that_differ_are_listed() {
         ]
     );
 }
+
+/// Decides what only both changes together violate.
+struct Knows;
+
+impl Resolve for Knows {
+    fn resolve(&self, conflict: &Conflict) -> Option<Option<Row>> {
+        let mut row = conflict.local.clone().or_else(|| conflict.remote.clone())?;
+        let to = match conflict.kind {
+            ConflictKind::Check => Value::Integer(0),
+            ConflictKind::Unique => Value::Text("another".into()),
+            ConflictKind::ForeignKey => Value::Integer(2),
+            _ => return None,
+        };
+        row.values[1] = to;
+        Some(Some(row))
+    }
+}
+
+#[test]
+fn a_program_decides_on_what_only_both_violate() {
+    let base = "CREATE TABLE u(id INTEGER PRIMARY KEY, u UNIQUE);
+        CREATE TABLE v(id INTEGER PRIMARY KEY, a, b, CHECK (a + b < 10));
+        CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p);
+        INSERT INTO v VALUES (1, 1, 1); INSERT INTO p VALUES (1), (2);";
+    let mut case = Case::new(
+        base,
+        "INSERT INTO u VALUES (500, 'x'); UPDATE v SET a = 8; DELETE FROM p WHERE id = 1",
+        "INSERT INTO u VALUES (900, 'x'); UPDATE v SET b = 8; INSERT INTO c VALUES (1, 1)",
+    )
+    .policy(Policy::Merge);
+    case.rules.resolve = Some(Arc::new(Knows));
+    let done = case.run();
+    assert_eq!(done.rows("SELECT * FROM u"), ["500|another", "900|x"]);
+    assert_eq!(done.rows("SELECT * FROM v"), ["1|0|1"]);
+    assert_eq!(done.rows("SELECT * FROM c"), ["1|2"]);
+    assert_eq!(done.rows("SELECT * FROM p"), ["2"]);
+    assert!(done.told().iter().all(|(_, decision)| *decision == Decision::Merged));
+    assert_eq!(done.told().len(), 3);
+}

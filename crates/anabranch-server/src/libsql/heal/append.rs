@@ -251,7 +251,8 @@ async fn append(
     kept.map_err(|e| crate::libsql::engine::unavailable(&e))?;
     crash_point!("heal::before-append");
     let newest = head.newest.as_ref();
-    let (pages, sum) = newest.map_or((0, anabranch_format::DbChecksum::EMPTY), |n| (n.pages.1, n.sum.1));
+    let (pages, sum) =
+        newest.map_or((0, anabranch_format::DbChecksum::EMPTY), |n| (n.pages.1, n.sum.1));
     let healed =
         Healed { lineage: plan.id.clone(), number: plan.number, frames: (own.first(), own.last()) };
     let new = NewSegment {
@@ -279,7 +280,10 @@ async fn append(
         }
     };
     crash_point!("heal::after-append");
-    crate::metrics::libsql_healed(conflicts, (keys.moved.len() - known.min(keys.moved.len())) as u64);
+    crate::metrics::libsql_healed(
+        conflicts,
+        (keys.moved.len() - known.min(keys.moved.len())) as u64,
+    );
     tracing::info!(
         database = %db.name(), lineage = %plan.id, generation = plan.number,
         first = own.first(), last = own.last(), lsn = %won.lsn.1, conflicts,

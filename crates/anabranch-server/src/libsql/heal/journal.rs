@@ -63,7 +63,9 @@ fn line(conflict: &Conflict) -> Json {
 
 fn row_json(row: &Row) -> Json {
     let values = row.columns.iter().zip(&row.values);
-    Json::Object(values.map(|(name, value)| (name.clone(), value_json(value))).collect::<Map<_, _>>())
+    Json::Object(
+        values.map(|(name, value)| (name.clone(), value_json(value))).collect::<Map<_, _>>(),
+    )
 }
 
 /// A value; bytes as `{"blob": HEX}`, what is too long as its beginning.

@@ -7,8 +7,8 @@ use std::io::{self, BufReader, Write};
 use std::sync::Arc;
 
 use anabranch_format::{
-    ChecksumOrder, Healed, LineageId, Lsn, Metadata, MetadataError, PART_BYTES_MAX, PartHeader, Salts,
-    WalChecksum, read_section, skip_section,
+    ChecksumOrder, Healed, LineageId, Lsn, Metadata, MetadataError, PART_BYTES_MAX, PartHeader,
+    Salts, WalChecksum, read_section, skip_section,
 };
 use anabranch_rebase::{KeyMap, MovedKey};
 use anabranch_store::{Aside, AsideName, Progress, SpoolReader, StoreError};
@@ -61,7 +61,8 @@ async fn known(
         return Ok(None);
     }
     let at_hand = core.healing.get(&id).filter(|lineage| {
-        lineage.parts.len() == counted.len() && lineage.parts.last() == Some(&counted[counted.len() - 1].0)
+        lineage.parts.len() == counted.len()
+            && lineage.parts.last() == Some(&counted[counted.len() - 1].0)
     });
     let mut lineage = match at_hand {
         Some(lineage) => lineage,
@@ -226,7 +227,8 @@ fn add(
     if first != lineage.end + 1 && !lineage.crossed.iter().any(|(_, last)| last + 1 == first) {
         return Err(wrong("a part does not follow the one before"));
     }
-    let mut frames = FrameWriter { file: Arc::clone(&lineage.frames), number: first, bytes: Vec::new() };
+    let mut frames =
+        FrameWriter { file: Arc::clone(&lineage.frames), number: first, bytes: Vec::new() };
     read_section(&mut source, header.sections[2], &mut frames)?;
     if frames.finish()? != last {
         return Err(wrong("a part has another number of frames than it says"));
@@ -314,12 +316,12 @@ pub(super) async fn with_passage(db: &Database, lineage: &Lineage) -> Result<Lin
     let dir = db.libsql().scratch.clone();
     let lineage = lineage.clone();
     let read = blocking(move || {
-        read_passage(&lineage, opened, &dir).map(|passage| Lineage { passage: Some(passage), ..lineage.clone() }).map_err(
-            |e| match e {
+        read_passage(&lineage, opened, &dir)
+            .map(|passage| Lineage { passage: Some(passage), ..lineage.clone() })
+            .map_err(|e| match e {
                 AddError::Scratch(e) => scratch(&e),
                 AddError::Damaged(what) => damaged(&lineage.id, &what),
-            },
-        )
+            })
     });
     read.await?
 }
@@ -339,7 +341,8 @@ fn read_passage(
         return Err(AddError::Damaged("it claims to be too long".to_owned()));
     }
     let frames = Arc::new(FrameFile::new(dir, lineage.end)?);
-    let mut writer = FrameWriter { file: Arc::clone(&frames), number: lineage.end + 1, bytes: Vec::new() };
+    let mut writer =
+        FrameWriter { file: Arc::clone(&frames), number: lineage.end + 1, bytes: Vec::new() };
     read_section(&mut source, lengths, &mut writer)?;
     let end = writer.finish()?;
     laid_down(lineage, frames, end).map_err(AddError::from)

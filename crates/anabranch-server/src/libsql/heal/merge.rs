@@ -91,13 +91,15 @@ struct Watch {
 
 impl Watch {
     fn add(&self, connection: &Scratch) {
-        let mut connections = self.connections.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut connections =
+            self.connections.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         connections.push(connection.get_interrupt_handle());
     }
 
     fn interrupt(&self) {
         self.over.store(true, Ordering::Relaxed);
-        let connections = self.connections.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let connections =
+            self.connections.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         connections.iter().for_each(InterruptHandle::interrupt);
     }
 }
@@ -136,7 +138,10 @@ fn sound(local: &Scratch) -> Result<(), NotMerged> {
     if found == "ok" {
         return Ok(());
     }
-    Err(NotMerged::Refused("chain", format!("the client's file is not what the log knows: {found}")))
+    Err(NotMerged::Refused(
+        "chain",
+        format!("the client's file is not what the log knows: {found}"),
+    ))
 }
 
 fn failed(e: io::Error) -> NotMerged {

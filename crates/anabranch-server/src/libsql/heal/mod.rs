@@ -93,8 +93,8 @@ mod mirror;
 mod passage;
 mod states;
 
-pub(crate) use journal::{conflicts, drop_lineage, lineages};
 pub(super) use append::{Outcome, Own, heal};
+pub(crate) use journal::{conflicts, drop_lineage, lineages};
 pub(super) use lineage::{Fork, Lie, Lineage, Origin};
 pub(super) use load::{find, last_merged, of_number};
 pub(super) use passage::pull;

@@ -8,7 +8,9 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use anabranch_format::{FrameHeader, Lsn, PageOne, Pgno, Salts, WalChecksum, canonicalise_page_one};
+use anabranch_format::{
+    FrameHeader, Lsn, PageOne, Pgno, Salts, WalChecksum, canonicalise_page_one,
+};
 use anabranch_store::{AsideName, Progress, Spool, StoreError};
 
 use super::lineage::Lineage;
@@ -59,7 +61,8 @@ async fn made(db: &Database, lineage: &Lineage) -> Result<Lineage, ApiError> {
     let made = blocking(move || {
         let last = wanted.last().copied();
         let frames = Arc::new(FrameFile::new(&dir, of.end)?);
-        let mut writer = FrameWriter { file: Arc::clone(&frames), number: of.end + 1, bytes: Vec::new() };
+        let mut writer =
+            FrameWriter { file: Arc::clone(&frames), number: of.end + 1, bytes: Vec::new() };
         let (spool, lengths) = section_of(&dir, |section| {
             fetched.for_each(|pgno, page| {
                 if !wanted.contains(&pgno.get()) {
@@ -67,7 +70,8 @@ async fn made(db: &Database, lineage: &Lineage) -> Result<Lineage, ApiError> {
                 }
                 let commit_size = if Some(pgno.get()) == last { size } else { 0 };
                 let (salts, checksum) = (Salts::default(), WalChecksum::default());
-                let mut frame = FrameHeader { pgno, commit_size, salts, checksum }.encode().to_vec();
+                let mut frame =
+                    FrameHeader { pgno, commit_size, salts, checksum }.encode().to_vec();
                 let mut page = page.to_vec();
                 if pgno == Pgno::ONE {
                     let cookie = PageOne::read(&page).map_or(0, |one| one.schema_cookie);

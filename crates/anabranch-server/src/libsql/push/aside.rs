@@ -365,15 +365,15 @@ impl Turn<'_> {
         }
         let gap = core.gap(log, current.span, head.floor, push.generation).await;
         let oldest = core.past.oldest_kept(log, current.span, head.floor).await;
-        let (gap, oldest) = (gap.map_err(|e| unavailable(&e))?, oldest.map_err(|e| unavailable(&e))?);
+        let (gap, oldest) =
+            (gap.map_err(|e| unavailable(&e))?, oldest.map_err(|e| unavailable(&e))?);
         // Whoever walks below the oldest generation may come from any state.
         let Some(gap) = gap.filter(|gap| gap.next.number > oldest.number) else {
             return Ok(Place::Nowhere(why.conflict));
         };
         let (frames, row, dir) = (push.frames.clone(), self.row, self.db.libsql().scratch.clone());
-        let proven = blocking(move || {
-            guard::prove(row, &frames.get(0), 1, &FrameFile::new(&dir, 0)?)
-        });
+        let proven =
+            blocking(move || guard::prove(row, &frames.get(0), 1, &FrameFile::new(&dir, 0)?));
         let Some(order) = proven.await?.map_err(|e: std::io::Error| scratch(&e))? else {
             return Ok(Place::Nowhere(why.conflict));
         };
@@ -432,8 +432,7 @@ impl Turn<'_> {
         let mut answer = Answer::ok(lineage.number, self.push.last());
         if !done {
             let end = lineage.end;
-            let session =
-                self.session(Origin::Lineage(lineage, end), self.salts(), session.order);
+            let session = self.session(Origin::Lineage(lineage, end), self.salts(), session.order);
             answer.baton = Some(self.baton(&session));
             let session = self.keep(core, session, to).await?;
             core.sessions.put(session);

@@ -83,9 +83,7 @@ impl Turn<'_> {
         }
         let found = core.past.find(self.db.log(), current.span, head.floor, number).await;
         match found.map_err(|e| unavailable(&e))? {
-            Some(found) => {
-                self.db.engine().older(self.db, core, found, head.floor).await.map(Some)
-            }
+            Some(found) => self.db.engine().older(self.db, core, found, head.floor).await.map(Some),
             None => Ok(None),
         }
     }

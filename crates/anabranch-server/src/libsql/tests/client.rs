@@ -144,7 +144,7 @@ impl Client {
     }
 
     /// A transaction that was pulled goes behind what the WAL has.
-    fn insert(&mut self, transaction: &[u8]) {
+    pub(super) fn insert(&mut self, transaction: &[u8]) {
         let (header, frames) = self.wal();
         let mut salt = || u32::try_from(self.random.below(1 << 32)).unwrap();
         let header =
@@ -185,7 +185,18 @@ impl Client {
                 path = format!("/{rest}");
                 answer = world.ask(server, &method, &path, body.clone()).await;
             }
-            if std::env::var("TRACE").is_ok() { eprintln!("{:?} s{server} {method} {path} -> {} {}", self.path.file_name().unwrap(), answer.status, if answer.body.len() < 300 { String::from_utf8_lossy(&answer.body).into_owned() } else { format!("{} frames", answer.body.len()/4120) }); }
+            if std::env::var("TRACE").is_ok() {
+                eprintln!(
+                    "{:?} s{server} {method} {path} -> {} {}",
+                    self.path.file_name().unwrap(),
+                    answer.status,
+                    if answer.body.len() < 300 {
+                        String::from_utf8_lossy(&answer.body).into_owned()
+                    } else {
+                        format!("{} frames", answer.body.len() / 4120)
+                    }
+                );
+            }
             if chance(&mut self.random, self.faults.kill_after) {
                 self.info = self.saved;
                 return Err(Failed::Killed);
@@ -325,6 +336,23 @@ impl Client {
                     }
                     self.save(moved);
                 }
+            }
+        }
+    }
+
+    /// Pulls as far as `place`, a frame 0, where the process is killed.
+    pub(super) async fn pull_until(&mut self, world: &World, place: Info) {
+        while self.info() != place {
+            let Info { generation, durable } = self.info();
+            let path = format!("/sync/{generation}/{}/{}", durable + 1, durable + 129);
+            let answer = world.get(&path).await;
+            if answer.status == StatusCode::OK {
+                self.insert(&answer.body);
+                let durable = self.wal_frames();
+                self.save(Info { generation, durable });
+            } else {
+                self.checkpoint();
+                self.save(Info { generation: generation + 1, durable: 0 });
             }
         }
     }

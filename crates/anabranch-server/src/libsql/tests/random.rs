@@ -31,7 +31,8 @@ fn check_families(client: &Client) {
     let file = super::world::open(&client.path);
     let count = |sql: &str| file.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     let parents = count("SELECT count(*) FROM t WHERE marker NOT LIKE 'r%'");
-    let together = "SELECT count(*) FROM child JOIN t ON t.id = parent WHERE t.marker = child.marker";
+    let together =
+        "SELECT count(*) FROM child JOIN t ON t.id = parent WHERE t.marker = child.marker";
     assert_eq!((count(together), count("SELECT count(*) FROM child")), (parents, parents));
     drop(file);
     super::world::remove(&client.path, &["-shm"]);
@@ -87,7 +88,9 @@ async fn tell(story: Story) -> (usize, usize) {
         let client = &mut clients[index];
         client.faults = faults;
         let dice = random.below(20);
-        if std::env::var("TRACE").is_ok() { eprintln!("step {step} dice {dice} client {index} info {:?}", client.try_info()); }
+        if std::env::var("TRACE").is_ok() {
+            eprintln!("step {step} dice {dice} client {index} info {:?}", client.try_info());
+        }
         match dice {
             0 => {
                 let marker = format!("r{step}");
@@ -110,7 +113,8 @@ async fn tell(story: Story) -> (usize, usize) {
                 let marker = format!("{index}x{step}");
                 client.run(&insert_families(&marker, rows, 1500));
                 if random.one_in(4) {
-                    client.run(&format!("UPDATE t SET filler = NULL WHERE marker LIKE '{index}x%'"));
+                    client
+                        .run(&format!("UPDATE t SET filler = NULL WHERE marker LIKE '{index}x%'"));
                 }
                 if random.one_in(6) {
                     client.run("DELETE FROM t WHERE 0; UPDATE t SET filler = randomblob(30) WHERE id % 3 = 0");
@@ -161,7 +165,13 @@ async fn tell(story: Story) -> (usize, usize) {
     let rows = all_equal(&world, &mut [a, b, c]).await;
     check_families(&clients[0]);
     let unique: BTreeSet<&String> = rows.iter().collect();
-    if unique.len() != rows.len() { for w in rows.windows(2) { if w[0]==w[1] { eprintln!("TWICE {}", w[0]); } } }
+    if unique.len() != rows.len() {
+        for w in rows.windows(2) {
+            if w[0] == w[1] {
+                eprintln!("TWICE {}", w[0]);
+            }
+        }
+    }
     assert_eq!(unique.len(), rows.len(), "a row came twice, seed {seed}");
     for row in &ledger.acknowledged {
         assert!(unique.contains(row), "{row} was acknowledged and is lost, seed {seed}");

@@ -1,6 +1,6 @@
 //! A set of pages of one database: a bit per page, so it stays far below the base map's size.
 
-use anabranch_format::Pgno;
+use crate::page::Pgno;
 
 /// A set of pages up to a fixed number.
 #[derive(Debug, Clone)]
@@ -42,7 +42,8 @@ impl PageSet {
     }
 
     /// The last page that there is room for.
-    pub(crate) fn last(&self) -> u32 {
+    #[must_use]
+    pub fn last(&self) -> u32 {
         self.last
     }
 
@@ -62,8 +63,17 @@ impl PageSet {
         }
     }
 
+    /// Takes a page out. Answers whether it was in.
+    pub fn remove(&mut self, pgno: Pgno) -> bool {
+        let was = self.contains(pgno);
+        if was {
+            self.words[pgno.get() as usize / 64] &= !(1 << (pgno.get() % 64));
+        }
+        was
+    }
+
     /// Takes out all pages above `last`.
-    pub(crate) fn remove_above(&mut self, last: u32) {
+    pub fn remove_above(&mut self, last: u32) {
         if last >= self.last {
             return;
         }
@@ -159,6 +169,8 @@ mod tests {
         set.remove_above(127);
         set.grow(400);
         assert_eq!((walk(&set), set.len()), (vec![0, 1, 63, 64, 127], 4));
+        assert!(set.remove(p(64)) && !set.remove(p(64)) && !set.remove(p(1000)));
+        assert_eq!(walk(&set), [0, 1, 63, 127]);
         set.remove_above(0);
         assert!(set.is_empty());
     }

@@ -1,0 +1,105 @@
+use super::*;
+
+fn schema(on_delete: &str) -> String {
+    format!(
+        "CREATE TABLE p(id INTEGER PRIMARY KEY, name);
+         CREATE TABLE c(id INTEGER PRIMARY KEY, p DEFAULT 9 REFERENCES p {on_delete}, a);
+         CREATE TABLE g(c REFERENCES c ON DELETE CASCADE, b);
+         INSERT INTO p VALUES (1, 'one'), (2, 'two'), (9, 'nine');
+         INSERT INTO c VALUES (1, 2, 'x');"
+    )
+}
+
+const INSERTS: &str = "INSERT INTO c VALUES (500, 1, 'new'); INSERT INTO g VALUES (500, 'of new')";
+
+fn state(done: &Done) -> String {
+    assert_eq!(done.rows("PRAGMA foreign_key_check"), Vec::<String>::new());
+    let all = ["SELECT id FROM p WHERE id < 9", "SELECT id, p FROM c", "SELECT c FROM g"]
+        .map(|sql| done.rows(sql).join(" "));
+    all.join(" / ")
+}
+
+#[test]
+fn a_local_child_whose_parent_the_remote_deleted() {
+    for (policy, stands, told) in [
+        (Policy::Local, "1 2 / 1|2 500|1 / 500", vec![Decision::Local]),
+        (Policy::Merge, "1 2 / 1|2 500|1 / 500", vec![Decision::Local]),
+        (Policy::Remote, "2 / 1|2 / ", vec![Decision::Remote, Decision::Remote]),
+    ] {
+        for on_delete in ["", "ON DELETE CASCADE"] {
+            let done = Case::new(&schema(on_delete), INSERTS, "DELETE FROM p WHERE id = 1")
+                .policy(policy)
+                .run();
+            assert_eq!(state(&done), stands, "{policy:?}");
+            let expected: Vec<_> =
+                told.iter().map(|d| (ConflictKind::ForeignKey, d.clone())).collect();
+            assert_eq!(done.told(), expected);
+        }
+    }
+    let aborted = Case::new(&schema(""), INSERTS, "DELETE FROM p WHERE id = 1")
+        .policy(Policy::Abort)
+        .try_run();
+    assert!(matches!(aborted, Err(RebaseError::Aborted { .. })));
+}
+
+#[test]
+fn a_child_of_the_remote_whose_parent_was_deleted_here() {
+    for (policy, on_delete, stands, told) in [
+        (Policy::Local, "ON DELETE CASCADE", "2 / 1|2 / ", vec![Decision::Local, Decision::Local]),
+        (Policy::Local, "ON DELETE SET NULL", "2 / 1|2 500|NULL / 500", vec![Decision::Merged]),
+        (Policy::Local, "ON DELETE SET DEFAULT", "2 / 1|2 500|9 / 500", vec![Decision::Merged]),
+        (Policy::Local, "ON DELETE RESTRICT", "1 2 / 1|2 500|1 / 500", vec![Decision::Remote]),
+        (Policy::Merge, "", "1 2 / 1|2 500|1 / 500", vec![Decision::Remote]),
+        (Policy::Remote, "ON DELETE CASCADE", "1 2 / 1|2 500|1 / 500", vec![Decision::Remote]),
+    ] {
+        let done = Case::new(&schema(on_delete), "DELETE FROM p WHERE id = 1", INSERTS)
+            .policy(policy)
+            .run();
+        assert_eq!(state(&done), stands, "{policy:?} {on_delete}");
+        let expected: Vec<_> = told.iter().map(|d| (ConflictKind::ForeignKey, d.clone())).collect();
+        assert_eq!(done.told(), expected, "{policy:?} {on_delete}");
+    }
+}
+
+#[test]
+fn references_that_one_side_broke_stay_broken() {
+    let done = Case::new(
+        &schema(""),
+        "INSERT INTO c VALUES (500, 77, 'here')",
+        "INSERT INTO c VALUES (600, 88, 'there'); DELETE FROM p WHERE id = 1",
+    )
+    .run();
+    assert_eq!(done.rows("SELECT id, p FROM c"), ["1|2", "500|77", "600|88"]);
+    assert_eq!(done.told(), []);
+}
+
+#[test]
+fn a_refused_parent_takes_its_local_children_along() {
+    let done = Case::new(
+        "CREATE TABLE p(id INTEGER PRIMARY KEY, u UNIQUE);
+         CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p);",
+        "INSERT INTO p VALUES (500, 'x'); INSERT INTO c VALUES (700, 500)",
+        "INSERT INTO p VALUES (900, 'x'); INSERT INTO c VALUES (800, 900)",
+    )
+    .policy(Policy::Remote)
+    .run();
+    assert_eq!(done.rows("SELECT * FROM p"), ["900|x"]);
+    assert_eq!(done.rows("SELECT * FROM c"), ["800|900"]);
+    assert_eq!(
+        done.told(),
+        [(ConflictKind::Unique, Decision::Remote), (ConflictKind::ForeignKey, Decision::Remote)]
+    );
+}
+
+#[test]
+fn rows_that_refer_to_each_other() {
+    let done = Case::new(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, up REFERENCES t(id));
+         INSERT INTO t VALUES (1, NULL), (2, 1), (3, 2), (4, 3)",
+        "INSERT INTO t VALUES (50, 4)",
+        "DELETE FROM t WHERE id > 1",
+    )
+    .run();
+    assert_eq!(done.rows("SELECT * FROM t"), ["1|NULL", "2|1", "3|2", "4|3", "50|4"]);
+    assert_eq!(done.told().len(), 3);
+}
