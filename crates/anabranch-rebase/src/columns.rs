@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 use crate::error::RebaseError;
-use crate::objects::{Object, read};
+use crate::objects::Object;
 use crate::plan::Key;
 use crate::sql::{same_name, tokens};
 
@@ -50,8 +50,8 @@ impl Table {
         let (without_rowid, strict): (bool, bool) = conn
             .prepare_cached("SELECT wr, strict FROM pragma_table_list(?1) WHERE schema = 'main'")
             .and_then(|mut s| s.query_row([&object.name], |row| Ok((row.get(0)?, row.get(1)?))))
-            .map_err(read(what()))?;
-        let columns = columns(conn, &object.name).map_err(read(what()))?;
+            .map_err(RebaseError::read(what()))?;
+        let columns = columns(conn, &object.name).map_err(RebaseError::read(what()))?;
         let mut key: Vec<&ColumnInfo> = columns.iter().filter(|c| c.in_key > 0).collect();
         key.sort_by_key(|c| c.in_key);
         let key: Vec<String> = key.into_iter().map(|c| c.name.clone()).collect();
@@ -59,7 +59,7 @@ impl Table {
         // is no INTEGER PRIMARY KEY DESC.
         let rowid_is_key = !without_rowid
             && key.len() == 1
-            && !has_key_index(conn, &object.name).map_err(read(what()))?;
+            && !has_key_index(conn, &object.name).map_err(RebaseError::read(what()))?;
         let autoincrement = rowid_is_key
             && object
                 .sql

@@ -4,7 +4,6 @@ use rusqlite::Connection;
 
 use crate::columns::Table;
 use crate::error::RebaseError;
-use crate::objects::read;
 use crate::plan::ForeignKey;
 use crate::sql::same_name;
 
@@ -12,13 +11,31 @@ use crate::sql::same_name;
 /// are not there, or to a key of another length are left out: SQLite cannot enforce them either.
 pub(crate) fn foreign_keys(
     conn: &Connection,
-    tables: &[Table],
+    tables: &[&Table],
 ) -> Result<Vec<ForeignKey>, RebaseError> {
     let mut found = Vec::new();
     for child in tables {
         let declared = declared(conn, &child.name)
-            .map_err(read(format!("the foreign keys of table {}", child.name)))?;
+            .map_err(RebaseError::read(format!("the foreign keys of table {}", child.name)))?;
         found.extend(declared.into_iter().filter_map(|key| resolved(child, key, tables)));
+    }
+    Ok(found)
+}
+
+/// Foreign keys that refer to a table that is not there: the child and the parent.
+pub(crate) fn dangling(
+    conn: &Connection,
+    tables: &[&Table],
+) -> Result<Vec<(String, String)>, RebaseError> {
+    let mut found = Vec::new();
+    for child in tables {
+        let declared = declared(conn, &child.name)
+            .map_err(RebaseError::read(format!("the foreign keys of table {}", child.name)))?;
+        let missing = declared
+            .into_iter()
+            .filter(|key| tables.iter().all(|t| !same_name(&t.name, &key.parent)))
+            .map(|key| (child.name.clone(), key.parent));
+        found.extend(missing);
     }
     Ok(found)
 }
@@ -63,7 +80,7 @@ fn declared(conn: &Connection, table: &str) -> rusqlite::Result<Vec<Declared>> {
     Ok(found)
 }
 
-fn resolved(child: &Table, declared: Declared, tables: &[Table]) -> Option<ForeignKey> {
+fn resolved(child: &Table, declared: Declared, tables: &[&Table]) -> Option<ForeignKey> {
     let parent = tables.iter().find(|t| same_name(&t.name, &declared.parent))?;
     let named = |table: &Table, columns: &[String]| -> Option<Vec<String>> {
         columns.iter().map(|name| table.column(name).map(|c| c.name.clone())).collect()

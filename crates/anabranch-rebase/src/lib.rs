@@ -33,32 +33,38 @@
 //! The databases may come from anybody: connections here run without triggers and foreign keys,
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
+mod carry;
 mod cell;
-#[allow(dead_code)]
 mod columns;
+mod compile;
 mod conflict;
 mod content;
 mod decide;
+mod declared;
 mod engine;
 mod error;
+mod fate;
 mod find;
-#[allow(dead_code)]
 mod foreign;
 mod keymap;
 mod keys;
-#[allow(dead_code)]
+mod lost;
 mod objects;
+mod others;
 mod plan;
 mod put;
 mod rebase;
+mod rebuild;
 mod rows;
+mod rows_of;
 mod rules;
-#[allow(dead_code)]
 mod schema;
-#[allow(dead_code)]
+mod shadow;
 mod sql;
+mod state;
 mod table;
 mod unique;
+mod values;
 mod violations;
 mod work;
 

@@ -74,7 +74,7 @@ impl Objects {
                 })?
                 .collect()
         };
-        let all = rows().map_err(read("the schema"))?.into_iter().flatten().collect();
+        let all = rows().map_err(RebaseError::read("the schema"))?.into_iter().flatten().collect();
         Ok(Self { all })
     }
 
@@ -140,6 +140,5 @@ fn module(sql: &str) -> Option<String> {
 
 /// Turns an error of SQLite into one that says what was read.
 pub(crate) fn read(what: impl Into<String>) -> impl FnOnce(rusqlite::Error) -> RebaseError {
-    let what = what.into();
-    move |source| RebaseError::Read { what, source }
+    RebaseError::read(what)
 }

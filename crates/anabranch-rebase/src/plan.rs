@@ -15,8 +15,9 @@ pub(crate) enum Key {
     Columns { columns: Vec<String>, alias: Option<&'static str> },
 }
 
-/// A table on one side. Where a virtual table is merged through SQL on itself, the name may be that
-/// of the virtual table, with a root of 0: it has no b-tree, and is walked whole.
+/// A table on one side. A root of 0 means that pages do not tell which rows changed, and that the
+/// table is walked whole: a virtual table that is merged through SQL on itself, or one whose rows
+/// were written anew in another form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableSide {
     /// Its name there.
@@ -32,8 +33,8 @@ pub(crate) struct Column {
     pub(crate) result: String,
     pub(crate) base: Option<String>,
     pub(crate) local: Option<String>,
-    /// Whether the remote had it before the schema was carried.
-    pub(crate) remote: bool,
+    /// Its name at the remote before the schema was carried.
+    pub(crate) remote: Option<String>,
 }
 
 /// How the rows of a table come into the result.
@@ -57,6 +58,8 @@ pub(crate) struct TablePlan {
     /// `None`: created here.
     pub(crate) base: Option<TableSide>,
     pub(crate) local: TableSide,
+    /// Its name at the remote before the schema was carried. `None`: it was not there.
+    pub(crate) remote: Option<String>,
     /// Name in the result, after the schema was carried. Its root page may change until then.
     pub(crate) result: String,
     /// In terms of the result's columns.

@@ -15,7 +15,7 @@ use crate::keys::sequence;
 use crate::objects::read;
 use crate::plan::How;
 use crate::rules::Rules;
-use crate::schema::{Three, pairs, plan};
+use crate::schema::{pairs, plan};
 use crate::table::{States, Table};
 use crate::work::{Op, failed};
 
@@ -99,9 +99,8 @@ pub fn rebase(
         prepare(conn)?;
     }
     let states = States { base, local, remote, onto };
-    let three = Three { base, local, onto };
     let mut schema = plan(base, local, onto, rules)?;
-    schema.carry_before_rows(three, journal)?;
+    schema.carry_before_rows(journal)?;
     let mut tables = Vec::new();
     let mut special = Vec::new();
     for table in &schema.tables {
@@ -132,7 +131,7 @@ pub fn rebase(
     engine.tell(journal)?;
     engine.save_moves(keys)?;
     engine.writer.commit()?;
-    schema.carry_after_rows(three, journal)?;
+    schema.carry_after_rows()?;
     summary.objects = schema.carried;
     Ok(summary)
 }

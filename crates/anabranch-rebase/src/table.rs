@@ -76,21 +76,10 @@ impl Table {
                 columns.iter().map(|c| place(&plan, c)).collect::<Result<_, _>>()?
             }
         };
-        let remote = remote_name(&plan, states)?;
-        let remote = match remote {
-            Some(name) => {
-                let by_base = same_statement(&plan, &name, states)?;
-                let columns: Vec<Option<&str>> = plan
-                    .columns
-                    .iter()
-                    .map(|c| match (&c.base, by_base) {
-                        _ if !c.remote => None,
-                        (Some(base), true) => Some(base.as_str()),
-                        _ => Some(c.result.as_str()),
-                    })
-                    .collect();
-                Some(Side::new(states.remote, &name, &columns, &key_at, &plan)?)
-            }
+        let remote_names: Vec<Option<&str>> =
+            plan.columns.iter().map(|c| c.remote.as_deref()).collect();
+        let remote = match &plan.remote {
+            Some(name) => Some(Side::new(states.remote, name, &remote_names, &key_at, &plan)?),
             None => None,
         };
         let base = match &plan.base {
@@ -101,7 +90,7 @@ impl Table {
         let result = Side::new(states.onto, &plan.result, &result_names, &key_at, &plan)?;
         let mut defaults = Vec::with_capacity(plan.columns.len());
         for column in &plan.columns {
-            let here = match (&column.local, &column.base, column.remote) {
+            let here = match (&column.local, &column.base, column.remote.is_some()) {
                 (_, Some(_), true) if column.local.is_some() => None,
                 (Some(name), ..) => Some((states.local, plan.local.name.as_str(), name.as_str())),
                 (None, ..) => Some((states.onto, plan.result.as_str(), column.result.as_str())),
@@ -345,36 +334,6 @@ fn place(plan: &TablePlan, column: &str) -> Result<usize, RebaseError> {
             why: format!("the column {column} of its key is computed"),
         }
     })
-}
-
-/// What the remote calls the table: as the base does, or as the result does.
-fn remote_name(plan: &TablePlan, states: States<'_>) -> Result<Option<String>, RebaseError> {
-    for name in [Some(plan.result.as_str()), plan.base.as_ref().map(|b| b.name.as_str())]
-        .into_iter()
-        .flatten()
-    {
-        if statement(states.remote, name)?.is_some() {
-            return Ok(Some(name.to_owned()));
-        }
-    }
-    Ok(None)
-}
-
-/// Whether the remote's columns have the base's names: they do if the table is declared alike.
-fn same_statement(plan: &TablePlan, remote: &str, states: States<'_>) -> Result<bool, RebaseError> {
-    match &plan.base {
-        Some(base) => Ok(statement(states.base, &base.name)? == statement(states.remote, remote)?),
-        None => Ok(false),
-    }
-}
-
-fn statement(conn: &Connection, table: &str) -> Result<Option<String>, RebaseError> {
-    conn.prepare_cached(
-        "SELECT coalesce(sql, '') FROM main.sqlite_schema
-         WHERE type = 'table' AND name = ?1 COLLATE NOCASE",
-    )
-    .and_then(|mut s| s.query_row([table], |row| row.get(0)).optional())
-    .map_err(read(format!("the declaration of table {table}")))
 }
 
 /// What rows have in a column that was added to them. An expression that is not constant cannot be

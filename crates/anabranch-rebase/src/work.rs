@@ -540,8 +540,7 @@ fn kind_from(number: i64) -> Option<ConflictKind> {
 
 /// Turns an error of SQLite into one that says what was being worked out.
 pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(rusqlite::Error) -> RebaseError {
-    let what = what.into();
-    move |source| RebaseError::Work { what, source }
+    RebaseError::work(what)
 }
 
 /// Places of tables and columns, as the work database has them.

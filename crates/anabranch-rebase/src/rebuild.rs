@@ -1,0 +1,303 @@
+//! A table made anew by the local statement, with the rows that the remote has.
+//!
+//! Rows are copied by the names of columns. One that the new declaration refuses (a NULL where none
+//! may be any more, a check) is replaced by the local version of it, since that one fits; if the
+//! remote had changed it, that is told.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::cell::same;
+use crate::columns::Table;
+use crate::conflict::{Conflict, ConflictKind, Decision, Row};
+use crate::error::RebaseError;
+use crate::fate::{Fate, Trio};
+use crate::objects::Object;
+use crate::plan::Key;
+use crate::schema::Journal;
+use crate::sql::{quoted, same_name};
+use crate::values::{Raw, shown};
+
+/// Rows that are written before what was written is let go.
+const BATCH: usize = 10_000;
+
+/// Makes the table `object` of the local side, whose name a table of the scratch copy has already
+/// under another declaration, and copies the rows.
+pub(crate) fn rebuild(
+    trio: &Trio<'_>,
+    fate: &Fate,
+    object: &Object,
+    sql: &str,
+    journal: &mut Journal<'_>,
+) -> Result<(), RebaseError> {
+    let onto = trio.onto.conn;
+    let what = || format!("table {} in its new form", object.name);
+    let aside = free_name(onto).map_err(RebaseError::work(what()))?;
+    let last = sequence(onto, &object.name).map_err(RebaseError::work(what()))?;
+    // As it was before SQLite changed what refers to a renamed table: nothing else is to change.
+    onto.execute_batch(&format!(
+        "PRAGMA legacy_alter_table = ON;
+         ALTER TABLE main.{} RENAME TO {aside};
+         PRAGMA legacy_alter_table = OFF;",
+        quoted(&object.name)
+    ))
+    .and_then(|()| onto.execute(sql, []).map(drop))
+    .map_err(RebaseError::work(what()))?;
+    let old = table(onto, &aside)?;
+    let new = table(onto, &object.name)?;
+    Copying::new(trio, fate, &old, &new)?.run(onto, journal)?;
+    onto.execute(&format!("DROP TABLE main.{aside}"), []).map_err(RebaseError::work(what()))?;
+    if let Some(last) = last.filter(|_| new.autoincrement) {
+        raise_sequence(onto, &object.name, last).map_err(RebaseError::work(what()))?;
+    }
+    Ok(())
+}
+
+fn table(conn: &Connection, name: &str) -> Result<Table, RebaseError> {
+    let objects = crate::objects::Objects::read(conn)?;
+    let object = objects.table(name).ok_or_else(|| RebaseError::Work {
+        what: format!("table {name}"),
+        source: rusqlite::Error::QueryReturnedNoRows,
+    })?;
+    Table::read(conn, object)
+}
+
+/// A name that nothing has.
+pub(crate) fn free_name(conn: &Connection) -> rusqlite::Result<String> {
+    let mut taken = conn.prepare(
+        "SELECT EXISTS(SELECT 1 FROM main.sqlite_schema WHERE name = ?1 COLLATE NOCASE)",
+    )?;
+    let mut number = 0_u64;
+    loop {
+        let name = format!("anabranch_aside_{number}");
+        if !taken.query_row([&name], |row| row.get::<_, bool>(0))? {
+            return Ok(name);
+        }
+        number += 1;
+    }
+}
+
+fn sequence(conn: &Connection, table: &str) -> rusqlite::Result<Option<i64>> {
+    use rusqlite::OptionalExtension;
+    let there: bool = conn.query_row(
+        "SELECT EXISTS(SELECT 1 FROM main.sqlite_schema WHERE name = 'sqlite_sequence')",
+        [],
+        |row| row.get(0),
+    )?;
+    if !there {
+        return Ok(None);
+    }
+    let sql = "SELECT seq FROM main.sqlite_sequence WHERE name = ?1 AND typeof(seq) = 'integer'";
+    conn.query_row(sql, [table], |row| row.get(0)).optional()
+}
+
+fn raise_sequence(conn: &Connection, table: &str, to: i64) -> rusqlite::Result<()> {
+    match sequence(conn, table)? {
+        Some(at) if at >= to => Ok(()),
+        Some(_) => conn
+            .execute("UPDATE main.sqlite_sequence SET seq = ?2 WHERE name = ?1", (table, to))
+            .map(drop),
+        None => conn
+            .execute("INSERT INTO main.sqlite_sequence(name, seq) VALUES (?1, ?2)", (table, to))
+            .map(drop),
+    }
+}
+
+/// The statements between the old table, the new one, and the other sides.
+struct Copying<'a, 'b> {
+    trio: &'a Trio<'b>,
+    table: &'a str,
+    /// Reads the key, as the local side names it, then what is copied.
+    read: String,
+    keys: Vec<String>,
+    columns: Vec<String>,
+    write: String,
+    /// The local row by the key: the same columns as are written, `None` if it has no such table.
+    local: String,
+    write_local: String,
+    local_columns: Vec<String>,
+    /// The row of the base by the key, the columns that are copied; `None`: not all are there.
+    base: Option<String>,
+}
+
+impl<'a, 'b> Copying<'a, 'b> {
+    fn new(
+        trio: &'a Trio<'b>,
+        fate: &Fate,
+        old: &Table,
+        new: &'a Table,
+    ) -> Result<Self, RebaseError> {
+        let rowid = match new.key(&[old]) {
+            Some(Key::Rowid { alias }) => Some(alias),
+            // A rowid beside another key is nothing that anybody sees, but the order of rows.
+            Some(Key::Columns { alias: Some(alias), .. }) if !old.without_rowid => Some(alias),
+            _ => None,
+        };
+        let common: Vec<String> = new
+            .stored()
+            .filter(|c| old.column(&c.name).is_some_and(|o| !o.generated))
+            .map(|c| c.name.clone())
+            .collect();
+        let keys: Vec<String> = if new.key.is_empty() {
+            rowid.iter().map(|&alias| alias.to_owned()).collect()
+        } else {
+            new.key.clone()
+        };
+        let columns: Vec<String> =
+            rowid.iter().map(|&alias| alias.to_owned()).chain(common).collect();
+        let local_columns: Vec<String> = rowid
+            .iter()
+            .map(|&alias| alias.to_owned())
+            .chain(new.stored().map(|c| c.name.clone()))
+            .collect();
+        let list =
+            |names: &[String]| names.iter().map(|n| quoted(n)).collect::<Vec<_>>().join(", ");
+        let both = [keys.clone(), columns.clone()].concat();
+        let insert = |columns: &[String]| {
+            format!(
+                "INSERT OR ABORT INTO main.{} ({}) VALUES ({})",
+                quoted(&new.name),
+                list(columns),
+                vec!["?"; columns.len()].join(", ")
+            )
+        };
+        let by_key = |keys: &[String]| {
+            keys.iter().map(|k| format!("{} IS ?", quoted(k))).collect::<Vec<_>>().join(" AND ")
+        };
+        // The base by its own names, which the local side's lead back to.
+        let base = fate.base.as_deref().and_then(|base| {
+            let before = |name: &String| {
+                if rowid.is_some_and(|alias| same_name(alias, name)) {
+                    return Some(name.clone());
+                }
+                trio.here.column_before(base, name).map(str::to_owned)
+            };
+            let keys = keys.iter().map(before).collect::<Option<Vec<_>>>()?;
+            let columns = columns.iter().map(before).collect::<Option<Vec<_>>>()?;
+            let from = quoted(base);
+            Some(format!("SELECT {} FROM main.{from} WHERE {}", list(&columns), by_key(&keys)))
+        });
+        Ok(Self {
+            trio,
+            table: &new.name,
+            read: format!("SELECT {} FROM main.{}", list(&both), quoted(&old.name)),
+            write: insert(&columns),
+            local: format!(
+                "SELECT {} FROM main.{} WHERE {}",
+                list(&local_columns),
+                quoted(&new.name),
+                by_key(&keys)
+            ),
+            write_local: insert(&local_columns),
+            base,
+            keys,
+            columns,
+            local_columns,
+        })
+    }
+
+    fn run(&self, onto: &Connection, journal: &mut Journal<'_>) -> Result<(), RebaseError> {
+        let failed =
+            |source| RebaseError::work(format!("the rows of table {}", self.table))(source);
+        let mut read = onto.prepare(&self.read).map_err(failed)?;
+        let mut write = onto.prepare(&self.write).map_err(failed)?;
+        let mut rows = read.query([]).map_err(failed)?;
+        let mut batch = 0;
+        onto.execute_batch("SAVEPOINT anabranch_copy").map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            let values = (self.keys.len()..self.keys.len() + self.columns.len())
+                .map(|at| row.get_ref(at).map(Raw))
+                .collect::<rusqlite::Result<Vec<_>>>()
+                .map_err(failed)?;
+            match write.execute(rusqlite::params_from_iter(&values)) {
+                Ok(_) => {}
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                    self.refused(onto, row, &error.to_string(), journal)?;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+            batch += 1;
+            if batch == BATCH {
+                batch = 0;
+                onto.execute_batch("RELEASE anabranch_copy; SAVEPOINT anabranch_copy")
+                    .map_err(failed)?;
+            }
+        }
+        onto.execute_batch("RELEASE anabranch_copy").map_err(failed)
+    }
+
+    /// A row that the new declaration refuses.
+    fn refused(
+        &self,
+        onto: &Connection,
+        row: &rusqlite::Row<'_>,
+        why: &str,
+        journal: &mut Journal<'_>,
+    ) -> Result<(), RebaseError> {
+        let failed =
+            |source| RebaseError::work(format!("the rows of table {}", self.table))(source);
+        let look = || -> rusqlite::Result<(bool, Option<Row>, Row, Row)> {
+            let values = |from: usize, names: &[String]| -> rusqlite::Result<Row> {
+                let values: rusqlite::Result<Vec<_>> =
+                    (from..from + names.len()).map(|at| row.get_ref(at).map(shown)).collect();
+                Ok(Row { columns: Arc::from(names.to_vec()), values: values? })
+            };
+            let key: rusqlite::Result<Vec<_>> =
+                (0..self.keys.len()).map(|at| row.get_ref(at).map(Raw)).collect();
+            let key = key?;
+            let changed = self.changed(row, &key)?;
+            let mut local = self.trio.local.conn.prepare_cached(&self.local)?;
+            let mut found = local.query(rusqlite::params_from_iter(&key))?;
+            let local = match found.next()? {
+                None => None,
+                Some(local) => {
+                    let all = 0..self.local_columns.len();
+                    let cells: rusqlite::Result<Vec<_>> =
+                        all.clone().map(|at| local.get_ref(at).map(Raw)).collect();
+                    let put = onto
+                        .prepare_cached(&self.write_local)?
+                        .execute(rusqlite::params_from_iter(cells?));
+                    // In the way of another row of the remote's: told when rows are merged.
+                    if let Err(error) = put
+                        && error.sqlite_error_code() != Some(ErrorCode::ConstraintViolation)
+                    {
+                        return Err(error);
+                    }
+                    let values: rusqlite::Result<Vec<_>> =
+                        all.map(|at| local.get_ref(at).map(shown)).collect();
+                    Some(Row { columns: Arc::from(self.local_columns.clone()), values: values? })
+                }
+            };
+            Ok((changed, local, values(0, &self.keys)?, values(self.keys.len(), &self.columns)?))
+        };
+        let (changed, local, key, remote) = look().map_err(failed)?;
+        if changed {
+            journal(Conflict {
+                table: self.table.to_owned(),
+                key,
+                kind: ConflictKind::Check,
+                base: None,
+                local,
+                remote: Some(remote),
+                decision: Decision::Local,
+                detail: Some(why.to_owned()),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether the remote wrote a row: it is not as the base has it.
+    fn changed(&self, row: &rusqlite::Row<'_>, key: &[Raw<'_>]) -> rusqlite::Result<bool> {
+        let Some(base) = &self.base else { return Ok(true) };
+        let mut base = self.trio.base.conn.prepare_cached(base)?;
+        let mut found = base.query(rusqlite::params_from_iter(key))?;
+        let Some(before) = found.next()? else { return Ok(true) };
+        for at in 0..self.columns.len() {
+            if !same(before.get_ref(at)?, row.get_ref(self.keys.len() + at)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,173 @@
+//! Both sides changed the schema.
+
+use super::*;
+
+const T: &str =
+    "CREATE TABLE t(id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES (1, 'a'), (2, 'b');";
+
+#[test]
+fn equal_changes_are_made_once() {
+    let change = "ALTER TABLE t ADD COLUMN b; CREATE TABLE u(x); CREATE INDEX i ON t(a);
+                  CREATE VIEW v AS SELECT * FROM t;";
+    let world = World::new(T, &format!("{change} INSERT INTO t VALUES (3, 'c', 'c')"), change);
+    let merged = world.merged();
+    assert_eq!(merged.text("SELECT * FROM t"), "1,a,- 2,b,- 3,c,c");
+    assert_eq!(merged.schema(), schema(&Connection::open(world.path("local")).unwrap()));
+    let drops = "DROP TABLE t";
+    assert!(!World::new(T, drops, drops).merged().schema().contains_key("t"));
+}
+
+fn conflict(world: &World) -> (String, String, String, String) {
+    match world.merge(&Rules::default()) {
+        Err(RebaseError::SchemaConflict { kind, name, local, remote }) => {
+            (kind, name, local, remote)
+        }
+        Err(other) => panic!("{other}"),
+        Ok(merged) => panic!("merged to {:?}", merged.schema()),
+    }
+}
+
+#[test]
+fn different_changes_of_a_table_are_refused_with_both_statements() {
+    let world = || {
+        World::new(
+            T,
+            "ALTER TABLE t ADD COLUMN here; UPDATE t SET here = 'h' WHERE id = 1",
+            "ALTER TABLE t ADD COLUMN there; UPDATE t SET there = 't'; INSERT INTO t VALUES (9, 'z', 'z')",
+        )
+    };
+    let (kind, name, local, remote) = conflict(&world());
+    assert_eq!((kind.as_str(), name.as_str()), ("table", "t"));
+    assert!(local.contains("here") && !local.contains("there") && remote.contains("there"));
+    let merged = world().take(Side::Remote).unwrap();
+    assert_eq!(merged.text("SELECT id FROM t"), "1 2 9");
+    assert_eq!(merged.conflicts.len(), 1, "what was written into the column that is gone");
+    assert_eq!(merged.schema()["t"], remote);
+    let merged = world().take(Side::Local).unwrap();
+    assert_eq!(merged.text("SELECT id, here FROM t"), "1,h 2,- 9,-");
+    assert_eq!(merged.conflicts.len(), 3);
+    assert_eq!(merged.schema()["t"], local);
+}
+
+#[test]
+fn a_table_dropped_on_one_side_and_written_on_the_other_is_refused() {
+    let world = || World::new(T, "DROP TABLE t", "UPDATE t SET a = 'x' WHERE id = 2");
+    let (_, name, local, _) = conflict(&world());
+    assert_eq!((name.as_str(), local.as_str()), ("t", ""));
+    let merged = world().take(Side::Local).unwrap();
+    assert!(!merged.schema().contains_key("t"));
+    assert_eq!(merged.conflicts.len(), 1);
+    assert_eq!(merged.conflicts[0].base.as_ref().unwrap().values[1], Value::Text("b".into()));
+    assert_eq!(world().take(Side::Remote).unwrap().text("SELECT a FROM t"), "a x");
+
+    let world = || {
+        World::new(T, "UPDATE t SET a = 'x' WHERE id = 2; CREATE INDEX i ON t(a)", "DROP TABLE t")
+    };
+    let (_, name, _, remote) = conflict(&world());
+    assert_eq!((name.as_str(), remote.as_str()), ("t", ""));
+    let merged = world().take(Side::Local).unwrap();
+    assert_eq!(merged.text("SELECT a FROM t"), "a x");
+    assert!(merged.schema().contains_key("i"));
+    let merged = world().take(Side::Remote).unwrap();
+    assert_eq!((merged.conflicts.len(), merged.schema().len()), (1, 0));
+
+    // What nobody wrote goes without a word.
+    assert!(
+        World::new(T, "CREATE INDEX i ON t(a); DROP INDEX i", "DROP TABLE t")
+            .merged()
+            .schema()
+            .is_empty()
+    );
+    assert!(World::new(T, "DROP TABLE t", "").merged().schema().is_empty());
+    // Only deleting rows of a table that is gone loses nothing.
+    assert!(
+        World::new(T, "DROP TABLE t", "DELETE FROM t WHERE id = 1").merged().schema().is_empty()
+    );
+}
+
+#[test]
+fn two_tables_of_one_name_are_refused() {
+    let world = || {
+        World::new(
+            T,
+            "CREATE TABLE u(a, x); INSERT INTO u VALUES (1, 2)",
+            "CREATE TABLE u(a, y); INSERT INTO u VALUES (3, 4)",
+        )
+    };
+    assert_eq!(conflict(&world()).1, "u");
+    assert_eq!(world().take(Side::Remote).unwrap().text("SELECT count(*) FROM u"), "1");
+    let world = World::new(T, "ALTER TABLE t RENAME TO u", "CREATE TABLE u(x)");
+    assert!(matches!(world.merge(&Rules::default()), Err(RebaseError::SchemaBroken { .. })));
+}
+
+#[test]
+fn different_indices_views_and_triggers_are_refused() {
+    let base = "CREATE TABLE t(a, b); CREATE VIEW v AS SELECT 1; CREATE INDEX i ON t(a);
+                CREATE TRIGGER tr AFTER INSERT ON t BEGIN SELECT 1; END;";
+    for (kind, drop, one, two) in [
+        ("view", "DROP VIEW v", "CREATE VIEW v AS SELECT 2", "CREATE VIEW v AS SELECT 3"),
+        ("index", "DROP INDEX i", "CREATE INDEX i ON t(b)", "CREATE INDEX i ON t(a, b)"),
+        (
+            "trigger",
+            "DROP TRIGGER tr",
+            "CREATE TRIGGER tr AFTER INSERT ON t BEGIN SELECT 2; END",
+            "CREATE TRIGGER tr AFTER INSERT ON t BEGIN SELECT 3; END",
+        ),
+    ] {
+        let world = || World::new(base, &format!("{drop}; {one}"), &format!("{drop}; {two}"));
+        assert_eq!(conflict(&world()).0, kind);
+        assert!(world().take(Side::Local).unwrap().schema().values().any(|sql| sql == one));
+        assert!(world().take(Side::Remote).unwrap().schema().values().any(|sql| sql == two));
+        let world = World::new(base, drop, &format!("{drop}; {two}"));
+        let (found, _, local, _) = conflict(&world);
+        assert_eq!((found.as_str(), local.as_str()), (kind, ""));
+    }
+}
+
+#[test]
+fn a_view_that_loses_its_table_is_refused() {
+    let world = || World::new(T, "DROP TABLE t", "CREATE VIEW v AS SELECT a FROM t");
+    match world().merge(&Rules::default()) {
+        Err(RebaseError::SchemaBroken { kind, name, of, .. }) => {
+            assert_eq!((kind.as_str(), name.as_str(), of), ("view", "v", Side::Remote));
+        }
+        other => panic!("{:?}", other.map(|m| m.schema())),
+    }
+    assert!(world().take(Side::Local).unwrap().schema().is_empty());
+
+    let world = || {
+        World::new(
+            T,
+            "CREATE TABLE log(x); CREATE TRIGGER tr AFTER UPDATE ON t BEGIN INSERT INTO log VALUES (new.a); END",
+            "ALTER TABLE t RENAME COLUMN a TO b",
+        )
+    };
+    match world().merge(&Rules::default()) {
+        Err(RebaseError::SchemaBroken { kind, of, .. }) => {
+            assert_eq!((kind.as_str(), of), ("trigger", Side::Local));
+        }
+        other => panic!("{:?}", other.map(|m| m.schema())),
+    }
+    let merged = world().take(Side::Remote).unwrap();
+    assert!(!merged.schema().contains_key("tr") && merged.schema().contains_key("log"));
+}
+
+#[test]
+fn a_child_that_loses_its_parent_is_refused() {
+    let world = World::new(T, "DROP TABLE t", "CREATE TABLE c(x REFERENCES t)");
+    assert!(matches!(world.merge(&Rules::default()), Err(RebaseError::SchemaBroken { .. })));
+}
+
+#[test]
+fn a_unique_index_that_rows_of_the_remote_violate_is_refused() {
+    let world = || World::new(T, "CREATE UNIQUE INDEX i ON t(a)", "INSERT INTO t VALUES (3, 'a')");
+    assert!(matches!(world().merge(&Rules::default()), Err(RebaseError::SchemaBroken { .. })));
+    assert!(!world().take(Side::Remote).unwrap().schema().contains_key("i"));
+    // Rows that were put right here are put right before it counts.
+    let world = World::new(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES (1, 'a'), (2, 'a')",
+        "DELETE FROM t WHERE id = 2; CREATE UNIQUE INDEX i ON t(a)",
+        "INSERT INTO t VALUES (3, 'b')",
+    );
+    assert_eq!(world.merged().text("SELECT a FROM t ORDER BY 1"), "a b");
+}

@@ -1,0 +1,1 @@
+//! Any changes of the schema.
