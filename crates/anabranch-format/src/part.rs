@@ -47,9 +47,10 @@ pub struct PartHeader {
     pub fork: (u32, u32, Lsn),
     /// First and last frame of the part.
     pub frames: (u32, u32),
-    /// The state of the log that the client's own frames started from, and the first of these: this
-    /// part continues earlier ones if that is not its own first.
-    pub base: (Lsn, u32),
+    /// The state of the log that the client's own frames started from: its position, its size in
+    /// pages, and the first of these frames. This part continues earlier ones if that is not its own
+    /// first.
+    pub base: (Lsn, u32, u32),
     /// Whether the WAL's checksums are over big-endian words.
     #[serde(default)]
     pub big_endian: bool,
@@ -165,7 +166,7 @@ impl PartHeader {
             return Err(MetadataError::Version(self.version));
         }
         let (first, last) = self.frames;
-        if first == 0 || last < first || self.base.1 > first || self.fork.1 >= first {
+        if first == 0 || last < first || self.base.2 > first || self.fork.1 >= first {
             return malformed("frames that run backwards");
         }
         if self.number == 0 || self.pages == 0 || self.fork.0 == 0 {
@@ -229,7 +230,7 @@ mod tests {
             number: 2,
             fork: (1, 4, Lsn::new(4)),
             frames: (5, 7),
-            base: (Lsn::new(4), 5),
+            base: (Lsn::new(4), 8, 5),
             big_endian: false,
             checksum: (1, u32::MAX),
             pages: 9,

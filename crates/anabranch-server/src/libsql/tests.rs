@@ -37,6 +37,9 @@ async fn joined(world: &World, name: &str) -> Client {
 }
 
 async fn all_equal(world: &World, clients: &mut [&mut Client]) -> Vec<String> {
+    for client in clients.iter_mut() {
+        client.settle(world).await.unwrap();
+    }
     let (head, pages) = world.state().await;
     let path = world.dir.path().join("state.db");
     std::fs::write(&path, pages.concat()).unwrap();

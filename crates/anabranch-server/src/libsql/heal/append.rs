@@ -17,7 +17,8 @@ use anabranch_store::{
 use super::lineage::{Fork, Lineage, Origin};
 use super::merge::{Merged, Merging, NotMerged, merge, section};
 use super::mirror::Mirror;
-use super::{FRAMES_MAX, STEP, states};
+use super::states::{self, Place};
+use super::{FRAMES_MAX, STEP};
 use crate::database::Database;
 use crate::entropy;
 use crate::error::ApiError;
@@ -59,7 +60,7 @@ struct Plan {
     number: u32,
     fork: Fork,
     /// The state of the log that the client's own frames started from, and the first of them.
-    base: (Lsn, u32),
+    base: (Place, u32),
     rollover: Rollover,
 }
 
@@ -94,7 +95,7 @@ impl Own {
                     id: Lineage::name(self.salts, self.checksums.0),
                     number,
                     fork: *fork,
-                    base: (fork.lsn, first),
+                    base: ((fork.lsn, fork.pages), first),
                     rollover: Rollover::To(next),
                 }
             }
@@ -311,7 +312,7 @@ async fn part(
         number: plan.number,
         fork: (plan.fork.generation, plan.fork.frame, plan.fork.lsn),
         frames: (first, last),
-        base: plan.base,
+        base: (plan.base.0.0, plan.base.0.1, plan.base.1),
         big_endian: own.order == ChecksumOrder::Big,
         checksum: (own.checksums.1.0, own.checksums.1.1),
         pages: own.pages,
@@ -358,16 +359,14 @@ async fn extended(
     let mut lineage = match &own.origin {
         Origin::Fork(fork) => Lineage {
             id: plan.id,
-            salts: own.salts,
             order: own.order,
             number: plan.number,
             fork: *fork,
-            reserved: won.lsn.1,
+            reserved: (won.lsn.1, won.pages.1),
             // The file is the lineage's from now on.
             frames: Arc::clone(&own.frames),
             crossed: Vec::new(),
             parts: Vec::new(),
-            counted: Vec::new(),
             base: plan.base,
             end: 0,
             checksum: own.checksums.1,
@@ -387,8 +386,7 @@ async fn extended(
             longer
         }
     };
-    lineage.parts.push(name.clone());
-    lineage.counted.push((name, won.clone()));
+    lineage.parts.push((name, won.clone()));
     (lineage.base, lineage.end, lineage.checksum) = (plan.base, own.last(), own.checksums.1);
     (lineage.pages, lineage.keys, lineage.passage) = (own.pages, keys, None);
     Ok(Arc::new(lineage))

@@ -7,6 +7,7 @@ use anabranch_format::{ChecksumOrder, LineageId, Lsn, Metadata, Salts, WalChecks
 use anabranch_rebase::KeyMap;
 use anabranch_store::AsideName;
 
+use super::states::Place;
 use crate::libsql::frame::{Frame, FrameFile, Frames};
 use crate::libsql::guard;
 
@@ -48,7 +49,7 @@ impl Origin {
         match self {
             Origin::Fork(fork) => fork.pages,
             Origin::Lineage(lineage, last) => match &lineage.passage {
-                Some(passage) if *last > lineage.end => passage.pages,
+                Some(_) if *last > lineage.end => lineage.reserved.1,
                 _ => lineage.pages,
             },
         }
@@ -63,31 +64,26 @@ pub(crate) struct Passage {
     pub(crate) end: u32,
     /// The client's checksum after it.
     pub(crate) checksum: WalChecksum,
-    /// Size of the database after it, in pages.
-    pub(crate) pages: u32,
 }
 
 /// A lineage. Never changes: a further part makes a new one, which shares the frames.
 #[derive(Debug, Clone)]
 pub(crate) struct Lineage {
     pub(crate) id: LineageId,
-    pub(crate) salts: Salts,
     pub(crate) order: ChecksumOrder,
     /// The number that is the owner's generation.
     pub(crate) number: u32,
     pub(crate) fork: Fork,
     /// The state that passages lead to.
-    pub(crate) reserved: Lsn,
+    pub(crate) reserved: Place,
     /// All frames from the fork on, up to the end of the last part.
     pub(crate) frames: Arc<FrameFile>,
     /// First and last frames of the passages among them.
     pub(crate) crossed: Vec<(u32, u32)>,
-    /// The parts, oldest first.
-    pub(crate) parts: Vec<AsideName>,
-    /// The segments that they were merged into, where they were looked at.
-    pub(crate) counted: Vec<(AsideName, Metadata)>,
+    /// The parts, oldest first, and the segments that they were merged into.
+    pub(crate) parts: Vec<(AsideName, Metadata)>,
     /// The state of the log that the client's newest own frames started from, and the first of them.
-    pub(crate) base: (Lsn, u32),
+    pub(crate) base: (Place, u32),
     /// The last own frame.
     pub(crate) end: u32,
     pub(crate) checksum: WalChecksum,
@@ -125,12 +121,7 @@ impl Lineage {
 
     /// What is known of the segment that a part was merged into.
     pub(crate) fn counted(&self, name: &AsideName) -> Option<Metadata> {
-        self.counted.iter().find(|(known, _)| known == name).map(|(_, metadata)| metadata.clone())
-    }
-
-    /// The last frame that is known of the WAL.
-    pub(crate) fn last(&self) -> u32 {
-        self.passage.as_ref().map_or(self.end, |passage| passage.end)
+        self.parts.iter().find(|(known, _)| known == name).map(|(_, metadata)| metadata.clone())
     }
 
     /// How `frames`, the first of which has the number `start`, lie to the lineage. Blocking.

@@ -16,6 +16,7 @@ use futures::TryStreamExt;
 
 use super::STEP;
 use super::lineage::{Fork, Lineage, Passage, run_on};
+use super::states::Place;
 use crate::database::Database;
 use crate::error::ApiError;
 use crate::libsql::engine::{Core, blocking, scratch, unavailable};
@@ -60,10 +61,7 @@ async fn known(
         core.healing.forget(&id);
         return Ok(None);
     }
-    let at_hand = core.healing.get(&id).filter(|lineage| {
-        lineage.parts.len() == counted.len()
-            && lineage.parts.last() == Some(&counted[counted.len() - 1].0)
-    });
+    let at_hand = core.healing.get(&id).filter(|lineage| lineage.parts == counted);
     let mut lineage = match at_hand {
         Some(lineage) => lineage,
         None => Arc::new(load(db, &id, &counted, listed).await?),
@@ -202,7 +200,6 @@ fn add(
         Some(known) => crossed(known, first)?,
         None => Lineage {
             id: id.clone(),
-            salts: salts_of(id).ok_or_else(|| wrong("its name has no salts"))?,
             order: if header.big_endian { ChecksumOrder::Big } else { ChecksumOrder::Little },
             number: healed.number,
             fork: Fork {
@@ -211,12 +208,11 @@ fn add(
                 lsn: header.fork.2,
                 pages: 0,
             },
-            reserved: metadata.lsn.1,
+            reserved: (metadata.lsn.1, metadata.pages.1),
             frames: Arc::new(FrameFile::new(dir, header.fork.1)?),
             crossed: Vec::new(),
             parts: Vec::new(),
-            counted: Vec::new(),
-            base: header.base,
+            base: base_of(&header),
             end: header.fork.1,
             checksum: WalChecksum::default(),
             pages: 0,
@@ -227,15 +223,13 @@ fn add(
     if first != lineage.end + 1 && !lineage.crossed.iter().any(|(_, last)| last + 1 == first) {
         return Err(wrong("a part does not follow the one before"));
     }
-    let mut frames =
-        FrameWriter { file: Arc::clone(&lineage.frames), number: first, bytes: Vec::new() };
+    let mut frames = FrameWriter::new(Arc::clone(&lineage.frames), first);
     read_section(&mut source, header.sections[2], &mut frames)?;
     if frames.finish()? != last {
         return Err(wrong("a part has another number of frames than it says"));
     }
-    lineage.parts.push(name.clone());
-    lineage.counted.push((name, metadata.clone()));
-    (lineage.base, lineage.end, lineage.pages) = (header.base, last, header.pages);
+    lineage.parts.push((name, metadata.clone()));
+    (lineage.base, lineage.end, lineage.pages) = (base_of(&header), last, header.pages);
     lineage.checksum = WalChecksum(header.checksum.0, header.checksum.1);
     (lineage.keys, lineage.passage) = (KeyMap { moved }, None);
     Ok(lineage)
@@ -256,20 +250,25 @@ fn crossed(mut known: Lineage, first: u32) -> Result<Lineage, AddError> {
     Ok(known)
 }
 
-fn salts_of(id: &LineageId) -> Option<Salts> {
-    let text = id.as_str();
-    let half = |from: usize| u32::from_str_radix(text.get(from..from + 8)?, 16).ok();
-    Some(Salts(half(0)?, half(8)?))
+fn base_of(header: &PartHeader) -> (Place, u32) {
+    let (lsn, pages, first) = header.base;
+    ((lsn, pages), first)
 }
 
 /// Lays whole frames down as their bytes come.
 pub(super) struct FrameWriter {
-    pub(super) file: Arc<FrameFile>,
-    pub(super) number: u32,
-    pub(super) bytes: Vec<u8>,
+    file: Arc<FrameFile>,
+    /// Number of the next whole frame.
+    number: u32,
+    bytes: Vec<u8>,
 }
 
 impl FrameWriter {
+    /// The first frame will have this number.
+    pub(super) fn new(file: Arc<FrameFile>, number: u32) -> Self {
+        FrameWriter { file, number, bytes: Vec::new() }
+    }
+
     /// Number of the last frame, once all of it came.
     pub(super) fn finish(mut self) -> io::Result<u32> {
         self.write_whole()?;
@@ -341,8 +340,7 @@ fn read_passage(
         return Err(AddError::Damaged("it claims to be too long".to_owned()));
     }
     let frames = Arc::new(FrameFile::new(dir, lineage.end)?);
-    let mut writer =
-        FrameWriter { file: Arc::clone(&frames), number: lineage.end + 1, bytes: Vec::new() };
+    let mut writer = FrameWriter::new(Arc::clone(&frames), lineage.end + 1);
     read_section(&mut source, lengths, &mut writer)?;
     let end = writer.finish()?;
     laid_down(lineage, frames, end).map_err(AddError::from)
@@ -366,7 +364,7 @@ pub(super) fn laid_down(
         let what = "a way on that ends in the middle of a transaction";
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    Ok(Passage { frames, end, checksum, pages })
+    Ok(Passage { frames, end, checksum })
 }
 
 /// The last frame of the lineage that the log says was merged, of which nothing else is kept.

@@ -6,21 +6,19 @@
 //! server serves the same frames, and knows them when the client pushes them back.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_format::{
-    FrameHeader, Lsn, PageOne, Pgno, Salts, WalChecksum, canonicalise_page_one,
-};
-use anabranch_store::{AsideName, Progress, Spool, StoreError};
+use anabranch_format::{DeltaError, FrameHeader, PageSet, Pgno, Salts, SectionWriter, WalChecksum};
+use anabranch_store::{AsideName, PagesAt, Progress, Spool, SpoolReader, StoreError, causes};
 
 use super::lineage::Lineage;
 use super::load::{FrameWriter, laid_down};
-use super::merge::section;
-use super::states::{self, Failed};
+use super::states;
 use crate::database::Database;
 use crate::error::ApiError;
-use crate::libsql::engine::{Core, blocking, unavailable};
-use crate::libsql::frame::{FrameFile, PAGE_BYTES, PAGE_SIZE};
+use crate::libsql::engine::{Core, blocking, scratch, unavailable};
+use crate::libsql::frame::{FrameFile, PAGE_BYTES};
 
 /// Frames from `start` on of a lineage's owner, in its own generation; `None`: there are none, it
 /// has come to the end.
@@ -44,78 +42,64 @@ pub(crate) async fn pull(
 
 /// Makes the passage, and keeps it.
 async fn made(db: &Database, lineage: &Lineage) -> Result<Lineage, ApiError> {
-    let reserved = lineage.reserved;
-    let size = states::size_at(db, reserved).await?;
-    let mut wanted = states::changed(db, lineage.base.0, reserved).await?;
+    let (reserved, size) = lineage.reserved;
+    let wanted = PageSet::new(size);
+    let wanted = states::changed(db, lineage.base.0.0, reserved, wanted).await?;
     let (frames, first, end) = (Arc::clone(&lineage.frames), lineage.base.1, lineage.end);
-    let own = blocking(move || states::pages_of(&frames, first, end)).await?;
-    wanted.extend(own.map_err(|e| crate::libsql::engine::scratch(&e))?);
-    wanted.extend(lineage.pages + 1..=size);
-    wanted.insert(Pgno::ONE.get());
-    wanted.retain(|pgno| *pgno <= size && *pgno != PAGE_SIZE.lock_page().get());
-    let position = db.log().segment_at(reserved).await.map_err(|e| unavailable(&e))?;
-    let fetched = db.log().fetch_position(Lsn::ZERO, &position, &Progress::none()).await;
-    let fetched = fetched.map_err(|e| unavailable(&e))?;
-    let dir = db.libsql().scratch.clone();
-    let of = lineage.clone();
-    let made = blocking(move || {
-        let last = wanted.last().copied();
-        let frames = Arc::new(FrameFile::new(&dir, of.end)?);
-        let mut writer =
-            FrameWriter { file: Arc::clone(&frames), number: of.end + 1, bytes: Vec::new() };
-        let (spool, lengths) = section_of(&dir, |section| {
-            fetched.for_each(|pgno, page| {
-                if !wanted.contains(&pgno.get()) {
-                    return Ok(());
-                }
-                let commit_size = if Some(pgno.get()) == last { size } else { 0 };
-                let (salts, checksum) = (Salts::default(), WalChecksum::default());
-                let mut frame =
-                    FrameHeader { pgno, commit_size, salts, checksum }.encode().to_vec();
-                let mut page = page.to_vec();
-                if pgno == Pgno::ONE {
-                    let cookie = PageOne::read(&page).map_or(0, |one| one.schema_cookie);
-                    canonicalise_page_one(&mut page, cookie, size);
-                }
-                debug_assert_eq!(page.len(), PAGE_BYTES);
-                frame.append(&mut page);
-                section.write_all(&frame)?;
-                writer.write_all(&frame)?;
-                Ok::<(), Failed>(())
-            })
-        })?;
-        let end = writer.finish()?;
-        let passage = laid_down(&of, frames, end)?;
-        let mut body = Spool::new(&dir);
-        body.write_all(&lengths.0.to_le_bytes())?;
-        body.write_all(&lengths.1.to_le_bytes())?;
-        std::io::copy(&mut spool.finish(), &mut body)?;
-        Ok::<_, Failed>((Lineage { passage: Some(passage), ..of }, body.finish()))
+    let wanted = blocking(move || states::pages_of(&frames, first, end, wanted)).await?;
+    let mut wanted = wanted.map_err(|e| scratch(&e))?;
+    let grown = (lineage.pages + 1..=size).filter_map(Pgno::new);
+    [Pgno::ONE].into_iter().chain(grown).for_each(|pgno| {
+        wanted.insert(pgno);
     });
-    let (lineage, body) = made.await?.map_err(ApiError::from)?;
+    let found = db.log().pages_at(reserved, wanted, &Progress::none()).await;
+    let found = found.map_err(|e| unavailable(&e))?;
+    let (dir, of) = (db.libsql().scratch.clone(), lineage.clone());
+    let made = blocking(move || write(of, found, size, &dir)).await?;
+    let (lineage, body) = made.map_err(|e| match StoreError::from_pages(e) {
+        Ok(e) => unavailable(&e),
+        Err(e) => ApiError::busy(causes(&e)),
+    })?;
     let kept = db.log().put_aside(&lineage.id, &AsideName::After(lineage.end), &body).await;
     kept.map_err(|e| unavailable(&e))?;
     crash_point!("heal::after-passage");
     Ok(lineage)
 }
 
-/// [`section`], of what speaks in errors of the store.
-fn section_of(
-    dir: &std::path::Path,
-    write: impl FnOnce(&mut anabranch_format::SectionWriter<Spool>) -> Result<(), Failed>,
-) -> Result<(Spool, (u64, u64)), Failed> {
-    let mut failed: Option<StoreError> = None;
-    let made = section(dir, |section| {
-        write(section).map_err(|e| match e {
-            Failed::Scratch(e) => e,
-            Failed::Store(e) => {
-                failed = Some(e);
-                std::io::ErrorKind::Other.into()
+/// Writes the pages that were found as frames, to keep and to serve. Blocking.
+fn write(
+    of: Lineage,
+    found: PagesAt,
+    size: u32,
+    dir: &Path,
+) -> Result<(Lineage, SpoolReader), DeltaError> {
+    let file = Arc::new(FrameFile::new(dir, of.end)?);
+    let mut frames = FrameWriter::new(Arc::clone(&file), of.end + 1);
+    let mut section = SectionWriter::new(Spool::new(dir));
+    let mut source = found.into_pages();
+    let mut page = vec![0; PAGE_BYTES];
+    let mut held: Option<(Pgno, Vec<u8>)> = None;
+    loop {
+        let next = source.next_page(&mut page)?;
+        // Which one is the last, and commits, is known once there is no other.
+        if let Some((pgno, page)) = held.take() {
+            let commit_size = if next.is_none() { size } else { 0 };
+            let (salts, checksum) = (Salts::default(), WalChecksum::default());
+            let header = FrameHeader { pgno, commit_size, salts, checksum }.encode();
+            for part in [&header[..], &page[..]] {
+                section.write_all(part)?;
+                frames.write_all(part)?;
             }
-        })
-    });
-    match failed {
-        Some(e) => Err(Failed::Store(e)),
-        None => Ok(made?),
+        }
+        let Some(pgno) = next else { break };
+        held = Some((pgno, page.clone()));
     }
+    let end = frames.finish()?;
+    let (section, lengths) = section.finish()?;
+    let passage = laid_down(&of, file, end)?;
+    let mut body = Spool::new(dir);
+    body.write_all(&lengths.0.to_le_bytes())?;
+    body.write_all(&lengths.1.to_le_bytes())?;
+    std::io::copy(&mut section.finish(), &mut body)?;
+    Ok((Lineage { passage: Some(passage), ..of }, body.finish()))
 }

@@ -10,7 +10,7 @@ use super::{TABLE, all_equal, frame, insert, joined, started};
 /// Two clients of a table, of which the first has pushed something that the other has not pulled.
 async fn diverged(world: &World, theirs: &str) -> (Client, Client) {
     let mut a = started(world).await;
-    let mut b = joined(world, "b").await;
+    let b = joined(world, "b").await;
     a.run(&insert("a", 2, 10));
     b.run(theirs);
     a.settle(world).await.unwrap();

