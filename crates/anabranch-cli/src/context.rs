@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use anabranch::{Options, RemoteLog, Replica};
+use anabranch::{Options, RemoteLog, Replica, Side};
 
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,16 @@ impl Context {
     /// Opens the replica that was named, or the only one in the current directory.
     pub(crate) async fn replica(&self, file: Option<PathBuf>) -> Result<Replica, Failure> {
         Ok(Replica::open(&named_or_only(file)?, self.options()).await?)
+    }
+
+    /// As [`Context::replica`], with a side to take where rows do not decide.
+    pub(crate) async fn replica_taking(
+        &self,
+        file: Option<PathBuf>,
+        take: Option<Side>,
+    ) -> Result<Replica, Failure> {
+        let options = Options { take, ..self.options() };
+        Ok(Replica::open(&named_or_only(file)?, options).await?)
     }
 
     /// Opens the remote that was named, or that of the replica that was named.

@@ -12,6 +12,7 @@ use anabranch_server::{ServeError, TokensError};
 use serde_json::{Value, json};
 
 use crate::human::Paint;
+use crate::shown;
 
 /// How the program ends. The numbers are part of its interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub(crate) enum Exit {
     Failed,
     /// The command line or the request makes no sense as it stands.
     Usage,
-    /// Both sides changed, or the remote is ahead of a push.
+    /// Both sides changed and somebody must decide, or the remote is ahead of a push.
     Diverged,
     /// The remote cannot be reached.
     Offline,
@@ -194,11 +195,15 @@ impl Failure {
     /// What to do, where the message itself does not say it in terms of this program.
     fn advice(&self) -> Option<&'static str> {
         match self {
-            Failure::Library(Error::Diverged { .. } | Error::BaseGone { .. }) => Some(
+            Failure::Library(Error::Diverged { .. }) => Some(
                 "to go on from the remote's state, run `anabranch repair FILE --take-remote`: it \
                  keeps your file as it is beside the new one, so that you can carry over what you \
                  need; to look first, run `anabranch status FILE --tables` and `anabranch clone \
                  URL OTHER`",
+            ),
+            Failure::Library(Error::Resolving { .. }) => Some(
+                "`anabranch conflicts FILE --json` has all of its versions: write what is meant with \
+                 any SQLite program",
             ),
             Failure::Library(Error::Behind { .. }) => {
                 Some("`anabranch sync FILE` does both where that is possible")
@@ -243,6 +248,15 @@ impl Failure {
             Failure::Library(Error::Behind { base, remote_lsn }) => {
                 json!({"base": base, "remote_lsn": remote_lsn})
             }
+            Failure::Library(Error::SchemaConflict { kind, name, local, remote, .. }) => {
+                json!({"kind": kind, "name": name, "local": local, "remote": remote})
+            }
+            Failure::Library(Error::Unmergeable { table, why, .. }) => {
+                json!({"table": table, "why": why})
+            }
+            Failure::Library(Error::Aborted { conflict, .. }) => {
+                Value::Object(shown::json_conflict(conflict))
+            }
             Failure::Library(Error::BaseGone { base, local_pages }) => {
                 json!({"base": base, "local_pages": local_pages})
             }
@@ -257,6 +271,15 @@ impl Failure {
 fn library_code(error: &Error) -> &'static str {
     match error {
         Error::Diverged { .. } => "diverged",
+        Error::SchemaConflict { .. } => "schema-conflict",
+        Error::Unmergeable { .. } => "unmergeable",
+        Error::Aborted { .. } => "conflict-abort",
+        Error::Resolved { .. } => "resolved-row",
+        Error::Rebase { .. } | Error::Layers { .. } => "rebase",
+        Error::BasePage { .. } => "mismatch",
+        Error::NoConflict { .. } => "no-conflict",
+        Error::Resolving { .. } => "resolving",
+        Error::Races { .. } => "races",
         Error::Behind { .. } => "behind",
         Error::Offline { .. } => "offline",
         Error::Unconfirmed { .. } => "unconfirmed",

@@ -9,7 +9,7 @@
 //! | 0 | done |
 //! | 1 | error |
 //! | 2 | the command line or the request makes no sense as it stands |
-//! | 3 | diverged: both sides changed, or the remote is ahead of a push |
+//! | 3 | both sides changed and somebody must decide, or the remote is ahead of a push |
 //! | 4 | offline: the remote cannot be reached (for `sync` that is a report, not an error) |
 //! | 130, 143 | interrupted by Ctrl-C, or by SIGTERM |
 //!
@@ -24,9 +24,11 @@ mod demo;
 mod failure;
 mod human;
 mod inspect;
+mod listing;
 mod output;
 mod progress;
 mod run;
+mod shown;
 mod when;
 
 use std::io;
@@ -118,8 +120,14 @@ fn start_tracing(global: &Global, command: &Command) {
         2 => "debug",
         _ => "trace",
     };
-    let ours =
-        ["anabranch", "anabranch_store", "anabranch_sqlite", "anabranch_server", "anabranch_cli"];
+    let ours = [
+        "anabranch",
+        "anabranch_store",
+        "anabranch_sqlite",
+        "anabranch_rebase",
+        "anabranch_server",
+        "anabranch_cli",
+    ];
     let default = ours.map(|name| format!("{name}={level}")).join(",");
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
     match server {

@@ -52,6 +52,11 @@ impl Outcome {
         Outcome { exit: Exit::Done, report: Some(Box::new(report)), failure: None }
     }
 
+    /// Done, with this to say, which is boxed already.
+    pub(crate) fn done_with(report: Box<dyn Report>) -> Self {
+        Outcome { exit: Exit::Done, report: Some(report), failure: None }
+    }
+
     /// Ended otherwise, with this to say.
     pub(crate) fn ended(exit: Exit, report: impl Report + 'static) -> Self {
         Outcome { exit, report: Some(Box::new(report)), failure: None }

@@ -8,11 +8,12 @@
 //! for blocking work to notice, says what to do next, and ends the program. The library is built to
 //! be killed at any moment; dropping first only tidies up sooner.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use crate::args::Command;
@@ -98,26 +99,37 @@ fn tell_interrupted(advice: &str, json: bool) {
 }
 
 fn execute(command: Command, ctx: Context) -> Ended {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(source) => {
-            return Ended::Finished(Err(Failure::Setup { what: "starting threads", source }));
+    let setup = |source| Ended::Finished(Err(Failure::Setup { what: "starting threads", source }));
+    let runtimes = runtime_for(&command)
+        .and_then(|work| Ok((work, Builder::new_current_thread().enable_all().build()?)));
+    match runtimes {
+        Ok((work, signals)) => {
+            outlive_file_size_limit(&signals);
+            execute_on(work, &signals, command, ctx)
         }
-    };
-    outlive_file_size_limit(&runtime);
-    let ended = execute_on(&runtime, command, ctx);
-    runtime.shutdown_timeout(GRACE);
-    ended
+        Err(e) => setup(e),
+    }
 }
 
-fn execute_on(runtime: &Runtime, command: Command, ctx: Context) -> Ended {
+/// What runs the command. A server has all cores; the others do what takes long on threads of its
+/// own, and every further thread takes them time to start.
+fn runtime_for(command: &Command) -> io::Result<Runtime> {
+    match command {
+        Command::Serve(_) => Builder::new_multi_thread().enable_all().build(),
+        _ => Builder::new_current_thread().enable_all().build(),
+    }
+}
+
+/// What the command's thread hands back, so that what is still running there can be waited for.
+type Answer = (Caught, Runtime);
+
+fn execute_on(work: Runtime, signals: &Runtime, command: Command, ctx: Context) -> Ended {
     let stop = goes_on(&command).then(|| ctx.stop.clone());
     let (cancel, cancelled) = oneshot::channel::<()>();
-    let (finished, mut outcome) = oneshot::channel();
-    let handle = runtime.handle().clone();
-    let work = move || {
+    let (finished, mut answer) = oneshot::channel::<Answer>();
+    let run = move || {
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            handle.block_on(async {
+            work.block_on(async {
                 tokio::select! {
                     outcome = commands::run(command, &ctx) => Some(outcome),
                     Ok(()) = cancelled => None,
@@ -125,18 +137,18 @@ fn execute_on(runtime: &Runtime, command: Command, ctx: Context) -> Ended {
             })
         }));
         // The receiver is gone only if the program is ending.
-        let _ = finished.send(ended);
+        let _ = finished.send((ended, work));
     };
     let thread = std::thread::Builder::new().name("command".into()).stack_size(STACK_BYTES);
-    if let Err(source) = thread.spawn(work) {
+    if let Err(source) = thread.spawn(run) {
         return Ended::Finished(Err(Failure::Setup { what: "starting a thread", source }));
     }
-    let exit = runtime.block_on(async {
+    let exit = signals.block_on(async {
         let mut stop = stop;
         loop {
             tokio::select! {
                 biased;
-                ended = &mut outcome => return Err(ended),
+                answer = &mut answer => return Err(answer),
                 exit = interruption() => match stop.take() {
                     Some(stop) => stop.cancel(),
                     None => return Ok(exit),
@@ -145,14 +157,21 @@ fn execute_on(runtime: &Runtime, command: Command, ctx: Context) -> Ended {
         }
     });
     match exit {
-        Err(ended) => Ended::Finished(flatten(ended)),
+        Err(answer) => Ended::Finished(flatten(answer.map(wound_up))),
         Ok(exit) => {
             // The command may have ended at this very moment; then there is nobody to tell.
             let _ = cancel.send(());
-            let _ = runtime.block_on(async { tokio::time::timeout(GRACE, outcome).await });
+            let answer = signals.block_on(async { tokio::time::timeout(GRACE, answer).await });
+            let _ = answer.map(|answer| answer.map(wound_up));
             Ended::Interrupted(exit)
         }
     }
+}
+
+/// Ends what the command has left running.
+fn wound_up((ended, work): Answer) -> Caught {
+    work.shutdown_timeout(GRACE);
+    ended
 }
 
 type Caught = std::thread::Result<Option<Result<Outcome, Failure>>>;

@@ -37,9 +37,43 @@ const EXPECTED: &str = "expected a position (16 hex digits as in `anabranch log`
     number) or a time such as '2026-11-23 10:00', 2026-11-23T10:00:00Z, 2026-11-22, yesterday, -2h \
     or '3 days ago'";
 
+const EXPECTED_SINCE: &str = "expected a time such as '2026-11-23 10:00', 2026-11-23T10:00:00Z, \
+    2026-11-22, yesterday, -2h or '3 days ago'";
+
 /// Reads `--at`, by the clock and zone of this machine.
 pub(crate) fn parse_at(text: &str) -> Result<When, String> {
     parse_at_from(text, &Zoned::now())
+}
+
+/// Reads `--since`: a time as for `--at`, but a clock time means the start of its second, and a day its
+/// first moment.
+pub(crate) fn parse_since(text: &str) -> Result<Micros, String> {
+    parse_since_from(text, &Zoned::now())
+}
+
+fn parse_since_from(text: &str, now: &Zoned) -> Result<Micros, String> {
+    match parse_at_from(text, now)? {
+        When::Time(end) => Ok(start_of(text, end, now)),
+        _ => Err(EXPECTED_SINCE.to_owned()),
+    }
+}
+
+/// Where the second, or the day, begins that ends with `end`.
+fn start_of(text: &str, end: Micros, now: &Zoned) -> Micros {
+    let text = text.trim();
+    let day = matches!(text.to_ascii_lowercase().as_str(), "today" | "yesterday")
+        || (text.len() <= "2026-11-22".len() && text.parse::<Date>().is_ok());
+    let moment = Timestamp::from_microsecond(end.0).ok();
+    let start = match moment {
+        Some(moment) if day => {
+            let day = moment.to_zoned(now.time_zone().clone()).start_of_day();
+            day.ok().map(|start| start.timestamp().as_microsecond())
+        }
+        // The last microsecond of a second stands for all of it.
+        Some(_) if end.0.rem_euclid(1_000_000) == 999_999 => Some(end.0 - 999_999),
+        _ => None,
+    };
+    Micros(start.unwrap_or(end.0))
 }
 
 fn parse_at_from(text: &str, now: &Zoned) -> Result<When, String> {
@@ -187,6 +221,20 @@ mod tests {
         let night = moment("2026-11-22T22:59:59.999999Z");
         assert_eq!(at("yesterday"), Ok(night));
         assert_eq!(at("2026-11-22"), Ok(night));
+    }
+
+    #[test]
+    fn since_begins_where_a_second_or_a_day_does() {
+        let now: Zoned = "2026-11-23T15:30:00+01:00[Europe/Berlin]".parse().unwrap();
+        let since = |text: &str| {
+            parse_since_from(text, &now)
+                .map(|since| Timestamp::from_microsecond(since.0).unwrap().to_string())
+        };
+        assert_eq!(since("2026-11-23 10:00").unwrap(), "2026-11-23T09:00:00Z");
+        assert_eq!(since("yesterday").unwrap(), "2026-11-21T23:00:00Z");
+        assert_eq!(since("2026-11-22").unwrap(), "2026-11-21T23:00:00Z");
+        assert_eq!(since("-2h").unwrap(), "2026-11-23T12:30:00Z");
+        assert!(since("00000000000004d2").is_err() && since("now").is_err());
     }
 
     #[test]

@@ -50,19 +50,65 @@ const CHUNK_BYTES: usize = 2 * 1024 * 1024;
 pub const FRAME_CONTENT_MAX: usize = 4 * 1024 * 1024;
 
 /// Compresses a stream of unknown length in frames that state their content's length; small bodies
-/// harder. Holds one chunk in memory.
+/// harder. Holds one chunk in memory, beside what a [`ChunkPacker`] holds.
 pub(crate) struct Compressor<W: Write> {
     sink: W,
     chunk: Vec<u8>,
+    /// A chunk has ended, so that the body is long.
+    long: bool,
     /// For the chunks of long bodies, once there is one.
-    long: Option<zstd::bulk::Compressor<'static>>,
+    here: Option<ChunkCompressor>,
+    /// Takes the chunks of long bodies instead.
+    packer: Option<Box<dyn ChunkPacker + Send>>,
     /// One level for all lengths, instead of one that fits the length.
     level: Option<i32>,
 }
 
+/// Compresses the chunks of a long body for a [`DeltaEncoder`](crate::DeltaEncoder) while that goes
+/// on, on threads that this crate does not start. Each chunk becomes what a [`ChunkCompressor`]
+/// makes of it; they come back in order.
+pub trait ChunkPacker {
+    /// Takes a chunk; answers an earlier one, compressed, if no more may wait.
+    fn push(&mut self, chunk: Vec<u8>) -> io::Result<Option<Vec<u8>>>;
+
+    /// The oldest chunk that was not answered yet, compressed; `None` if none is left.
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>>;
+
+    /// Memory for the next chunk.
+    fn spare(&mut self) -> Vec<u8>;
+}
+
+/// Compresses chunks of a long body, one by one.
+pub struct ChunkCompressor(zstd::bulk::Compressor<'static>);
+
+impl std::fmt::Debug for ChunkCompressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ChunkCompressor")
+    }
+}
+
+impl ChunkCompressor {
+    /// One that compresses as long bodies are.
+    pub fn new() -> io::Result<Self> {
+        Self::with(CHUNK_LEVEL)
+    }
+
+    fn with(level: i32) -> io::Result<Self> {
+        let mut compressor = zstd::bulk::Compressor::new(level)?;
+        compressor.include_checksum(true)?;
+        Ok(ChunkCompressor(compressor))
+    }
+
+    /// One frame that holds `chunk`.
+    pub fn compress(&mut self, chunk: &[u8]) -> io::Result<Vec<u8>> {
+        self.0.compress(chunk)
+    }
+}
+
 impl<W: Write> Compressor<W> {
     pub(crate) fn new(sink: W) -> Self {
-        Compressor { sink, chunk: Vec::new(), long: None, level: None }
+        let (chunk, here, packer) = (Vec::new(), None, None);
+        Compressor { sink, chunk, long: false, here, packer, level: None }
     }
 
     /// Spends as little time as possible; a compaction will spend more.
@@ -70,9 +116,14 @@ impl<W: Write> Compressor<W> {
         Compressor { level: Some(FAST_LEVEL), ..Compressor::new(sink) }
     }
 
+    /// From now on `packer` compresses the chunks of a long body.
+    pub(crate) fn pack_with(&mut self, packer: Box<dyn ChunkPacker + Send>) {
+        self.packer = Some(packer);
+    }
+
     /// Ends the compression and gives back the sink.
     pub(crate) fn finish(mut self) -> io::Result<W> {
-        if self.long.is_none() && self.level.is_none() && self.chunk.len() <= MEDIUM_BODY_BYTES {
+        if !self.long && self.level.is_none() && self.chunk.len() <= MEDIUM_BODY_BYTES {
             let level = match self.chunk.len() {
                 0..=SMALL_BODY_BYTES => SMALL_BODY_LEVEL,
                 _ => MEDIUM_BODY_LEVEL,
@@ -83,21 +134,31 @@ impl<W: Write> Compressor<W> {
             encoder.write_all(&self.chunk)?;
             return encoder.finish();
         }
+        if !self.long {
+            // One chunk is not worth threads.
+            self.packer = None;
+        }
         if !self.chunk.is_empty() {
             self.end_chunk()?;
+        }
+        if let Some(packer) = &mut self.packer {
+            while let Some(packed) = packer.next()? {
+                self.sink.write_all(&packed)?;
+            }
         }
         Ok(self.sink)
     }
 
     fn end_chunk(&mut self) -> io::Result<()> {
-        let compressor = match &mut self.long {
+        self.long = true;
+        if let Some(packer) = &mut self.packer {
+            let spare = packer.spare();
+            let packed = packer.push(std::mem::replace(&mut self.chunk, spare))?;
+            return packed.map_or(Ok(()), |packed| self.sink.write_all(&packed));
+        }
+        let compressor = match &mut self.here {
             Some(compressor) => compressor,
-            none => {
-                let mut compressor =
-                    zstd::bulk::Compressor::new(self.level.unwrap_or(CHUNK_LEVEL))?;
-                compressor.include_checksum(true)?;
-                none.insert(compressor)
-            }
+            none => none.insert(ChunkCompressor::with(self.level.unwrap_or(CHUNK_LEVEL))?),
         };
         let packed = compressor.compress(&self.chunk)?;
         self.chunk.clear();

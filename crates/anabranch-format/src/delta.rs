@@ -15,7 +15,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use crate::compress::{Compressor, Unpacker, is_damage};
+use crate::compress::{ChunkPacker, Compressor, Unpacker, is_damage};
 use crate::lsn::Lsn;
 use crate::metadata::Metadata;
 use crate::page::{PageSize, Pgno};
@@ -246,6 +246,13 @@ impl<W: Write> DeltaEncoder<W> {
     #[must_use]
     pub fn growing_from(mut self, size_before: u32) -> Self {
         self.size_before = Some(size_before);
+        self
+    }
+
+    /// Has `packer` compress a long body while the pages come.
+    #[must_use]
+    pub fn packed_by(mut self, packer: Box<dyn ChunkPacker + Send>) -> Self {
+        self.wal.sink_mut().pack_with(packer);
         self
     }
 

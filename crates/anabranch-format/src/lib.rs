@@ -28,7 +28,7 @@ mod snapshot;
 mod wal;
 
 pub use checksum::{DbChecksum, KeyedChecksum, PageChecksum, ParseChecksumError, content_hash};
-pub use compress::{FRAME_CONTENT_MAX, WINDOW_LOG_MAX};
+pub use compress::{ChunkCompressor, ChunkPacker, FRAME_CONTENT_MAX, WINDOW_LOG_MAX};
 pub use delta::{
     DeltaEncoder, DeltaError, DeltaReader, EncodedDelta, Merge, PageOrder, PageSource,
     SegmentReader,

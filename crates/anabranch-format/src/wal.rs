@@ -460,6 +460,11 @@ impl<W: Write> WalWriter<W> {
         self.frames
     }
 
+    /// What is written to.
+    pub(crate) fn sink_mut(&mut self) -> &mut W {
+        &mut self.sink
+    }
+
     /// Gives back the sink; nothing is buffered here.
     pub fn into_inner(self) -> W {
         self.sink

@@ -90,6 +90,7 @@ impl Bench {
         let view = self.live.begin()?;
         let mut staging = map.stage(self.intent);
         let with = Compare {
+            ahead: None,
             since: self.mark.as_ref(),
             base_size: self.size,
             page_one_always: false,
@@ -129,6 +130,7 @@ impl Bench {
         let mut under_lock = Duration::ZERO;
         let applied = view.apply::<rusqlite::Error>(
             ApplyDelta {
+                before: None,
                 page_size,
                 size_after: self.size,
                 pages: &mut anabranch_sqlite::Hashed::new(noise, map.hasher(), page_size),

@@ -54,6 +54,9 @@ pub struct ApplyDelta<'a> {
     pub base: &'a BaseMap<'a>,
     /// Number of the intent, the caller's own; nothing may be staged under it yet.
     pub intent: i64,
+    /// Where the file is not as the base before the change: what is staged under this number tells how
+    /// its pages differ.
+    pub before: Option<i64>,
 }
 
 /// A page of a change, with its entry in the base map.
@@ -138,6 +141,10 @@ pub struct ApplyIntent {
     /// The file need not have been as the base was before, so that its old pages tell nothing.
     #[serde(default)]
     pub replaces: bool,
+    /// Where the file was not as the base before, and it is known how: what is staged under this
+    /// number tells what those of its pages were that differed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<i64>,
 }
 
 /// What the caller is told while the write lock is held and all pages are written.
@@ -201,7 +208,7 @@ impl View<'_> {
         }
         self.live.spent = true;
         let data_version = self.data_version()?;
-        let (base, intent) = (change.base, change.intent);
+        let (base, intent, before) = (change.base, change.intent, change.before);
         let (size_after, cookie_rule) = (change.size_after, change.schema_cookie);
         let written = self.write_pages(change)?;
         let told = UnderLock {
@@ -213,7 +220,8 @@ impl View<'_> {
                 pages: written.pages,
                 cookie_before: self.page_one().schema_cookie,
                 cookie_after: written.cookie_after,
-                replaces: matches!(cookie_rule, CookieRule::Replace { .. }),
+                replaces: matches!(cookie_rule, CookieRule::Replace { .. }) && before.is_none(),
+                before,
             },
             log_cookie: written.log_cookie,
         };
@@ -296,7 +304,7 @@ impl View<'_> {
     }
 
     fn write_pages<E>(&mut self, change: ApplyDelta<'_>) -> Result<Written, ApplyError<E>> {
-        let ApplyDelta { page_size, size_after, pages, schema_cookie, base, intent } = change;
+        let ApplyDelta { page_size, size_after, pages, schema_cookie, base, intent, .. } = change;
         let mut order = PageOrder::new(page_size, self.db_size(), size_after);
         let mut staging = base.stage(intent);
         let mut written = Written {

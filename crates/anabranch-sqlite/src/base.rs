@@ -18,7 +18,7 @@
 
 use std::cell::RefCell;
 
-use anabranch_format::{DbChecksum, KeyedChecksum, PageChecksum, PageSize, Pgno};
+use anabranch_format::{DbChecksum, KeyedChecksum, PageChecksum, PageSet, PageSize, Pgno};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::BaseError;
@@ -202,6 +202,17 @@ impl<'c> BaseMap<'c> {
             .ok()
             .and_then(|at| decode_record(&records[at]))
             .map(|(_, entry)| entry))
+    }
+
+    /// The numbers of the staged pages of an intent.
+    pub fn staged_pages(&self, intent: i64) -> Result<PageSet, BaseError> {
+        let mut pages = PageSet::new(0);
+        for staged in self.staged(intent) {
+            let (pgno, _) = staged?;
+            pages.grow(pgno.get());
+            pages.insert(pgno);
+        }
+        Ok(pages)
     }
 
     /// Forgets the staged pages of an intent.

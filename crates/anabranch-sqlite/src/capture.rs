@@ -10,7 +10,8 @@
 //! before the transaction began would miss pages of a commit in between, and a state torn between
 //! two commits would be sent.
 //!
-//! What the caller must guarantee: at the mark, the file did not differ from the base.
+//! What the caller must guarantee: at the mark, the file did not differ from the base but in the pages
+//! that are named as ahead of it.
 
 use std::borrow::BorrowMut;
 
@@ -27,11 +28,14 @@ use anabranch_format::PageSet;
 /// What a view is compared with.
 #[derive(Debug, Clone, Copy)]
 pub struct Compare<'a> {
-    /// Where the file was last known to be as the base; `None` if that is not known.
+    /// Where the file was last known to be as the base, but for [`Compare::ahead`]; `None` if that is
+    /// not known.
     pub since: Option<&'a Mark>,
     /// The pages that a watcher has seen written since then, if it has seen every frame, up to a
     /// state that is not older than the view.
     pub watched: Option<&'a PageSet>,
+    /// Pages in which the file differed from the base at the mark already; `None`: none did.
+    pub ahead: Option<&'a PageSet>,
     /// The machine was restarted since: the mark proves nothing but what is missing.
     pub restarted: bool,
     /// Size of the base in pages; entries of the map above it do not count.
@@ -177,6 +181,11 @@ impl<L: BorrowMut<LiveFile>> ViewOf<L> {
                 pages.insert(pgno);
             }
             return Ok((How::Watched, pages));
+        }
+        for pgno in with.ahead.iter().flat_map(|ahead| ahead.iter()) {
+            if pgno.get() <= self.db_size() && pgno != lock_page {
+                pages.insert(pgno);
+            }
         }
         let since = with.since.ok_or(ScanReason::NoMark)?;
         let now = self.snapshot.as_ref().ok_or(ScanReason::NoWal)?;

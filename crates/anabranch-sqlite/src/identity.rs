@@ -4,6 +4,7 @@
 //! locks on it.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,12 +31,13 @@ impl FileIdentity {
     pub fn of(path: &Path) -> std::io::Result<Self> {
         let found = std::fs::metadata(path)?;
         let (device, inode) = device_and_inode(&found);
+        let Host { machine, boot } = host();
         Ok(FileIdentity {
             device,
             inode,
             born: born(&found),
-            machine: line_of("/etc/machine-id").or_else(|| line_of("/var/lib/dbus/machine-id")),
-            boot: line_of("/proc/sys/kernel/random/boot_id"),
+            machine: machine.clone(),
+            boot: boot.clone(),
         })
     }
 
@@ -74,6 +76,21 @@ impl FileIdentity {
     pub fn same_boot(&self, other: &FileIdentity) -> bool {
         self.boot.is_some() && self.boot == other.boot
     }
+}
+
+/// The machine and its present boot.
+struct Host {
+    machine: Option<String>,
+    boot: Option<String>,
+}
+
+/// Both outlive this process, so they are read once.
+fn host() -> &'static Host {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    HOST.get_or_init(|| Host {
+        machine: line_of("/etc/machine-id").or_else(|| line_of("/var/lib/dbus/machine-id")),
+        boot: line_of("/proc/sys/kernel/random/boot_id"),
+    })
 }
 
 fn born(found: &std::fs::Metadata) -> Option<i64> {

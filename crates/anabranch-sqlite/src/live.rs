@@ -69,6 +69,16 @@ pub struct Prepared {
     pub normalised_size: bool,
 }
 
+/// The form a database is in; that of one without content.
+#[derive(Default)]
+struct Header {
+    /// Bytes that are reserved at the end of each page.
+    reserved: Option<u8>,
+    /// The size it states is not the true one, or does not count.
+    stale_size: bool,
+    wal: bool,
+}
+
 impl LiveFile {
     /// Opens an existing database. Waits up to `busy` for other programs' locks, here and later.
     ///
@@ -131,38 +141,38 @@ impl LiveFile {
     /// states the true size. Says what it had to change.
     pub fn prepare(&mut self) -> Result<Prepared, FileError> {
         self.renew_if_spent()?;
-        self.refuse_reserved_bytes()?;
+        let found = self.header()?;
+        if let Some(reserved) = found.reserved.filter(|n| *n == CHECKSUM_VFS_RESERVED) {
+            return Err(FileError::UnsupportedReserved { path: self.path.clone(), reserved });
+        }
         // Looked at first, since the switch writes page 1 and so corrects the size on the way.
-        let normalised_size = self.has_stale_size()?;
+        let normalised_size = found.stale_size;
+        if found.wal && !normalised_size {
+            return Ok(Prepared::default());
+        }
         let switched_to_wal = self.switch_to_wal()?;
-        if self.has_stale_size()? {
+        if self.header()?.stale_size {
             self.rewrite_size()?;
         }
         self.page_size = read_page_size(&self.conn, &self.path, self.busy)?;
         Ok(Prepared { switched_to_wal, normalised_size })
     }
 
-    fn refuse_reserved_bytes(&mut self) -> Result<(), FileError> {
-        let reserved = match self.begin() {
-            Ok(view) => view.page_one().reserved,
-            Err(FileError::Empty { .. }) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        if reserved == CHECKSUM_VFS_RESERVED {
-            return Err(FileError::UnsupportedReserved { path: self.path.clone(), reserved });
-        }
-        Ok(())
-    }
-
-    /// Whether the size in the file header is not the true one, or does not count: SQLite before 3.7
-    /// wrote none. Pages travel without a file's length to go by, so the header must be right.
-    fn has_stale_size(&mut self) -> Result<bool, FileError> {
+    /// What the file header says of the form the database is in.
+    fn header(&mut self) -> Result<Header, FileError> {
         match self.begin() {
             Ok(view) => {
                 let one = view.page_one();
-                Ok(one.change_counter != one.version_valid_for || one.db_size != view.db_size())
+                // The size does not count where the counters differ: SQLite before 3.7 wrote none.
+                // Pages travel without a file's length to go by, so the header must be right.
+                let counts = one.change_counter == one.version_valid_for;
+                Ok(Header {
+                    reserved: Some(one.reserved),
+                    stale_size: !counts || one.db_size != view.db_size(),
+                    wal: view.is_wal(),
+                })
             }
-            Err(FileError::Empty { .. }) => Ok(false),
+            Err(FileError::Empty { .. }) => Ok(Header::default()),
             Err(error) => Err(error),
         }
     }

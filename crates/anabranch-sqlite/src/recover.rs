@@ -16,7 +16,7 @@
 use anabranch_format::Pgno;
 
 use crate::apply::ApplyIntent;
-use crate::base::BaseMap;
+use crate::base::{BaseMap, PageEntry};
 use crate::capture::ScanReason;
 use crate::error::{BaseError, CaptureError};
 use crate::view::View;
@@ -150,7 +150,7 @@ impl View<'_> {
                 // Before the apply, or cut off by somebody after it: says nothing.
                 continue;
             }
-            let old = if pgno.get() <= intent.size_before { base.get(pgno)? } else { None };
+            let old = self.page_before(pgno, intent, base)?;
             let now = self.with_page(pgno, |page| base.keyed(pgno, page))?;
             let was = old.map(|old| old.keyed);
             if was == Some(target.keyed) {
@@ -160,6 +160,24 @@ impl View<'_> {
             at_old += u64::from(Some(now) == was);
         }
         Ok((at_target, at_old))
+    }
+
+    /// What the page was before the apply.
+    fn page_before(
+        &self,
+        pgno: Pgno,
+        intent: &ApplyIntent,
+        base: &BaseMap<'_>,
+    ) -> Result<Option<PageEntry>, BaseError> {
+        if pgno.get() > intent.size_before {
+            return Ok(None);
+        }
+        if let Some(before) = intent.before
+            && let Some(changed) = base.staged_page(before, pgno)?
+        {
+            return Ok(Some(changed));
+        }
+        base.get(pgno)
     }
 
     fn by_cookie(&self, intent: &ApplyIntent) -> Verdict {

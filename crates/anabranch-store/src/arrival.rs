@@ -24,8 +24,9 @@ use crate::keys::Keys;
 use crate::runs::{Chain, OpenPiece};
 use crate::spool::SpoolReader;
 
-/// Bundles up to this length are held in memory.
-const MEMORY_BYTES_MAX: u64 = 8 << 20;
+/// Bundles up to this length are held in memory: what comes from there may be written while it is
+/// unpacked. Those of changes that are short enough for that are hardly longer.
+const MEMORY_BYTES_MAX: u64 = 16 << 20;
 
 /// How errors speak of what comes.
 const NAME: &str = "what the server sent";
@@ -97,7 +98,14 @@ impl Arrival {
         self.total() == Some(self.received)
     }
 
-    /// Takes the next bytes. Blocking, unless they are few. Bytes beyond the end are an error.
+    /// Whether the next bytes go to memory, so that taking them cannot take long.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        self.manifest.is_some() && matches!(self.sink, Sink::Memory(_))
+    }
+
+    /// Takes the next bytes. Blocking, unless they are few or go to memory. Bytes beyond the end are
+    /// an error.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
         if self.manifest.is_none() {
             bytes = self.write_manifest(bytes)?;
@@ -150,6 +158,9 @@ impl Arrival {
         if manifest.bytes().is_some_and(|bytes| bytes > MEMORY_BYTES_MAX) {
             let file = Growing::new(self.context.scratch());
             self.sink = Sink::File(Arc::new(file.map_err(|e| self.context.scratch_failed(e))?));
+        } else if let Sink::Memory(memory) = &mut self.sink {
+            // Growing would copy what is there, and ask for twice as much.
+            memory.reserve_exact(manifest.bytes().and_then(|b| b.try_into().ok()).unwrap_or(0));
         }
         self.manifest = Some(manifest);
         Ok(rest)

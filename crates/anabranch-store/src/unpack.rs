@@ -2,7 +2,8 @@
 //!
 //! Long bodies are rows of zstd frames of bounded content, which know nothing of one another. Who
 //! reads finds the frames and hands them round; the threads unpack; what they made is passed on in
-//! the order of the frames. At most [`BYTES_AHEAD`] of content, and as much packed, is under way.
+//! the order of the frames. Beyond the one that is read next at most [`BYTES_AHEAD`] of content, and as
+//! much packed, is under way.
 //! The threads end with the reader, or with the process.
 
 use std::collections::VecDeque;
@@ -16,11 +17,12 @@ use anabranch_format::{
 use crate::spool::SpoolReader;
 
 const THREADS: usize = 2;
-/// Content that is being unpacked or waits to be read: enough that no thread waits for the other.
-const BYTES_AHEAD: usize = 6 * 1024 * 1024;
+/// Content that is being unpacked or waits to be read: two frames of the length that we write, one
+/// for each thread.
+const BYTES_AHEAD: usize = 4 * 1024 * 1024;
 const FRAMES_AHEAD: usize = 64;
 /// Memory that is kept to be written to again, in contents of a frame.
-const SPARE_MAX: usize = 4;
+const SPARE_MAX: usize = 2;
 /// Shorter bodies are not worth two threads.
 const BODY_BYTES_MIN: u64 = 1024 * 1024;
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -122,11 +124,19 @@ impl SideBySide {
 impl BufRead for SideBySide {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.at == self.content.len() {
+            // What was read is written to again at once.
+            let used = std::mem::take(&mut self.content);
+            self.at = 0;
+            if self.spare.len() < SPARE_MAX && used.capacity() > 0 {
+                self.spare.push(used);
+            }
             self.hand_out();
             let Some((length, answer)) = self.waiting.pop_front() else { return Ok(&[]) };
             self.bytes_ahead -= length;
+            // Neither thread shall wait until this one has been read.
+            self.hand_out();
             let gone = |_| io::Error::other("a thread that unpacks is gone");
-            let content = match answer.recv().map_err(gone).flatten() {
+            self.content = match answer.recv().map_err(gone).flatten() {
                 Ok(content) => content,
                 Err(e) => {
                     // Nothing after it counts.
@@ -135,11 +145,6 @@ impl BufRead for SideBySide {
                     return Err(e);
                 }
             };
-            let used = std::mem::replace(&mut self.content, content);
-            if self.spare.len() < SPARE_MAX {
-                self.spare.push(used);
-            }
-            self.at = 0;
         }
         Ok(&self.content[self.at..])
     }

@@ -140,14 +140,14 @@ async fn what_is_long_is_read_while_it_still_comes() {
     let log = fixture.log().await;
     let mut a = Replica::new(&log, "a");
     // Random pages of 512 bytes: longer than what is held in memory.
-    a.pushed(24_000).await;
+    a.pushed(36_000).await;
     log.compact(Micros(0), Duration::from_secs(3600), &Progress::none()).await.unwrap();
-    for size in [24_010, 24_000, 24_020] {
+    for size in [36_010, 36_000, 36_020] {
         a.pushed(size).await;
     }
     let to = a.head.position();
     let bytes = sent(&log, Lsn::ZERO, &to, 0).await;
-    assert!(bytes.len() > 9 << 20);
+    assert!(bytes.len() > 17 << 20);
     let mut arriving = arrival(&fixture, &log, Lsn::ZERO, &to);
     let mut parts = bytes.chunks(50_000);
     while !arriving.is_readable() {

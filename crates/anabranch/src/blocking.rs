@@ -8,10 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_rebase::{RowChange, Side};
 use anabranch_store::{At, CompactReport};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::conflicts::{Resolution, Setting};
 use crate::error::Error;
+use crate::journal::{ConflictEntry, ConflictFilter};
+use crate::preview::{Differing, Preview};
 use crate::replica::{Options, Repair};
 use crate::report::{
     AdoptReport, CloneReport, HistoryEntry, InitReport, PullReport, PushReport, RepairReport,
@@ -19,7 +23,9 @@ use crate::report::{
 };
 
 fn runtime() -> Result<Arc<Runtime>, Error> {
-    let built = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    // The caller's thread does what does not block. Another one would have to be woken twice for
+    // each request, which takes as long as a server on the same machine.
+    let built = Builder::new_current_thread().enable_all().build();
     built.map(Arc::new).map_err(|e| Error::Panicked(format!("no runtime: {e}")))
 }
 
@@ -125,6 +131,45 @@ impl Replica {
     /// See [`crate::Replica::verify`].
     pub fn verify(&self) -> Result<VerifyReport, Error> {
         self.run(self.inner.verify())
+    }
+
+    /// See [`crate::Replica::settings`].
+    pub fn settings(&self) -> Result<Vec<Setting>, Error> {
+        self.run(self.inner.settings())
+    }
+
+    /// See [`crate::Replica::setting`].
+    pub fn setting(&self, key: &str) -> Result<Setting, Error> {
+        self.run(self.inner.setting(key))
+    }
+
+    /// See [`crate::Replica::set`].
+    pub fn set(&self, key: &str, value: Option<&str>) -> Result<Setting, Error> {
+        self.run(self.inner.set(key, value))
+    }
+
+    /// See [`crate::Replica::conflicts`].
+    pub fn conflicts(
+        &self,
+        filter: &ConflictFilter,
+        each: impl FnMut(ConflictEntry) -> bool,
+    ) -> Result<(), Error> {
+        self.run(self.inner.conflicts(filter, each))
+    }
+
+    /// See [`crate::Replica::resolve_conflict`].
+    pub fn resolve_conflict(&self, id: i64, take: Side) -> Result<Resolution, Error> {
+        self.run(self.inner.resolve_conflict(id, take))
+    }
+
+    /// See [`crate::Replica::preview`].
+    pub fn preview(&self) -> Result<Preview, Error> {
+        self.run(self.inner.preview())
+    }
+
+    /// See [`crate::Replica::diff`].
+    pub fn diff(&self, which: Differing, each: impl FnMut(RowChange) -> bool) -> Result<(), Error> {
+        self.run(self.inner.diff(which, each))
     }
 
     /// See [`crate::Replica::repair`].

@@ -1,10 +1,11 @@
 //! Errors of the client library: each says what happened, to which file or position, and what the
 //! user can do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anabranch_format::{DeltaError, Lsn, PageSize};
-use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError};
+use anabranch_rebase::{Conflict, RebaseError, Value};
+use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError, ScratchError};
 use anabranch_store::{AppendError, LocationError, StoreError};
 
 use crate::adopt::AdoptError;
@@ -14,7 +15,7 @@ use crate::remote::{self, ServerError, ServerUrlError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Both sides changed, or the remote is ahead: pull, or decide.
+    /// Both sides changed and somebody must decide, or the remote is ahead: pull, or decide.
     Diverged,
     /// The remote cannot be reached: try again later.
     Offline,
@@ -30,7 +31,7 @@ pub enum ErrorKind {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Both sides changed since they last had a common state.
+    /// Another replica has published something where this one is still being published.
     #[error(
         "diverged: {changed} changed here since position {base}, and the remote went on to \
          {remote_lsn}; nothing was changed",
@@ -43,6 +44,128 @@ pub enum Error {
         base: Lsn,
         /// Where the remote's log ends now (or what is known of it).
         remote_lsn: Lsn,
+    },
+    /// Both sides changed one object of the schema, differently.
+    #[error(
+        "both sides changed the {kind} {name}: here it is {local}, at the remote {remote}. Nothing \
+         was changed. `anabranch sync {path} --take local` goes on with what it is here, `--take \
+         remote` with what it is there; the rows of both are merged in either case",
+        path = path.display(), local = statement(local), remote = statement(remote)
+    )]
+    SchemaConflict {
+        /// The database.
+        path: PathBuf,
+        /// `table`, `index`, `view` or `trigger`.
+        kind: String,
+        /// Its name in the common state, or the name that both gave it.
+        name: String,
+        /// The local statement; empty if it was dropped here.
+        local: String,
+        /// The remote's statement; empty if it was dropped there.
+        remote: String,
+    },
+    /// Both sides changed a table whose content cannot be merged row by row.
+    #[error(
+        "both sides changed table {table}, which cannot be merged: {why}. Nothing was changed. \
+         `anabranch sync {path} --take local` goes on with what it holds here, `--take remote` with \
+         what it holds there",
+        path = path.display()
+    )]
+    Unmergeable {
+        /// The database.
+        path: PathBuf,
+        /// The table.
+        table: String,
+        /// Why not.
+        why: String,
+    },
+    /// Both sides changed a row of a table for which somebody wants to be asked.
+    #[error(
+        "both sides changed a row of table {table} ({key}), and its policy is `abort`. Nothing was \
+         changed. `anabranch sync {path} --dry-run` shows what is in conflict; `anabranch config \
+         {path} conflict.{table} = local` (or remote, or merge) decides it, then sync again",
+        path = path.display(), key = key_of(conflict)
+    )]
+    Aborted {
+        /// The database.
+        path: PathBuf,
+        /// The table.
+        table: String,
+        /// The row, with its versions.
+        conflict: Box<Conflict>,
+    },
+    /// What a program's [`Resolve`](crate::Resolve) decided on cannot stand.
+    #[error(
+        "the row that the program decided on cannot stand in table {table}: {why}. Nothing was \
+         changed"
+    )]
+    Resolved {
+        /// The table.
+        table: String,
+        /// Why not.
+        why: String,
+    },
+    /// Putting local changes on top of the remote's failed.
+    #[error(
+        "putting what changed in {path} on top of what the remote has failed; nothing was changed",
+        path = path.display()
+    )]
+    Rebase {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<RebaseError>,
+    },
+    /// One of the states that a rebase works with cannot be read or written.
+    #[error(
+        "putting what changed in {path} on top of what the remote has needs its earlier pages, which \
+         cannot be read or kept; nothing was changed",
+        path = path.display()
+    )]
+    Layers {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<ScratchError>,
+    },
+    /// What the remote says of the common state is not what it was.
+    #[error(
+        "page {page} of position {lsn}, as the remote has it, is not what this replica once had: the \
+         remote, or the sidecar, is damaged. Nothing was changed; `anabranch verify` tells more"
+    )]
+    BasePage {
+        /// The position.
+        lsn: Lsn,
+        /// The page.
+        page: u32,
+    },
+    /// The journal has no such conflict.
+    #[error(
+        "there is no conflict {id} in the journal of {path}: `anabranch conflicts {path} --all` \
+         lists them",
+        path = path.display()
+    )]
+    NoConflict {
+        /// The database.
+        path: PathBuf,
+        /// The number.
+        id: i64,
+    },
+    /// A version of a row cannot be written back.
+    #[error(
+        "conflict {id} cannot be resolved that way: the row cannot be written to table {table}. \
+         Nothing was changed"
+    )]
+    Resolving {
+        /// The conflict.
+        id: i64,
+        /// The table.
+        table: String,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
     },
     /// A push found that the remote is ahead.
     #[error("the remote went on from {base} to {remote_lsn}: pull first, then push again")]
@@ -339,8 +462,10 @@ pub enum Error {
     },
     /// The base of the replica is older than what the remote keeps, and there are local changes.
     #[error(
-        "the remote keeps nothing as old as position {base} any more, and there are \
-         {changed} changed here",
+        "the remote keeps nothing as old as position {base} any more, and {changed} changed here \
+         since: what others changed cannot be told from what was changed here. Nothing was changed. \
+         `anabranch sync FILE --take remote` goes on from the remote's state and keeps the file as it \
+         is beside it; `--take local` pushes the file's state, as a whole, on top of the remote's",
         changed = pages(*local_pages)
     )]
     BaseGone {
@@ -365,6 +490,15 @@ pub enum Error {
     KeepsMoving {
         /// The database.
         path: PathBuf,
+    },
+    /// Others appended to the log whenever this replica was about to.
+    #[error(
+        "others were faster at {remote} again and again: what changed here is safe in the file, and \
+         goes out with the next sync"
+    )]
+    Races {
+        /// The remote.
+        remote: String,
     },
     /// The sidecar cannot be read, or contradicts itself.
     #[error(
@@ -452,6 +586,32 @@ pub enum Error {
     Panicked(String),
 }
 
+/// A statement of the schema, as it is told.
+fn statement(sql: &str) -> String {
+    /// More is cut off: it is told what it is about, not shown in full.
+    const CHARS_MAX: usize = 300;
+    match sql.char_indices().nth(CHARS_MAX) {
+        _ if sql.is_empty() => "dropped".to_owned(),
+        Some((end, _)) => format!("`{}...`", &sql[..end]),
+        None => format!("`{sql}`"),
+    }
+}
+
+/// The key of a row in conflict, as it is told.
+fn key_of(conflict: &Conflict) -> String {
+    const CHARS_MAX: usize = 60;
+    let shown = |value: &Value| match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(n) => n.to_string(),
+        Value::Real(x) => x.to_string(),
+        Value::Text(text) => format!("'{}'", text.chars().take(CHARS_MAX).collect::<String>()),
+        Value::Blob(bytes) => format!("a blob of {} bytes", bytes.len()),
+    };
+    let key = &conflict.key;
+    let parts = key.columns.iter().zip(&key.values);
+    parts.map(|(name, value)| format!("{name} {}", shown(value))).collect::<Vec<_>>().join(", ")
+}
+
 /// That many pages.
 fn pages(count: u64) -> String {
     if count == 1 { "1 page".to_owned() } else { format!("{count} pages") }
@@ -494,6 +654,26 @@ impl From<CaptureError<std::convert::Infallible>> for Error {
 }
 
 impl Error {
+    /// The typed error for a rebase of the database at `path` that failed.
+    pub(crate) fn from_rebase(path: &Path, e: RebaseError) -> Self {
+        let path = path.to_owned();
+        match e {
+            RebaseError::SchemaConflict { kind, name, local, remote } => {
+                Error::SchemaConflict { path, kind, name, local, remote }
+            }
+            RebaseError::Unmergeable { table, why } => Error::Unmergeable { path, table, why },
+            RebaseError::Aborted { table, conflict, .. } => {
+                Error::Aborted { path, table, conflict }
+            }
+            RebaseError::Resolved { table, why } => Error::Resolved { table, why },
+            RebaseError::Journal(e) => match e.downcast::<Error>() {
+                Ok(e) => *e,
+                Err(e) => Error::Rebase { path, source: Box::new(RebaseError::Journal(e)) },
+            },
+            e => Error::Rebase { path, source: Box::new(e) },
+        }
+    }
+
     /// The typed error for pages that could not be read: the store's, if it is one.
     pub(crate) fn from_pages(e: DeltaError) -> Self {
         match StoreError::from_pages(e) {
@@ -506,15 +686,23 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Diverged { .. } | Error::Behind { .. } | Error::BaseGone { .. } => {
-                ErrorKind::Diverged
-            }
+            Error::Diverged { .. }
+            | Error::Behind { .. }
+            | Error::BaseGone { .. }
+            | Error::SchemaConflict { .. }
+            | Error::Unmergeable { .. }
+            | Error::Aborted { .. } => ErrorKind::Diverged,
             Error::Offline { .. }
             | Error::Unconfirmed { .. }
             | Error::Undecided { .. }
             | Error::RemoteGone { .. } => ErrorKind::Offline,
-            Error::Locked { .. } | Error::KeepsMoving { .. } => ErrorKind::Busy,
-            Error::Location(_) | Error::ServerUrl(_) | Error::Usage(_) => ErrorKind::Usage,
+            Error::Locked { .. } | Error::KeepsMoving { .. } | Error::Races { .. } => {
+                ErrorKind::Busy
+            }
+            Error::Location(_)
+            | Error::ServerUrl(_)
+            | Error::Usage(_)
+            | Error::NoConflict { .. } => ErrorKind::Usage,
             Error::Server { source, .. } if matches!(**source, ServerError::InvalidName { .. }) => {
                 ErrorKind::Usage
             }

@@ -17,11 +17,12 @@ use anabranch_store::{Head, Named};
 
 use crate::crash::crash_point;
 use crate::error::Error;
+use crate::exchange::joined;
 use crate::image::{folder_of, refuse_existing};
 use crate::lock::ReplicaLock;
 use crate::push::{self, Outcome};
 use crate::remote::{self, Dialect, Opening, Place, Remote, of_store};
-use crate::replica::{Options, ROUNDS_MAX, blocking, joined};
+use crate::replica::{Options, ROUNDS_MAX, blocking};
 use crate::report::{InitReport, Note, Pushed};
 use crate::session::{Session, identity_of};
 use crate::sidecar::{self, Sidecar};

@@ -25,21 +25,28 @@
 
 mod adopt;
 mod clone;
+mod conflicts;
 mod crash;
+mod deadline;
 mod entropy;
 mod error;
+mod exchange;
 mod image;
 mod init;
+mod journal;
 mod keep;
 mod kept;
+mod layers;
 mod local;
 mod lock;
 mod notice;
 mod page_count;
 mod page_spool;
+mod preview;
 mod pull;
 mod push;
 mod read_ahead;
+mod rebase;
 mod remote;
 mod remote_log;
 mod repair;
@@ -47,6 +54,7 @@ mod replica;
 mod report;
 mod rows;
 mod session;
+mod settings;
 mod sidecar;
 mod state;
 mod transaction_hash;
@@ -58,9 +66,16 @@ pub mod blocking;
 
 pub use adopt::AdoptError;
 pub use anabranch_format::{Lsn, Micros, WriterId};
+pub use anabranch_rebase::{
+    Conflict, ConflictKind, Decision, InsertRule, Policy, Resolve, Row, RowChange, Rules, Side,
+    TableRules, Value,
+};
 pub use anabranch_sqlite::FileError;
 pub use anabranch_store::{At, CompactReport, Progress, ProgressEvent, Step, StoreError};
+pub use conflicts::{Resolution, Setting};
 pub use error::{Error, ErrorKind};
+pub use journal::{ConflictEntry, ConflictFilter};
+pub use preview::{Differing, PREVIEW_CONFLICTS_MAX, Preview};
 pub use remote::{
     Connections, FrameFault, LibsqlError, RETAIN_DEFAULT, ServerError, ServerUrlError, Spot,
 };
@@ -68,8 +83,8 @@ pub use remote_log::RemoteLog;
 pub use replica::{AuthToken, EncryptionKey, Options, Repair, Replica};
 pub use report::{
     AdoptReport, CloneReport, HistoryEntry, InitReport, Note, Offline, PullReport, Pulled,
-    PushReport, Pushed, RemoteStatus, RepairReport, RestoreReport, Status, SyncReport,
-    TableChanges, VerifyReport,
+    PushReport, Pushed, Rebased, RemoteStatus, RepairReport, RestoreReport, Status, SyncReport,
+    TableChanges, TableRebased, VerifyReport,
 };
 pub use waiting::Probing;
 pub use watch::{Held, WatchEvent, WatchOptions, WatchReport, WatchState};

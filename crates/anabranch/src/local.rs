@@ -35,7 +35,7 @@ impl StatusParts {
             Some((_, Intent::Push(_))) => {
                 Some("a push waits for the remote to tell whether it arrived".to_owned())
             }
-            Some((_, Intent::Pull(_))) => {
+            Some((_, Intent::Pull(_) | Intent::Rebase(_))) => {
                 Some("a pull was interrupted; the next sync finds out how far it came".to_owned())
             }
             None => None,

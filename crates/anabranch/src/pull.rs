@@ -4,7 +4,7 @@
 //! 2. check: a large delta is unpacked and checked completely against the log's checksums, its pages
 //!    kept in an anonymous temporary file. Nobody is locked out so far.
 //! 3. compare: a read transaction sees whether the file changed since the base. If it did, both
-//!    sides changed: the caller is told, nothing is written.
+//!    sides changed: see [`rebase`](crate::rebase).
 //! 4. apply: the same transaction turns into a writing one, which SQLite refuses if anybody
 //!    committed in between (then: compare again). Under the write lock the pages are written, the
 //!    intent with their checksums is made durable in the sidecar, then they are committed.
@@ -21,11 +21,12 @@
 //! those written since), else by the schema cookie, where the apply gave the file a new one.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anabranch_format::{DbChecksum, DeltaError, Lsn, PageSize, Pgno};
 use anabranch_sqlite::{
     Applied, ApplyDelta, ApplyError, ApplyIntent, BaseError, BaseMap, CookieRule, Hashed, Mark,
-    NewPage, NewPages, NewPagesError, PageEntry, UnderLock, Verdict, View,
+    NewPage, NewPages, NewPagesError, PageEntry, PageSet, UnderLock, Verdict, View,
 };
 use anabranch_store::{Anchor, Fetched, Head, Progress, Step};
 
@@ -34,14 +35,16 @@ use crate::entropy;
 use crate::error::Error;
 use crate::image::{cookie_of, folder_of};
 use crate::kept::Kept;
+use crate::layers::{Local, spooling};
 use crate::page_count::Pages;
 use crate::page_spool::PageSpool;
 use crate::read_ahead::ReadAhead;
+use crate::rebase::{self, With};
 use crate::remote::{Remote, of_store};
-use crate::replica::blocking;
-use crate::report::Pulled;
-use crate::session::{LocalChanges, Session};
-use crate::state::{Intent, PullIntent};
+use crate::replica::{Options, blocking};
+use crate::report::{Pulled, Rebased};
+use crate::session::{Act, LocalChanges, Session};
+use crate::state::{Base, Intent, PullIntent, Stage};
 
 /// How often an apply starts over because somebody committed in between.
 const ROUNDS_MAX: usize = 20;
@@ -58,44 +61,54 @@ const BYTES_AHEAD: u64 = 2 << 20;
 /// Brings the file from its base to `head`.
 pub(crate) async fn pull(
     session: Session,
-    remote: &dyn Remote,
+    remote: &Arc<dyn Remote>,
     head: &Head,
-    progress: &Progress,
-) -> Result<(Pulled, Session), Error> {
+    options: &Options,
+) -> Result<(Taken, Session), Error> {
+    let (with, progress) = (With::new(Arc::clone(remote), options), options.progress.clone());
     let location = session.remote_name();
     let from = session.state.base.lsn();
-    let fetched = remote.fetch(from, head, progress).await.map_err(|e| of_store(&location, e))?;
+    let fetched = remote.fetch(from, head, &progress).await.map_err(|e| of_store(&location, e))?;
     crash_point!("pull::after-fetch");
-    let (anchor, progress) = (head.anchor.clone(), progress.clone());
+    let anchor = head.anchor.clone();
     blocking(move || {
         let mut session = session;
-        let (pulled, _) = take(&mut session, fetched, anchor, Local::Stop, &progress)?;
-        Ok((pulled, session))
+        let taken = take(&mut session, fetched, anchor, Mine::Rebase(&with), &progress)?;
+        Ok((taken, session))
     })
     .await
 }
 
 /// What becomes of local changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Local {
-    /// They stop the pull.
-    Stop,
+#[derive(Clone, Copy)]
+pub(crate) enum Mine<'a> {
+    /// They are put on top of the remote's state.
+    Rebase(&'a With),
     /// The remote's state takes the file's place, of which a copy is kept.
     Replace,
 }
 
-/// Checks and applies what was fetched. Answers also where the file as it was is kept.
+/// What a pull did.
+pub(crate) struct Taken {
+    pub(crate) pulled: Pulled,
+    /// What became of local changes, if there were any.
+    pub(crate) rebased: Option<Rebased>,
+    /// Where the file as it was is kept.
+    pub(crate) kept: Option<PathBuf>,
+}
+
+/// Checks and applies what was fetched.
 pub(crate) fn take(
     session: &mut Session,
     fetched: Fetched,
     anchor: Anchor,
-    local: Local,
+    mine: Mine<'_>,
     progress: &Progress,
-) -> Result<(Pulled, Option<PathBuf>), Error> {
+) -> Result<Taken, Error> {
     let (from, bytes) = (session.state.base.lsn(), fetched.bytes);
-    let mut change = Change::new(session, fetched, anchor, local, progress)?;
-    let (pages, kept) = apply(session, &mut change)?;
-    Ok((Pulled { from, to: change.anchor.last, pages, bytes }, kept))
+    let mut change = Change::new(session, fetched, anchor, mine, progress)?;
+    let (pages, kept, rebased) = apply(session, &mut change, mine)?;
+    Ok(Taken { pulled: Pulled { from, to: change.anchor.last, pages, bytes }, rebased, kept })
 }
 
 /// What a change must lead to, and from where.
@@ -119,10 +132,9 @@ struct Expect {
 }
 
 /// A change that is ready to be written.
-struct Change {
+pub(crate) struct Change {
     anchor: Anchor,
     expect: Expect,
-    local: Local,
     pages: Source,
     progress: Progress,
 }
@@ -136,11 +148,11 @@ enum Source {
 }
 
 impl Change {
-    fn new(
+    pub(crate) fn new(
         session: &Session,
         fetched: Fetched,
         anchor: Anchor,
-        local: Local,
+        mine: Mine<'_>,
         progress: &Progress,
     ) -> Result<Self, Error> {
         let base = &session.state.base;
@@ -165,7 +177,7 @@ impl Change {
             after: (fetched.stated_sum().unwrap_or(DbChecksum::EMPTY), fetched.pages.1),
             unstated: fetched.stated_sum().is_none(),
             replace,
-            skip_equal: local == Local::Stop,
+            skip_equal: matches!(mine, Mine::Rebase(_)),
             pages_max: fetched.pages_max,
             page_size,
         };
@@ -183,7 +195,39 @@ impl Change {
             expect.after.0 = sum;
             Source::Spool(spool)
         };
-        Ok(Change { anchor, expect, local, pages, progress: progress.clone() })
+        Ok(Change { anchor, expect, pages, progress: progress.clone() })
+    }
+
+    /// The position that it leads to.
+    pub(crate) fn to(&self) -> Lsn {
+        self.anchor.last
+    }
+
+    /// The segment that ends there.
+    pub(crate) fn anchor(&self) -> &Anchor {
+        &self.anchor
+    }
+
+    /// Database checksum and size there.
+    pub(crate) fn after(&self) -> (DbChecksum, u32) {
+        self.expect.after
+    }
+
+    /// Tells `each` of every page that is not as in the base (and of page 1 if it came), ascending; all
+    /// are checked once it has returned. Pages that are read ahead come once.
+    pub(crate) fn each_page(
+        &mut self,
+        session: &Session,
+        map: &BaseMap<'_>,
+        each: &mut dyn FnMut(Pgno, PageEntry, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let to = self.to();
+        let mut pages =
+            self.pages.read(&self.expect, map, None).map_err(|e| spooling(session, e))?;
+        while let Some(new) = pages.next_new().map_err(|e| of_pages(to, e))? {
+            each(new.pgno, new.entry, new.page)?;
+        }
+        Ok(())
     }
 }
 
@@ -309,10 +353,6 @@ impl NewPages for Checking<'_> {
     }
 }
 
-fn spooling(session: &Session, source: std::io::Error) -> Error {
-    Error::Io { what: "using a temporary file beside", path: session.db.clone(), source }
-}
-
 fn mismatch(lsn: Lsn, found: DbChecksum, expected: DbChecksum) -> Error {
     Error::Mismatch { lsn, found: found.to_string(), expected: expected.to_string() }
 }
@@ -327,12 +367,25 @@ fn of_pages(lsn: Lsn, e: NewPagesError) -> Error {
     }
 }
 
-/// Applies and settles the change. Answers the number of pages, and where a copy is kept.
-fn apply(session: &mut Session, change: &mut Change) -> Result<(u64, Option<PathBuf>), Error> {
+/// Applies and settles the change. Answers the number of pages, where a copy is kept, and what became
+/// of local changes.
+fn apply(
+    session: &mut Session,
+    change: &mut Change,
+    mine: Mine<'_>,
+) -> Result<(u64, Option<PathBuf>, Option<Rebased>), Error> {
     for round in 0..ROUNDS_MAX {
-        let done = match try_apply(session, change, round)? {
-            Attempt::Moved => continue,
-            Attempt::Done(done) => *done,
+        let attempt = try_apply(session, change, mine, round);
+        if !matches!(attempt, Ok(Attempt::Done(_) | Attempt::Both { .. })) {
+            session.sidecar.rollback()?;
+        }
+        let done = match (attempt?, mine) {
+            (Attempt::Done(done), _) => *done,
+            (Attempt::Both { id, local }, Mine::Rebase(with)) => {
+                let (pages, rebased) = rebase::rebase(session, change, *local, id, with)?;
+                return Ok((pages, None, Some(rebased)));
+            }
+            _ => continue,
         };
         let Done { id, intent, mark, change_counter, kept } = done;
         let now = entropy::now();
@@ -340,7 +393,7 @@ fn apply(session: &mut Session, change: &mut Change) -> Result<(u64, Option<Path
             session.forget_tables();
         }
         session.settle(id, intent.base_after(), mark, change_counter, now)?;
-        return Ok((intent.apply.pages, kept));
+        return Ok((intent.apply.pages, kept, None));
     }
     Err(Error::KeepsMoving { path: session.db.clone() })
 }
@@ -349,6 +402,12 @@ enum Attempt {
     /// Somebody committed in between.
     Moved,
     Done(Box<Done>),
+    /// Both sides changed. How the file did is staged for the intent `id`, in the sidecar's transaction
+    /// that is open.
+    Both {
+        id: i64,
+        local: Box<Local>,
+    },
 }
 
 /// The file is as the remote; what is left is to settle.
@@ -360,27 +419,74 @@ struct Done {
     kept: Option<PathBuf>,
 }
 
-fn try_apply(session: &mut Session, change: &mut Change, round: usize) -> Result<Attempt, Error> {
+/// What stands in the way of writing the change over the file as it is in `view`.
+enum Compared {
+    Nothing,
+    /// The file is what the change leads to.
+    Equal(Box<LocalChanges>),
+    Changed(Box<LocalChanges>, PageSet),
+}
+
+/// Compares the file with the base, and stages how it differs for the intent `id`.
+fn compare(
+    session: &Session,
+    change: &Change,
+    view: &View<'_>,
+    id: i64,
+) -> Result<Compared, Error> {
+    let map = session.base_map();
+    let mut staging = map.stage(Stage::Before.of(id));
+    let mut changed = PageSet::new(view.db_size());
+    let changes = session.capture(view, &mut |pgno, _, entry| {
+        changed.insert(pgno);
+        Ok(staging.push(pgno, entry)?)
+    })?;
+    staging.finish()?;
+    Ok(if (changes.sum, changes.size) == change.expect.after {
+        Compared::Equal(Box::new(changes))
+    } else if changes.is_empty() {
+        Compared::Nothing
+    } else {
+        Compared::Changed(Box::new(changes), changed)
+    })
+}
+
+fn try_apply(
+    session: &mut Session,
+    change: &mut Change,
+    mine: Mine<'_>,
+    round: usize,
+) -> Result<Attempt, Error> {
     let mut live = session.live_prepared()?;
     let view = live.begin_apply()?;
     let base = session.state.base.clone();
     let id = session.sidecar.next_intent_id()?;
     let mut copy = None;
-    match change.local {
-        Local::Stop => {
-            let changes = session.capture(&view, &mut |_, _, _| Ok(()))?;
-            if (changes.sum, changes.size) == change.expect.after {
+    // What is staged and the intent become durable together, under the write lock.
+    session.sidecar.begin()?;
+    match mine {
+        Mine::Rebase(_) => match compare(session, change, &view, id)? {
+            Compared::Nothing => {}
+            Compared::Equal(changes) => {
+                session.base_map().drop_staged(Stage::Before.of(id))?;
                 return equal(session, change, id, &view, &changes);
             }
-            if !changes.is_empty() {
+            Compared::Changed(changes, _) if base.size == 0 => {
                 return Err(Error::Diverged {
                     local_pages: changes.pages,
                     base: base.lsn(),
                     remote_lsn: change.anchor.last,
                 });
             }
-        }
-        Local::Replace => {
+            Compared::Changed(changes, pages) => {
+                let pinned = Local::pin(session.live()?, view.mark(), pages, *changes)?;
+                return Ok(match pinned {
+                    Some(local) => Attempt::Both { id, local: Box::new(local) },
+                    None => Attempt::Moved,
+                });
+            }
+        },
+        Mine::Replace => {
             session.check_still_the_same()?;
             if round >= ROUNDS_WITHOUT_LOCK {
                 match view.lock::<Error>() {
@@ -410,10 +516,9 @@ fn try_apply(session: &mut Session, change: &mut Change, round: usize) -> Result
         schema_cookie,
         base: &map,
         intent: id,
+        before: None,
     };
     let mut written = None;
-    // The staged entries and the intent become durable together, under the write lock.
-    session.sidecar.begin()?;
     let outcome = view.apply::<Error>(delta, &mut |lock: &UnderLock| {
         let kept = copy.take().map(Kept::keep).transpose()?;
         let intent = PullIntent {
@@ -451,7 +556,7 @@ fn try_apply(session: &mut Session, change: &mut Change, round: usize) -> Result
     }
 }
 
-fn of_apply(session: &Session, lsn: Lsn, e: ApplyError<Error>) -> Error {
+pub(crate) fn of_apply(session: &Session, lsn: Lsn, e: ApplyError<Error>) -> Error {
     let source = match e {
         ApplyError::Callback(e) => return e,
         ApplyError::File(e) => return Error::File(e),
@@ -484,7 +589,6 @@ fn equal(
     let map = session.base_map();
     let (expect, to) = (change.expect, change.anchor.last);
     let mut pages = change.pages.read(&expect, &map, None).map_err(|e| spooling(session, e))?;
-    session.sidecar.begin()?;
     let mut staging = map.stage(id);
     let mut log_cookie = session.state.base.log_cookie;
     while let Some(new) = pages.next_new().map_err(|e| of_pages(to, e))? {
@@ -508,6 +612,7 @@ fn equal(
             cookie_before: view.page_one().schema_cookie,
             cookie_after: None,
             replaces: false,
+            before: None,
         },
     };
     session.sidecar.put_intent(id, &Intent::Pull(intent.clone()))?;
@@ -516,39 +621,111 @@ fn equal(
     Ok(Attempt::Done(Box::new(Done { id, intent, mark, change_counter, kept: None })))
 }
 
+/// Takes the whole database `fetched` for the base, and leaves the file as it is: whatever differs from
+/// it is a local change from now on. One transaction of the sidecar.
+pub(crate) fn stand(
+    session: &mut Session,
+    fetched: Fetched,
+    anchor: Anchor,
+) -> Result<Taken, Error> {
+    let (from, to, bytes) = (session.state.base.lsn(), anchor.last, fetched.bytes);
+    let (size, stated) = (fetched.pages.1, fetched.stated_sum());
+    let (cookie, counter) = {
+        let mut live = session.live_prepared()?;
+        let view = live.begin()?;
+        session.check_still_the_same()?;
+        (view.page_one().schema_cookie, view.page_one().change_counter)
+    };
+    session.sidecar.begin()?;
+    let id = session.sidecar.next_intent_id()?;
+    let (mut sum, mut log_cookie) = (DbChecksum::EMPTY, 0);
+    {
+        let map = session.base_map();
+        let mut pages = ReadAhead::hashed(fetched, map.hasher(), BYTES_AHEAD)?;
+        let mut staging = map.stage(id);
+        while let Some(pgno) = pages.advance().map_err(Error::from_pages)? {
+            if pgno == Pgno::ONE {
+                log_cookie = cookie_of(pages.page());
+            }
+            sum.toggle(pages.entry().shared);
+            staging.push(pgno, pages.entry())?;
+        }
+        staging.finish()?;
+    }
+    if let Some(expected) = stated.filter(|expected| *expected != sum) {
+        session.sidecar.rollback()?;
+        return Err(mismatch(to, sum, expected));
+    }
+    // Another cookie than the file's: the push that follows tells that the schema changed.
+    let base = Base { anchor, size, sum, log_cookie, file_cookie: !cookie };
+    // What this replica was at earlier positions must not make the file look older than it is.
+    session.sidecar.forget_history()?;
+    session.settle_standing(id, base, counter, entropy::now())?;
+    Ok(Taken { pulled: Pulled { from, to, pages: 0, bytes }, rebased: None, kept: None })
+}
+
 /// Decides a pull that an earlier operation left undecided, from the file. Answers a line about it.
 pub(crate) fn recover(session: &mut Session) -> Result<Option<String>, Error> {
-    let found = session.sidecar.intents()?.into_iter().find_map(|(id, intent)| match intent {
-        Intent::Pull(intent) => Some((id, intent)),
-        Intent::Push(_) => None,
+    let found = session.sidecar.intents()?.into_iter().find_map(|(id, intent)| {
+        Some((
+            id,
+            match intent {
+                Intent::Pull(pull) => {
+                    Undecided { base: pull.base_after(), apply: pull.apply, act: Act::Plain(id) }
+                }
+                Intent::Rebase(rebase) => Undecided {
+                    base: rebase.base_after(),
+                    apply: rebase.apply,
+                    act: Act::Rebase(id),
+                },
+                Intent::Push(_) => return None,
+            },
+        ))
     });
-    let Some((id, intent)) = found else { return Ok(None) };
-    let to = intent.target.last;
-    let (applied, counter) = was_applied(session, &intent)?;
-    if applied {
-        session.forget_tables();
-        session.settle_earlier(id, intent.base_after(), None, counter, entropy::now())?;
-        Ok(Some(format!("an interrupted pull had been applied, up to position {to}")))
-    } else {
-        session.forget(&[id])?;
-        Ok(Some("an interrupted pull had not been applied; it starts over".to_owned()))
+    let Some((id, pull)) = found else { return Ok(None) };
+    let to = pull.base.lsn();
+    let (verdict, counter) = verdict_on(session, &pull.apply)?;
+    match verdict {
+        Verdict::Applied => {
+            session.forget_tables();
+            session.settle_earlier_act(pull.act, pull.base, None, counter, entropy::now())?;
+            Ok(Some(format!("an interrupted pull had been applied, up to position {to}")))
+        }
+        Verdict::NotApplied => {
+            session.forget(&[id])?;
+            Ok(Some("an interrupted pull had not been applied; it starts over".to_owned()))
+        }
+        Verdict::Undecided => {
+            session.forget_undecided(id)?;
+            Ok(Some(
+                "whether an interrupted pull had been applied cannot be told; it starts over, and \
+                 rows that are as the remote has them count as the remote's"
+                    .to_owned(),
+            ))
+        }
     }
 }
 
+/// A pull that may or may not be in the file.
+struct Undecided {
+    act: Act,
+    /// The base, if it is.
+    base: Base,
+    apply: ApplyIntent,
+}
+
 /// Whether the pull is in the file; and the file's change counter.
-fn was_applied(session: &Session, intent: &PullIntent) -> Result<(bool, u32), Error> {
-    let mut question = intent.apply.clone();
+fn verdict_on(session: &Session, apply: &ApplyIntent) -> Result<(Verdict, u32), Error> {
+    let mut question = apply.clone();
     if !session.same_boot()? {
         question.mark_before = None;
     }
     let mut live = session.live()?;
     let view = live.begin()?;
-    // Undecided counts as not applied: then the rows in question are local changes, which stops the
-    // next pull; the other way round they might be taken back at the remote.
-    let applied = view.was_applied(&question, &session.base_map())? == Verdict::Applied;
-    if applied {
+    let verdict = view.was_applied(&question, &session.base_map())?;
+    if verdict == Verdict::Applied {
         // It may have been cut short before the disk had it.
         view.sync_wal()?;
     }
-    Ok((applied, view.page_one().change_counter))
+    Ok((verdict, view.page_one().change_counter))
 }

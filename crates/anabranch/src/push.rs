@@ -16,7 +16,8 @@ use std::io;
 use anabranch_format::{DeltaEncoder, Lsn, Metadata, PageSize, Pgno, canonicalise_page_one};
 use anabranch_sqlite::View;
 use anabranch_store::{
-    Anchor, AppendError, Appended, Head, NewSegment, Progress, Rollover, Spool, StoreError,
+    Anchor, AppendError, Appended, Head, NewSegment, PackThreads, Progress, Rollover, Spool,
+    StoreError,
 };
 
 use crate::crash::crash_point;
@@ -94,7 +95,8 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
         source,
     };
     let spool = Spool::new(folder_of(&session.db));
-    let mut encoder = DeltaEncoder::new(spool, session.state.page_size, first).map_err(spooling)?;
+    let encoder = DeltaEncoder::new(spool, session.state.page_size, first).map_err(spooling)?;
+    let mut encoder = encoder.packed_by(Box::new(PackThreads::default()));
     let mut page_one = PageOneRule::new(&base, &view, session.state.page_size)?;
 
     session.sidecar.begin()?;
@@ -109,6 +111,7 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
     drop(map);
     if changes.is_empty() {
         session.sidecar.rollback()?;
+        session.note_unchanged(&view, &changes)?;
         return Ok(Preparation::Nothing(Box::new(session)));
     }
     // What is published must survive a power failure here.
@@ -116,6 +119,7 @@ fn prepare(mut session: Session, ids: PushIds) -> Result<Preparation, Error> {
     drop(view);
     drop(live);
     let encoded = encoder.finish(changes.size).map_err(spooling)?;
+    session.let_go();
     let intent = PushIntent {
         push: match ids {
             PushIds::Drawn => entropy::push_id(),

@@ -18,7 +18,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PageSize, PushId, WriterId};
+use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PageSize, PageSource, PushId, WriterId};
+use anabranch_sqlite::PageSet;
 use anabranch_store::{
     Anchor, AppendError, Appended, At, CompactReport, DatabaseName, Entry, Fetched, Head, Location,
     Named, NewSegment, Position, Progress, StoreError,
@@ -36,6 +37,7 @@ use crate::waiting::{self, Probing};
 mod http;
 pub(crate) mod libsql;
 mod ours;
+mod picked;
 mod server;
 mod server_error;
 mod server_url;
@@ -50,6 +52,21 @@ use server_url::ServerUrl;
 
 /// How long history is kept unless the user says otherwise: 30 days.
 pub const RETAIN_DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Pages of an earlier state, ascending.
+pub(crate) type BasePages = Box<dyn PageSource + Send>;
+
+/// Which pages of which state are wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BaseAt<'a> {
+    /// The position.
+    pub(crate) lsn: Lsn,
+    pub(crate) page_size: PageSize,
+    /// Size of the database there, in pages.
+    pub(crate) size: u32,
+    /// Pages up to that size, the lock page not among them; at least one.
+    pub(crate) pages: &'a PageSet,
+}
 
 /// The log of one database, wherever it lies.
 #[async_trait]
@@ -111,6 +128,16 @@ pub(crate) trait Remote: Send + Sync {
         progress: &Progress,
     ) -> Result<Fetched, StoreError>;
 
+    /// Hands out what pages held at an earlier position, the end of a segment: exactly these, ascending.
+    /// Nothing is checked that the caller can check. `None` if no state is kept that ends there.
+    async fn base_pages(
+        &self,
+        wanted: &BaseAt<'_>,
+        progress: &Progress,
+    ) -> Result<Option<BasePages>, StoreError> {
+        pages_of_whole(self, wanted, progress).await
+    }
+
     /// The newest `count` segments, newest first.
     async fn history(&self, count: usize) -> Result<Vec<Entry>, StoreError>;
 
@@ -137,6 +164,21 @@ pub(crate) trait Remote: Send + Sync {
         })
         .await
     }
+}
+
+/// Pages of an earlier state, picked from the whole database as it was.
+pub(crate) async fn pages_of_whole<R: Remote + ?Sized>(
+    remote: &R,
+    wanted: &BaseAt<'_>,
+    progress: &Progress,
+) -> Result<Option<BasePages>, StoreError> {
+    let position = remote.position_at(At::Lsn(wanted.lsn)).await?;
+    if position.lsn != wanted.lsn {
+        return Ok(None);
+    }
+    let whole = remote.fetch_whole(&position, progress).await?;
+    let pages = picked::Picked::new(whole.into_unsummed_pages(), wanted.pages.clone());
+    Ok(Some(Box::new(pages)))
 }
 
 /// Where one database has, or may get, its name.

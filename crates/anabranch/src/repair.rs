@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::image::{cookie_of, folder_of};
 use crate::init;
 use crate::lock::ReplicaLock;
-use crate::pull::{self, Local};
+use crate::pull::{self, Mine};
 use crate::read_ahead::ReadAhead;
 use crate::remote::{self, Opening, Remote, of_store};
 use crate::replica::{Options, Repair, blocking};
@@ -74,7 +74,7 @@ async fn take_remote(file: &Path, options: &Options) -> Result<RepairReport, Err
     blocking(move || {
         let mut session = session;
         session.take_up()?;
-        let (_, kept) = pull::take(&mut session, fetched, anchor, Local::Replace, &progress)?;
+        let kept = pull::take(&mut session, fetched, anchor, Mine::Replace, &progress)?.kept;
         Ok(RepairReport {
             position: session.state.base.lsn(),
             local_pages: 0,
@@ -158,8 +158,7 @@ fn keep_base(mut session: Session) -> Result<RepairReport, Error> {
 
 fn drop_intents(session: &Session) -> Result<(), Error> {
     for (id, _) in session.sidecar.intents()? {
-        session.base_map().drop_staged(id)?;
-        session.sidecar.delete_intent(id)?;
+        session.drop_intent(id, None)?;
     }
     Ok(())
 }
@@ -241,6 +240,9 @@ fn rebase_sidecar(mut session: Session, found: Found) -> Result<RepairReport, Er
     };
     session.state.change_counter = view.page_one().change_counter;
     session.state.mark = view.mark().copied();
+    if let Some(ahead) = session.state.ahead.take() {
+        session.base_map().drop_staged(ahead)?;
+    }
     session.state.known = known_of(&view);
     session.state.phase = Phase::Ready;
     session.sidecar.forget_history()?;

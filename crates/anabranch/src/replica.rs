@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_rebase::{Resolve, Rules, Side};
 use anabranch_store::{Head, Progress, causes};
 
 use crate::adopt;
@@ -15,20 +16,20 @@ use crate::init;
 use crate::keep::Keep;
 use crate::local::{self, StatusParts};
 use crate::pull;
-use crate::push::{self, Outcome};
+use crate::push;
 use crate::remote::{self, Connections, Dialect, Opening, Remote, of_store};
 use crate::remote_log::RemoteLog;
 use crate::repair;
 use crate::report::{
-    AdoptReport, CloneReport, InitReport, Note, Offline, PullReport, Pulled, PushReport, Pushed,
-    RemoteStatus, RepairReport, Status, SyncReport, VerifyReport,
+    AdoptReport, CloneReport, InitReport, Note, RemoteStatus, RepairReport, Status, VerifyReport,
 };
 use crate::session::Session;
+use crate::sidecar::HandedOn;
 use crate::state::{Phase, RemoteText};
 use crate::verify;
 
 /// Settings for everything done with a replica or a remote.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Endpoint of an S3-compatible service, if not the provider's own.
     pub endpoint: Option<String>,
@@ -46,6 +47,29 @@ pub struct Options {
     pub encryption_key: Option<EncryptionKey>,
     /// Connections to servers: who shares them saves making them anew.
     pub connections: Connections,
+    /// What is done where both sides changed a row, instead of what the replica's settings say.
+    pub rules: Option<Rules>,
+    /// Asked before the rules, for each row that both sides changed.
+    pub resolve: Option<Arc<dyn Resolve>>,
+    /// Whose side is taken where that cannot be decided row by row: both changed one object of the
+    /// schema, or a table that cannot be merged, or the remote does not keep the state any more that
+    /// both started from. `None`: that is an error.
+    pub take: Option<Side>,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("endpoint", &self.endpoint)
+            .field("busy_timeout", &self.busy_timeout)
+            .field("name", &self.name)
+            .field("auth_token", &self.auth_token)
+            .field("encryption_key", &self.encryption_key)
+            .field("rules", &self.rules)
+            .field("resolve", &self.resolve.is_some())
+            .field("take", &self.take)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The key, in base64, that a libSQL server needs to read a database it keeps encrypted. Never shown.
@@ -106,6 +130,9 @@ impl Default for Options {
             auth_token: None,
             encryption_key: None,
             connections: Connections::default(),
+            rules: None,
+            resolve: None,
+            take: None,
         }
     }
 }
@@ -139,7 +166,8 @@ pub(crate) const ROUNDS_MAX: usize = 12;
 ///
 /// The file belongs to its applications: any SQLite driver may read and write it at any time, also
 /// while an operation of this type runs. Each operation takes a lock against others of its kind,
-/// does its work, and leaves nothing behind in memory: a `Replica` is a name, not a connection.
+/// does its work, and leaves nothing behind in memory: a `Replica` is a name, not a connection. Only
+/// what [`Replica::open`] has read stays open, for the first operation after it.
 ///
 /// Dropping the future of any operation is safe, as is killing the process: the next operation finds
 /// out what happened and goes on.
@@ -151,6 +179,8 @@ pub struct Replica {
     database: String,
     /// What is open between operations, while the file is watched.
     keep: Option<Arc<Keep>>,
+    /// For the first operation.
+    opened: HandedOn,
 }
 
 /// Runs blocking work on its own thread; a panic there becomes an error.
@@ -219,7 +249,8 @@ impl Replica {
     pub async fn open(file: &Path, options: Options) -> Result<Self, Error> {
         let (path, settings) = (file.to_owned(), options.clone());
         let session = blocking(move || Session::glance(&path, &settings)).await?;
-        Ok(Self::of(&session, options))
+        let replica = Self::of(&session, options);
+        Ok(Replica { opened: HandedOn::new(session.sidecar), ..replica })
     }
 
     fn of(session: &Session, mut options: Options) -> Self {
@@ -230,12 +261,18 @@ impl Replica {
             database: session.state.database.to_string(),
             options,
             keep: None,
+            opened: HandedOn::default(),
         }
     }
 
     /// The same replica, for operations that leave something open for the next.
     pub(crate) fn keeping(&self, keep: Arc<Keep>) -> Self {
         Replica { keep: Some(keep), ..self.clone() }
+    }
+
+    /// What is open between operations.
+    pub(crate) fn keep(&self) -> Option<&Arc<Keep>> {
+        self.keep.as_ref()
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -297,19 +334,31 @@ impl Replica {
         Ok(())
     }
 
-    async fn session(&self) -> Result<Session, Error> {
+    pub(crate) async fn session(&self) -> Result<Session, Error> {
+        self.session_for(Ok).await
+    }
+
+    /// Begins an operation with what is blocking of it.
+    pub(crate) async fn session_for(
+        &self,
+        work: impl FnOnce(Session) -> Result<Session, Error> + Send + 'static,
+    ) -> Result<Session, Error> {
         let (file, options, keep) = (self.file.clone(), self.options.clone(), self.keep.clone());
-        blocking(move || Session::open_kept(&file, &options, keep)).await
+        let opened = self.opened.take();
+        blocking(move || work(Session::open(&file, &options, opened, keep)?)).await
     }
 
     /// Connects, finishes what an earlier operation left undone, and hands both over.
-    async fn ready(&self) -> Result<(Session, Arc<dyn Remote>), Error> {
-        let session = self.session().await?;
+    pub(crate) async fn ready(&self) -> Result<(Session, Arc<dyn Remote>), Error> {
+        let session = self.session_for(recover_locally).await?;
         self.connect(session).await
     }
 
-    async fn connect(&self, session: Session) -> Result<(Session, Arc<dyn Remote>), Error> {
-        let session = blocking(move || recover_locally(session)).await?;
+    /// Connects a session that has recovered locally.
+    pub(crate) async fn connect(
+        &self,
+        session: Session,
+    ) -> Result<(Session, Arc<dyn Remote>), Error> {
         let kept = self.keep.as_ref().and_then(|keep| keep.remote_of(&session.state));
         let remote = match kept {
             Some(remote) if session.state.phase == Phase::Ready => remote,
@@ -337,7 +386,7 @@ impl Replica {
 
     /// Forgets what the server was found to speak, so that the next operation finds it out again;
     /// whether there was anything to forget.
-    async fn forget_dialect(&self) -> Result<bool, Error> {
+    pub(crate) async fn forget_dialect(&self) -> Result<bool, Error> {
         let session = self.session().await?;
         let remembered = session.state.dialect.is_some();
         if let Some(keep) = &self.keep {
@@ -345,230 +394,6 @@ impl Replica {
         }
         remember_dialect(session, None).await?;
         Ok(remembered)
-    }
-
-    /// Pushes to the end of the log as it was, without a look at it first, where that saves a
-    /// request; `None` if it was not tried.
-    async fn push_blindly(
-        &self,
-        session: Session,
-        remote: &dyn Remote,
-    ) -> Result<(Option<Outcome>, Session), Error> {
-        if !(remote.appends_blindly() && session.looks_written()) {
-            return Ok((None, session));
-        }
-        let head = Head { anchor: session.state.base.anchor.clone(), ..Head::empty() };
-        let pushed = push::push(session, remote, &head, &self.options.progress).await?;
-        Ok((Some(pushed.0), pushed.1))
-    }
-
-    /// Sends what changed here. [`Error::Behind`] if the remote went on meanwhile.
-    pub async fn push(&self) -> Result<PushReport, Error> {
-        match self.push_once().await {
-            Err(Error::NoDialect { .. }) if self.forget_dialect().await? => self.push_once().await,
-            done => done,
-        }
-    }
-
-    async fn push_once(&self) -> Result<PushReport, Error> {
-        let (session, remote) = self.ready().await?;
-        let (tried, mut session) = self.push_blindly(session, &*remote).await?;
-        let compared = matches!(tried, Some(Outcome::Nothing));
-        let mut all: Option<Pushed> = None;
-        match tried {
-            Some(Outcome::Done(pushed)) => {
-                let position = session.state.base.lsn();
-                return Ok(PushReport { pushed: Some(pushed), position, notes: session.notes });
-            }
-            Some(Outcome::DoneEarlier(pushed)) => all = Some(pushed),
-            // Whoever was faster, and whether there is anything, is seen at the end of the log.
-            Some(Outcome::Nothing | Outcome::Lost { .. }) | None => {}
-        }
-        let mut rounds = 0..ROUNDS_MAX;
-        loop {
-            rounds.next().ok_or_else(|| Error::KeepsMoving { path: session.db.clone() })?;
-            let base = session.state.base.lsn();
-            let head = head(&session, &*remote).await?;
-            if head.anchor.last > base {
-                return self.behind(session, all, &head).await;
-            }
-            if compared {
-                break;
-            }
-            let (outcome, next) =
-                push::push(session, &*remote, &head, &self.options.progress).await?;
-            session = next;
-            match outcome {
-                Outcome::Nothing => break,
-                Outcome::Done(pushed) => {
-                    all = Some(joined(all, pushed));
-                    break;
-                }
-                // What changed since that attempt still waits.
-                Outcome::DoneEarlier(pushed) => all = Some(joined(all, pushed)),
-                Outcome::Lost { remote_lsn, .. } => {
-                    return Err(Error::Behind { base, remote_lsn });
-                }
-            }
-        }
-        Ok(PushReport { pushed: all, position: session.state.base.lsn(), notes: session.notes })
-    }
-
-    /// The remote is ahead: no matter if there is nothing to push.
-    async fn behind(
-        &self,
-        session: Session,
-        pushed: Option<Pushed>,
-        head: &Head,
-    ) -> Result<PushReport, Error> {
-        let base = session.state.base.lsn();
-        let remote_lsn = head.anchor.last;
-        let (session, changes) = count(session).await?;
-        if changes > 0 {
-            return Err(Error::Behind { base, remote_lsn });
-        }
-        Ok(PushReport { pushed, position: base, notes: session.notes })
-    }
-
-    /// Fetches what others changed. [`Error::Diverged`] if something changed here as well.
-    pub async fn pull(&self) -> Result<PullReport, Error> {
-        match self.pull_once().await {
-            Err(Error::NoDialect { .. }) if self.forget_dialect().await? => self.pull_once().await,
-            done => done,
-        }
-    }
-
-    async fn pull_once(&self) -> Result<PullReport, Error> {
-        let (session, remote) = self.ready().await?;
-        let head = head(&session, &*remote).await?;
-        let (pulled, mut session) = self.follow(session, &*remote, &head).await?;
-        if pulled.is_none() {
-            // "Up to date" must be true of the file, too: it may have gone back.
-            (session, _) = count(session).await?;
-        }
-        Ok(PullReport { pulled, position: session.state.base.lsn(), notes: session.notes })
-    }
-
-    /// Brings the file to `head`, if that lies beyond its base.
-    async fn follow(
-        &self,
-        session: Session,
-        remote: &dyn Remote,
-        head: &Head,
-    ) -> Result<(Option<Pulled>, Session), Error> {
-        if head.anchor.last <= session.state.base.lsn() {
-            return Ok((None, session));
-        }
-        let (pulled, session) = pull::pull(session, remote, head, &self.options.progress).await?;
-        Ok((Some(pulled), session))
-    }
-
-    /// Fetches what others changed and sends what changed here, in one call. A remote that cannot be
-    /// reached is no error: the report says so, with the pages that wait. [`Error::Diverged`] if
-    /// both sides changed: then nothing was.
-    pub async fn sync(&self) -> Result<SyncReport, Error> {
-        if let Some(report) = self.still_in_step().await? {
-            return Ok(report);
-        }
-        match self.sync_once().await {
-            Err(Error::NoDialect { .. }) if self.forget_dialect().await? => self.sync_once().await,
-            done => done,
-        }
-    }
-
-    /// The report of a sync with nothing to do, where what is kept open tells so and the remote
-    /// agrees; `None` if that must be found out.
-    async fn still_in_step(&self) -> Result<Option<SyncReport>, Error> {
-        let Some(keep) = self.keep.clone() else { return Ok(None) };
-        let Some((remote, base)) = blocking(move || Ok(keep.unwritten())).await? else {
-            return Ok(None);
-        };
-        let unmoved =
-            remote.head(&base).await.is_ok_and(|h| h.anchor == base && h.floor <= base.last);
-        Ok(unmoved.then(|| SyncReport {
-            offline: None,
-            pulled: None,
-            pushed: None,
-            position: base.last,
-            notes: Vec::new(),
-        }))
-    }
-
-    async fn sync_once(&self) -> Result<SyncReport, Error> {
-        let session = self.session().await?;
-        let offline = match self.connect(session).await {
-            Ok((session, remote)) => match self.exchange(session, &*remote).await {
-                Err(e) if e.is_offline() => e,
-                other => return other,
-            },
-            Err(e) if e.is_offline() => e,
-            Err(e) => return Err(e),
-        };
-        let reason = causes(&offline);
-        let (session, pages_to_push) = count(self.session().await?).await?;
-        Ok(SyncReport {
-            offline: Some(Offline { reason, pages_to_push }),
-            pulled: None,
-            pushed: None,
-            position: session.state.base.lsn(),
-            notes: session.notes,
-        })
-    }
-
-    async fn exchange(&self, session: Session, remote: &dyn Remote) -> Result<SyncReport, Error> {
-        let (tried, mut session) = self.push_blindly(session, remote).await?;
-        // What the file held when this sync began was compared with the base.
-        let compared = matches!(tried, Some(Outcome::Nothing));
-        let mut pulled;
-        let mut pushed = None;
-        match tried {
-            Some(Outcome::Done(done)) => {
-                self.note_synced(&session);
-                let (pushed, position) = (Some(done), session.state.base.lsn());
-                let notes = session.notes;
-                return Ok(SyncReport { offline: None, pulled: None, pushed, position, notes });
-            }
-            Some(Outcome::DoneEarlier(done)) => pushed = Some(done),
-            Some(Outcome::Nothing | Outcome::Lost { .. }) | None => {}
-        }
-        let mut rounds = 0..ROUNDS_MAX;
-        loop {
-            rounds.next().ok_or_else(|| Error::KeepsMoving { path: session.db.clone() })?;
-            let base = session.state.base.lsn();
-            let head = head(&session, remote).await?;
-            (pulled, session) = self.follow(session, remote, &head).await?;
-            if pulled.is_some() {
-                // The pull compared the file with the base: nothing had been committed before this
-                // sync began that is not at the remote. What came later is the next sync's.
-                break;
-            }
-            if compared {
-                break;
-            }
-            let (outcome, next) =
-                push::push(session, remote, &head, &self.options.progress).await?;
-            session = next;
-            match outcome {
-                Outcome::Nothing => break,
-                Outcome::Done(done) => {
-                    pushed = Some(joined(pushed, done));
-                    break;
-                }
-                Outcome::DoneEarlier(done) => pushed = Some(joined(pushed, done)),
-                Outcome::Lost { remote_lsn, local_pages } => {
-                    return Err(Error::Diverged { local_pages, base, remote_lsn });
-                }
-            }
-        }
-        self.note_synced(&session);
-        let position = session.state.base.lsn();
-        Ok(SyncReport { offline: None, pulled, pushed, position, notes: session.notes })
-    }
-
-    fn note_synced(&self, session: &Session) {
-        if let Some(keep) = &self.keep {
-            keep.synced(session.sidecar.path());
-        }
     }
 
     /// Tells where the replica stands. Changes nothing, and does not wait for other operations. With
@@ -632,7 +457,7 @@ impl Replica {
 }
 
 /// Finishes what can be decided from the file alone.
-fn recover_locally(mut session: Session) -> Result<Session, Error> {
+pub(crate) fn recover_locally(mut session: Session) -> Result<Session, Error> {
     adopt::finish(&mut session)?;
     if let Some(what) = pull::recover(&mut session)? {
         session.notes.push(Note::Recovered { what });
@@ -657,29 +482,16 @@ async fn remember_dialect(session: Session, dialect: Option<Dialect>) -> Result<
 }
 
 /// The end of the remote's log.
-async fn head(session: &Session, remote: &dyn Remote) -> Result<Head, Error> {
+pub(crate) async fn head(session: &Session, remote: &dyn Remote) -> Result<Head, Error> {
     let known = &session.state.base.anchor;
     remote.head(known).await.map_err(|e| of_store(&session.remote_name(), e))
 }
 
 /// How many pages changed here.
-async fn count(session: Session) -> Result<(Session, u64), Error> {
+pub(crate) async fn count(session: Session) -> Result<(Session, u64), Error> {
     blocking(move || {
         let changes = session.local_changes()?;
         Ok((session, changes.pages))
     })
     .await
-}
-
-/// Two pushes, one after the other, as one.
-pub(crate) fn joined(earlier: Option<Pushed>, now: Pushed) -> Pushed {
-    match earlier {
-        None => now,
-        Some(earlier) => Pushed {
-            from: earlier.from,
-            to: now.to,
-            pages: earlier.pages + now.pages,
-            bytes: earlier.bytes + now.bytes,
-        },
-    }
 }

@@ -31,6 +31,60 @@ pub struct Pulled {
     pub bytes: u64,
 }
 
+/// Local changes that were put on top of what was fetched, row by row.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Rebased {
+    /// What became of the local changes of each table.
+    pub tables: Vec<TableRebased>,
+    /// How many objects of the schema (tables, indices, views, triggers) were changed here and carried
+    /// over.
+    pub schema: u64,
+    /// Entries in the conflict journal, all tables taken together.
+    pub conflicts: u64,
+}
+
+/// What became of the local changes of one table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TableRebased {
+    /// The table.
+    pub table: String,
+    /// Rows that were inserted here, and are there now.
+    pub inserted: u64,
+    /// Rows that were changed here, and are changed there now.
+    pub updated: u64,
+    /// Rows that were deleted here, and are deleted there now.
+    pub deleted: u64,
+    /// Rows that did not end as they were written, those that were renumbered aside.
+    pub conflicts: u64,
+    /// Rows that were inserted here and got another key, since others had inserted a row under it.
+    pub renumbered: u64,
+}
+
+impl Rebased {
+    /// Two rebases, one after the other, as one.
+    pub(crate) fn joined(earlier: Option<Self>, now: Option<Self>) -> Option<Self> {
+        let (mut all, more) = match (earlier, now) {
+            (Some(all), Some(more)) => (all, more),
+            (one, None) | (None, one) => return one,
+        };
+        for table in more.tables {
+            match all.tables.iter_mut().find(|known| known.table == table.table) {
+                Some(known) => {
+                    known.inserted += table.inserted;
+                    known.updated += table.updated;
+                    known.deleted += table.deleted;
+                    known.conflicts += table.conflicts;
+                    known.renumbered += table.renumbered;
+                }
+                None => all.tables.push(table),
+            }
+        }
+        all.schema += more.schema;
+        all.conflicts += more.conflicts;
+        Some(all)
+    }
+}
+
 /// Something the user should know although the operation went on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "note")]
@@ -66,6 +120,8 @@ pub struct PushReport {
 pub struct PullReport {
     /// The pull; `None` if the replica was at the head.
     pub pulled: Option<Pulled>,
+    /// What became of local changes, if there were any as well.
+    pub rebased: Option<Rebased>,
     /// Position now.
     pub position: Lsn,
     /// What else happened.
@@ -88,6 +144,8 @@ pub struct SyncReport {
     pub offline: Option<Offline>,
     /// What was fetched.
     pub pulled: Option<Pulled>,
+    /// What became of local changes, if both sides had changed.
+    pub rebased: Option<Rebased>,
     /// What was sent.
     pub pushed: Option<Pushed>,
     /// Position now.

@@ -4,6 +4,7 @@
 //! All of it is blocking and moves between blocking threads as one value. The database is opened
 //! only through SQLite, by [`Session::live`], each time for one purpose.
 
+use std::borrow::BorrowMut;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anabranch_format::{DbChecksum, Lsn, Micros, Pgno, content_hash};
 use anabranch_sqlite::{
     BaseMap, Compare, FileError, FileIdentity, How, LiveFile, Mark, PageEntry, PageSet, ScanReason,
-    View,
+    ViewOf,
 };
 
 use crate::adopt;
@@ -26,7 +27,7 @@ use crate::remote;
 use crate::replica::Options;
 use crate::report::Note;
 use crate::sidecar::{self, REPLACED_PAGES_MAX, Replaced, Sidecar};
-use crate::state::{Base, Known, State};
+use crate::state::{Base, Known, Stage, State};
 
 /// An operation under way.
 pub(crate) struct Session {
@@ -43,6 +44,8 @@ pub(crate) struct Session {
     /// What a long-lived program has open beside the operation.
     keep: Option<Arc<Keep>>,
     pub(crate) notes: Vec<Note>,
+    /// See [`Session::hold`].
+    held: Option<LiveFile>,
 }
 
 /// What changed here since the base.
@@ -75,21 +78,18 @@ impl LocalChanges {
 pub(crate) type OnChange<'a> = dyn FnMut(Pgno, &[u8], PageEntry) -> Result<(), Error> + 'a;
 
 impl Session {
-    /// Locks the replica at `file` and opens its sidecar; refuses a file that is not the one that
-    /// the sidecar belongs to.
-    pub(crate) fn open(file: &Path, options: &Options) -> Result<Self, Error> {
-        let session = Self::open_unchecked(file, options)?;
-        session.check_identity()?;
-        Ok(session)
-    }
-
-    /// As [`Session::open`], for a program that keeps something open between operations.
-    pub(crate) fn open_kept(
+    /// Locks the replica at `file` and opens its sidecar, unless that is `opened`; refuses a file that
+    /// is not the one that the sidecar belongs to. For a program that keeps something open between
+    /// operations, `keep` is that.
+    pub(crate) fn open(
         file: &Path,
         options: &Options,
+        opened: Option<Sidecar>,
         keep: Option<Arc<Keep>>,
     ) -> Result<Self, Error> {
-        let mut session = Self::open(file, options)?;
+        let (db, lock) = Self::lock(file, options)?;
+        let mut session = Self::read(db, Some(lock), opened, options)?;
+        session.check_identity()?;
         let seen = session.seen.as_ref();
         session.keep =
             keep.filter(|keep| seen.is_some_and(|seen| keep.begin(seen, &session.state)));
@@ -98,10 +98,15 @@ impl Session {
 
     /// As [`Session::open`], for those who mend a file that is not the sidecar's any more.
     pub(crate) fn open_unchecked(file: &Path, options: &Options) -> Result<Self, Error> {
+        let (db, lock) = Self::lock(file, options)?;
+        Self::read(db, Some(lock), None, options)
+    }
+
+    fn lock(file: &Path, options: &Options) -> Result<(PathBuf, ReplicaLock), Error> {
         let db = resolve(file)?;
         refuse_what_is_no_replica(&db, options.busy_timeout)?;
         let lock = ReplicaLock::take(&db, options.busy_timeout)?;
-        Self::read(db, Some(lock), options)
+        Ok((db, lock))
     }
 
     /// Opens the replica at `file` beside an operation that may be running: for looking only.
@@ -111,14 +116,19 @@ impl Session {
         Ok(session)
     }
 
-    fn read(db: PathBuf, lock: Option<ReplicaLock>, options: &Options) -> Result<Self, Error> {
-        let (sidecar, state) = Sidecar::open(&db)?;
+    fn read(
+        db: PathBuf,
+        lock: Option<ReplicaLock>,
+        opened: Option<Sidecar>,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let (sidecar, state) = Sidecar::reopen(&db, opened)?;
         adopt::refuse_unfinished(&db, &state)?;
         let seen = Some(identity_of(&db)?);
         let busy = options.busy_timeout;
         let tables = RefCell::new(None);
         let (keep, notes) = (None, Vec::new());
-        Ok(Session { lock, sidecar, state, db, seen, tables, busy, keep, notes })
+        Ok(Session { lock, sidecar, state, db, seen, tables, busy, keep, notes, held: None })
     }
 
     /// A session on a replica that was just made.
@@ -133,7 +143,18 @@ impl Session {
         let seen = identity_of(&db).ok();
         let tables = RefCell::new(None);
         let (keep, notes) = (None, Vec::new());
-        Session { lock: Some(lock), sidecar, state, db, seen, tables, busy, keep, notes }
+        Session {
+            lock: Some(lock),
+            sidecar,
+            state,
+            db,
+            seen,
+            tables,
+            busy,
+            keep,
+            notes,
+            held: None,
+        }
     }
 
     /// Closes the sidecar, keeping the lock.
@@ -148,7 +169,7 @@ impl Session {
     pub(crate) fn glance(file: &Path, options: &Options) -> Result<Self, Error> {
         let db = resolve(file)?;
         refuse_what_is_no_replica(&db, options.busy_timeout)?;
-        Self::read(db, None, options)
+        Self::read(db, None, None, options)
     }
 
     /// The remote, credentials left out.
@@ -176,6 +197,23 @@ impl Session {
             self.notes.push(Note::SwitchedToWal);
         }
         Ok(live)
+    }
+
+    /// Keeps a connection to the database open until [`Session::let_go`]: as long as there is one, the
+    /// `-wal` stays, which tells what was written since the last look.
+    pub(crate) fn hold(&mut self) -> Result<(), Error> {
+        if self.held.is_none() {
+            let mut live = self.live()?;
+            // Only who has read counts.
+            drop(live.begin()?);
+            self.held = Some(live);
+        }
+        Ok(())
+    }
+
+    /// Closes what [`Session::hold`] keeps open.
+    pub(crate) fn let_go(&mut self) {
+        self.held = None;
     }
 
     /// The base map in the sidecar.
@@ -240,9 +278,9 @@ impl Session {
 
     /// Finds what changed in `view` since the base. Stops with a typed error if the file is older
     /// than the replica, before anything can be pushed.
-    pub(crate) fn capture(
+    pub(crate) fn capture<L: BorrowMut<LiveFile>>(
         &self,
-        view: &View<'_>,
+        view: &ViewOf<L>,
         on_change: &mut OnChange<'_>,
     ) -> Result<LocalChanges, Error> {
         if view.page_one().change_counter < self.state.change_counter {
@@ -262,9 +300,9 @@ impl Session {
     }
 
     /// As [`Session::capture`], for those who mend a file that may have gone back.
-    pub(crate) fn difference(
+    pub(crate) fn difference<L: BorrowMut<LiveFile>>(
         &self,
-        view: &View<'_>,
+        view: &ViewOf<L>,
         on_change: &mut OnChange<'_>,
     ) -> Result<LocalChanges, Error> {
         self.check_still_the_same()?;
@@ -272,10 +310,12 @@ impl Session {
         let same_boot = self.same_boot()?;
         let map = self.base_map();
         let watched = self.keep.as_ref().and_then(|keep| keep.candidates());
+        let ahead = self.ahead()?;
         let mut changed = PageSet::new(view.db_size());
         let with = Compare {
             since: self.state.mark.as_ref(),
             watched: watched.as_ref(),
+            ahead: ahead.as_ref(),
             restarted: !same_boot,
             base_size: base.size,
             page_one_always: false,
@@ -304,7 +344,11 @@ impl Session {
     /// Another database that was copied over this one looks like one with local changes. VACUUM may
     /// leave no page as it was, and a schema may be made anew from end to end; both at once, out of
     /// sight, is taken for another database. Of a small one an ordinary change may leave nothing.
-    fn refuse_foreign(&self, view: &View<'_>, changes: &LocalChanges) -> Result<(), Error> {
+    fn refuse_foreign<L: BorrowMut<LiveFile>>(
+        &self,
+        view: &ViewOf<L>,
+        changes: &LocalChanges,
+    ) -> Result<(), Error> {
         let known = &self.state.known.tables;
         if changes.unchanged > 0 || known.is_empty() || self.state.base.size < FOREIGN_PAGES_MIN {
             return Ok(());
@@ -334,7 +378,7 @@ impl Session {
     }
 
     /// Reads the names of the tables, unless they are known.
-    fn note_tables(&self, view: &View<'_>) {
+    fn note_tables<L: BorrowMut<LiveFile>>(&self, view: &ViewOf<L>) {
         let cookie = view.page_one().schema_cookie;
         let known = &self.state.known;
         if known.tables.is_empty() || known.cookie != cookie {
@@ -345,7 +389,11 @@ impl Session {
     /// A file that went back looks like one with local changes. Where the WAL proves that its
     /// changes came after the base there is no doubt; elsewhere the state is compared with those
     /// this replica had before.
-    fn refuse_older(&self, view: &View<'_>, changes: &LocalChanges) -> Result<(), Error> {
+    fn refuse_older<L: BorrowMut<LiveFile>>(
+        &self,
+        view: &ViewOf<L>,
+        changes: &LocalChanges,
+    ) -> Result<(), Error> {
         // A copy that nobody wrote since cannot have counted further than the file itself had.
         let counted_on = changes.change_counter > self.state.change_counter;
         let lsn = self.sidecar.position_of(changes.sum, self.state.base.lsn())?;
@@ -367,7 +415,10 @@ impl Session {
     /// Pages that are not there tell nothing: deleting rows and VACUUM cut them off, too. Nor does
     /// page 1, which many commits rewrite, nor a page that the base has as an earlier position had
     /// it.
-    pub(crate) fn newest_deltas_are_undone(&self, view: &View<'_>) -> Result<bool, Error> {
+    pub(crate) fn newest_deltas_are_undone<L: BorrowMut<LiveFile>>(
+        &self,
+        view: &ViewOf<L>,
+    ) -> Result<bool, Error> {
         let map = self.base_map();
         let deltas = self.sidecar.replaced()?;
         let earlier: HashSet<_> = deltas.iter().flatten().map(|r| (r.pgno, r.keyed)).collect();
@@ -407,6 +458,41 @@ impl Session {
         Error::FileIsOlder { path: self.db.clone(), lsn, base: self.state.base.lsn() }
     }
 
+    /// Remembers how far the `-wal` was looked at, if a scan has found the file to be as its base:
+    /// else each look would be a scan, until something changes. Only where that costs more than to
+    /// make the `-wal` durable, without which there is no mark.
+    pub(crate) fn note_unchanged(
+        &mut self,
+        view: &ViewOf<&mut LiveFile>,
+        changes: &LocalChanges,
+    ) -> Result<(), Error> {
+        let scanned = matches!(changes.how, How::Scan(_));
+        if !scanned || changes.unchanged < SCAN_PAGES_MAX || changes.mark.is_none() {
+            return Ok(());
+        }
+        view.sync_wal()?;
+        let mut next = self.state.clone();
+        next.mark = changes.mark;
+        next.change_counter = changes.change_counter;
+        next.identity = match &self.seen {
+            Some(seen) => seen.clone(),
+            None => self.identity()?,
+        };
+        // If power fails it is gone, and the next look is a scan again.
+        self.sidecar.begin_settling()?;
+        let saved = self.sidecar.save_state(&next);
+        if let Err(e) = saved.and_then(|()| self.sidecar.commit_settled()) {
+            // The first error is the one to report.
+            let _ = self.sidecar.rollback();
+            return Err(e);
+        }
+        self.state = next;
+        if let Some(keep) = &self.keep {
+            keep.settled(&self.state);
+        }
+        Ok(())
+    }
+
     /// Counts what changed here.
     pub(crate) fn local_changes(&self) -> Result<LocalChanges, Error> {
         let mut live = self.live()?;
@@ -424,11 +510,48 @@ impl Session {
         change_counter: u32,
         now: Micros,
     ) -> Result<(), Error> {
-        self.settle_unseen(intent, base, mark, change_counter, now)?;
+        self.settle_unseen(Act::Plain(intent), base, mark, change_counter, now)?;
         if let Some(keep) = &self.keep {
             keep.settled(&self.state);
         }
         Ok(())
+    }
+
+    /// As [`Session::settle`], for a rebase: the file is what it leads to at `mark`, and may be ahead
+    /// of the new base in the pages that are staged for that.
+    pub(crate) fn settle_rebase(
+        &mut self,
+        intent: i64,
+        base: Base,
+        mark: Option<Mark>,
+        change_counter: u32,
+        now: Micros,
+    ) -> Result<(), Error> {
+        self.settle_unseen(Act::Rebase(intent), base, mark, change_counter, now)?;
+        if let Some(keep) = &self.keep {
+            match self.ahead()? {
+                Some(ahead) => keep.captured(ahead, self.state.mark.as_ref(), &self.state),
+                None => keep.distrust(),
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Session::settle`], for a base that the file is not compared with yet.
+    pub(crate) fn settle_standing(
+        &mut self,
+        intent: i64,
+        base: Base,
+        change_counter: u32,
+        now: Micros,
+    ) -> Result<(), Error> {
+        self.settle_earlier_act(Act::Stand(intent), base, None, change_counter, now)
+    }
+
+    /// The pages in which the file was ahead of its base at the mark; `None`: it was not.
+    pub(crate) fn ahead(&self) -> Result<Option<PageSet>, Error> {
+        let Some(staged) = self.state.ahead else { return Ok(None) };
+        Ok(Some(self.base_map().staged_pages(staged)?))
     }
 
     /// As [`Session::settle`], for a state that an earlier operation has left: what was written
@@ -441,7 +564,19 @@ impl Session {
         change_counter: u32,
         now: Micros,
     ) -> Result<(), Error> {
-        self.settle_unseen(intent, base, mark, change_counter, now)?;
+        self.settle_earlier_act(Act::Plain(intent), base, mark, change_counter, now)
+    }
+
+    /// As [`Session::settle_earlier`], for any act.
+    pub(crate) fn settle_earlier_act(
+        &mut self,
+        act: Act,
+        base: Base,
+        mark: Option<Mark>,
+        change_counter: u32,
+        now: Micros,
+    ) -> Result<(), Error> {
+        self.settle_unseen(act, base, mark, change_counter, now)?;
         if let Some(keep) = &self.keep {
             keep.distrust();
         }
@@ -450,7 +585,7 @@ impl Session {
 
     fn settle_unseen(
         &mut self,
-        intent: i64,
+        act: Act,
         base: Base,
         mark: Option<Mark>,
         change_counter: u32,
@@ -459,6 +594,12 @@ impl Session {
         let mut next = self.state.clone();
         next.base = base;
         next.mark = mark;
+        // Without a mark every page is looked at anyway.
+        next.ahead = match act {
+            Act::Rebase(intent) if mark.is_some() => Some(Stage::Ahead.of(intent)),
+            _ => None,
+        };
+        next.undecided = false;
         next.change_counter = change_counter;
         // The file that was looked at, whatever lies there by now; the boot is the present one.
         next.identity = match &self.seen {
@@ -469,8 +610,10 @@ impl Session {
         if let Some(tables) = self.tables.get_mut().take() {
             next.known = tables;
         }
-        self.sidecar.begin_settling()?;
-        if let Err(e) = self.settle_within(intent, &next) {
+        if !self.sidecar.is_within_transaction() {
+            self.sidecar.begin_settling()?;
+        }
+        if let Err(e) = self.settle_within(act, &next) {
             // The first error is the one to report.
             let _ = self.sidecar.rollback();
             return Err(e);
@@ -482,13 +625,25 @@ impl Session {
         Ok(())
     }
 
-    fn settle_within(&self, intent: i64, next: &State) -> Result<(), Error> {
+    fn settle_within(&self, act: Act, next: &State) -> Result<(), Error> {
         let map = self.base_map();
-        let replaced = self.replaced_by(&map, intent)?;
-        map.settle(intent, next.base.size)?;
+        let staged = match act {
+            Act::Plain(intent) | Act::Stand(intent) => intent,
+            Act::Rebase(intent) => {
+                self.sidecar.confirm_conflicts(intent)?;
+                Stage::Base.of(intent)
+            }
+        };
+        let replaced = match act {
+            Act::Stand(_) => Vec::new(),
+            _ => self.replaced_by(&map, staged)?,
+        };
+        map.settle(staged, next.base.size)?;
+        if let Some(ahead) = self.state.ahead {
+            map.drop_staged(ahead)?;
+        }
         for (id, _) in self.sidecar.intents()? {
-            map.drop_staged(id)?;
-            self.sidecar.delete_intent(id)?;
+            self.drop_intent(id, next.ahead)?;
         }
         self.sidecar.remember_replaced(next.base.lsn(), &replaced)?;
         self.sidecar.remember(next.base.lsn(), next.base.sum)?;
@@ -515,14 +670,54 @@ impl Session {
             return Ok(());
         }
         self.sidecar.begin_settling()?;
-        let map = self.base_map();
         for &id in ids {
-            map.drop_staged(id)?;
-            self.sidecar.delete_intent(id)?;
+            self.drop_intent(id, None)?;
         }
         self.sidecar.commit_settled()
     }
+
+    /// Forgets a pull of which nobody can tell whether it was applied. It counts as not applied: the
+    /// other way round, what was written here could be taken back at the remote. Its conflicts stay in
+    /// the journal: if it was applied, they are nowhere else.
+    pub(crate) fn forget_undecided(&mut self, id: i64) -> Result<(), Error> {
+        let next = State { undecided: true, ..self.state.clone() };
+        self.sidecar.begin_settling()?;
+        self.sidecar.confirm_conflicts(id)?;
+        self.drop_intent(id, None)?;
+        self.sidecar.save_state(&next)?;
+        self.sidecar.commit_settled()?;
+        self.state = next;
+        Ok(())
+    }
+
+    /// Forgets an intent and what belongs to it, but what is staged under `kept`. Conflicts that were
+    /// not confirmed go with it.
+    pub(crate) fn drop_intent(&self, id: i64, kept: Option<i64>) -> Result<(), Error> {
+        let map = self.base_map();
+        map.drop_staged(id)?;
+        for staged in Stage::ALL.map(|stage| stage.of(id)) {
+            if Some(staged) != kept {
+                map.drop_staged(staged)?;
+            }
+        }
+        self.sidecar.drop_conflicts(id)?;
+        self.sidecar.delete_intent(id)
+    }
 }
+
+/// What settles, by the number of its intent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Act {
+    /// What was staged for it became the base, and the file is the base.
+    Plain(i64),
+    /// What was staged for the base became the base, and the file is ahead of it.
+    Rebase(i64),
+    /// What was staged for it became the base, and the file is something else.
+    Stand(i64),
+}
+
+/// Scans of fewer pages are made again and again rather than waiting for the disk once.
+const SCAN_PAGES_MAX: u64 = 1024;
 
 /// Stands for the checksum of a page that is not there. A real page has it once in 2^64.
 const ABSENT: u64 = 0;
@@ -558,14 +753,14 @@ const FOREIGN_PAGES_MIN: u32 = 16;
 const TABLES_MAX: u32 = 256;
 
 /// What the database in `view` is known by; nothing if its schema cannot be read.
-pub(crate) fn known_of(view: &View<'_>) -> Known {
+pub(crate) fn known_of<L: BorrowMut<LiveFile>>(view: &ViewOf<L>) -> Known {
     let cookie = view.page_one().schema_cookie;
     Known { tables: tables_of(view).unwrap_or_default(), cookie }
 }
 
 /// Hashes of the names of the tables in `view`, and of their columns, so that a table is known again
 /// after it was renamed.
-fn tables_of(view: &View<'_>) -> Result<Vec<u64>, FileError> {
+fn tables_of<L: BorrowMut<LiveFile>>(view: &ViewOf<L>) -> Result<Vec<u64>, FileError> {
     let tables = view.tables(TABLES_MAX)?;
     let columns = |sql: &str| sql.find('(').map(|at| content_hash(&sql.as_bytes()[at..]));
     let hashes = tables

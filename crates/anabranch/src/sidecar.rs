@@ -1,8 +1,9 @@
 //! The sidecar: a replica's memory, a SQLite database beside the user's.
 //!
 //! Decides how state is kept durable, not what it means. Holds the settled [`State`], the
-//! [`Intent`]s, the base map with its staged entries, the history of own checksums and the page
-//! checksums that the newest settled deltas replaced.
+//! [`Intent`]s, the base map with its staged entries, the history of own checksums, the page checksums
+//! that the newest settled deltas replaced, the conflict journal and the settings (both in modules of
+//! their own).
 //!
 //! Invariants:
 //! 1. An intent is durable before its act begins ([`Sidecar::commit_durably`]).
@@ -15,11 +16,13 @@
 //! the disk at each sync. Its `-wal` therefore stays beside it and belongs to it.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anabranch_format::{DbChecksum, Lsn};
-use anabranch_sqlite::BaseMap;
+use anabranch_sqlite::{BaseMap, FileIdentity};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::Serialize;
@@ -27,11 +30,14 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::state::{Intent, State};
+use crate::{journal, settings};
 
 /// "anab": marks the sidecar as ours.
 const APPLICATION_ID: i32 = 0x616e_6162;
-/// Version of the sidecar's layout.
-const VERSION: u32 = 1;
+/// Version of the sidecar's layout. Those of version 1 have neither journal nor settings, and are given
+/// them when they are opened; a program that knows only version 1 must not touch what a later one
+/// wrote, as it would not see that the file was ahead of the base at its mark.
+const VERSION: u32 = 2;
 
 /// How many own positions are remembered with their checksums.
 const HISTORY_MAX: i64 = 4096;
@@ -64,6 +70,30 @@ pub(crate) fn lock_path_for(db: &Path) -> PathBuf {
 pub(crate) struct Sidecar {
     path: PathBuf,
     conn: Connection,
+    /// Which file it was just before it was opened; `None` if there was none.
+    file: Option<FileIdentity>,
+}
+
+/// A sidecar that stays open from one operation to the next. Nobody else having it open, SQLite
+/// would read its `-wal` from end to end each time: longer than a sync with nothing to do takes.
+#[derive(Clone, Default)]
+pub(crate) struct HandedOn(Arc<Mutex<Option<Sidecar>>>);
+
+impl HandedOn {
+    pub(crate) fn new(sidecar: Sidecar) -> Self {
+        HandedOn(Arc::new(Mutex::new(Some(sidecar))))
+    }
+
+    /// What is still there, for the one who comes first.
+    pub(crate) fn take(&self) -> Option<Sidecar> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl fmt::Debug for HandedOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HandedOn")
+    }
 }
 
 /// A checksum that was replaced by a settled delta.
@@ -79,10 +109,10 @@ impl Sidecar {
         let path = path_for(db);
         remove(&path)?;
         let sidecar = Self::connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+        sidecar.begin()?;
         sidecar.run(|conn| {
             conn.execute_batch(&format!(
-                "BEGIN;
-                 PRAGMA application_id = {APPLICATION_ID};
+                "PRAGMA application_id = {APPLICATION_ID};
                  PRAGMA user_version = {VERSION};
                  CREATE TABLE state(id INTEGER PRIMARY KEY CHECK (id = 1), json TEXT NOT NULL,
                                     hash INTEGER NOT NULL);
@@ -92,7 +122,8 @@ impl Sidecar {
                  CREATE TABLE replaced(lsn INTEGER PRIMARY KEY, entries BLOB NOT NULL,
                                        hash INTEGER NOT NULL);"
             ))?;
-            Ok(())
+            conn.execute_batch(journal::SCHEMA)?;
+            conn.execute_batch(settings::SCHEMA)
         })?;
         BaseMap::create_tables(&sidecar.conn)?;
         sidecar.save_state(state)?;
@@ -124,37 +155,71 @@ impl Sidecar {
             }
             return Err(sidecar.damaged("it is not a sidecar"));
         }
-        if version != VERSION {
-            let path = sidecar.path;
-            return Err(Error::SidecarVersion { path, found: version, known: VERSION });
+        match version {
+            VERSION => {}
+            1 => sidecar.bring_up_to_date()?,
+            found => {
+                let path = sidecar.path;
+                return Err(Error::SidecarVersion { path, found, known: VERSION });
+            }
         }
-        let row = sidecar.run(|conn| {
+        let state = sidecar.state()?;
+        Ok((sidecar, state))
+    }
+
+    /// As [`Sidecar::open`], with `opened` if that is still what lies there.
+    pub(crate) fn reopen(db: &Path, opened: Option<Sidecar>) -> Result<(Self, State), Error> {
+        match opened.filter(|sidecar| sidecar.is_at(&path_for(db))) {
+            Some(sidecar) => {
+                let state = sidecar.state()?;
+                Ok((sidecar, state))
+            }
+            None => Self::open(db),
+        }
+    }
+
+    /// Whether this is the file at `path`.
+    fn is_at(&self, path: &Path) -> bool {
+        self.path == path && self.file.as_ref().is_some_and(|file| file.is_at(path))
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        let row = self.run(|conn| {
             conn.query_row("SELECT json, hash FROM state WHERE id = 1", [], |row| {
                 Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
             })
             .optional()
         })?;
-        let (json, hash) = row.ok_or_else(|| sidecar.damaged("it has no state"))?;
-        let state = sidecar.decode(&json, hash, "state")?;
-        Ok((sidecar, state))
+        let (json, hash) = row.ok_or_else(|| self.damaged("it has no state"))?;
+        self.decode(&json, hash, "state")
+    }
+
+    /// Gives a sidecar of version 1 what it lacks; harmless if somebody else was faster.
+    fn bring_up_to_date(&self) -> Result<(), Error> {
+        self.begin()?;
+        self.run(|conn| {
+            conn.execute_batch(journal::SCHEMA)?;
+            conn.execute_batch(settings::SCHEMA)?;
+            conn.pragma_update(None, "user_version", VERSION)
+        })?;
+        self.commit_durably()
     }
 
     fn connect(path: PathBuf, create: OpenFlags) -> Result<Self, Error> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
+        let file = FileIdentity::of(&path).ok();
         let conn = match Connection::open_with_flags(&path, flags) {
             Ok(conn) => conn,
             Err(source) => return Err(Error::Sidecar { path, source }),
         };
-        let sidecar = Sidecar { path, conn };
+        let sidecar = Sidecar { path, conn, file };
         sidecar.run(|conn| {
             conn.busy_timeout(Duration::from_secs(5))?;
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
             conn.pragma_update(None, "journal_mode", "wal")?;
-            conn.pragma_update(None, "synchronous", "full")?;
             // A bounded cache: a first publication stages one entry for each page.
-            conn.pragma_update(None, "cache_size", -4096)?;
-            conn.pragma_update(None, "foreign_keys", false)
+            conn.pragma_update(None, "cache_size", -4096)
         })?;
         Ok(sidecar)
     }
@@ -169,7 +234,11 @@ impl Sidecar {
         &self.conn
     }
 
-    fn run<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+    /// Does something with the connection; its errors become typed ones.
+    pub(crate) fn run<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
         work(&self.conn).map_err(|e| self.failed(e))
     }
 
@@ -192,6 +261,11 @@ impl Sidecar {
     pub(crate) fn begin(&self) -> Result<(), Error> {
         // One that settled may have failed before it asked for durability again.
         self.run(|conn| conn.execute_batch("PRAGMA synchronous = FULL; BEGIN IMMEDIATE"))
+    }
+
+    /// Whether a transaction is open.
+    pub(crate) fn is_within_transaction(&self) -> bool {
+        !self.conn.is_autocommit()
     }
 
     /// Gives up the transaction, if there is one.

@@ -93,6 +93,14 @@ pub(crate) struct State {
     pub(crate) change_counter: u32,
     /// Up to where the file's WAL has been looked at.
     pub(crate) mark: Option<Mark>,
+    /// At the mark the file was ahead of its base: what is staged under this number names the pages
+    /// that may have differed. `None`: at the mark the file was as the base.
+    #[serde(default)]
+    pub(crate) ahead: Option<i64>,
+    /// It could not be told whether an earlier pull had been applied, and it was taken for one that
+    /// was not: rows that are as the remote has them may have come from there.
+    #[serde(default)]
+    pub(crate) undecided: bool,
     /// When the base was settled.
     pub(crate) settled_at: Option<Micros>,
     /// What the database is known by, beside its pages.
@@ -141,6 +149,8 @@ impl State {
             identity: FileIdentity::default(),
             change_counter: 0,
             mark: None,
+            ahead: None,
+            undecided: false,
             settled_at: None,
             known: Known::default(),
             dialect: None,
@@ -203,10 +213,62 @@ impl PullIntent {
     }
 }
 
+/// A pull of which the outcome is not the remote's state, but that with local changes on top. Only
+/// the file can tell whether it happened. What the base becomes is staged apart from what the file
+/// becomes: see [`Stage`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RebaseIntent {
+    /// The position that becomes the base.
+    pub(crate) target: Anchor,
+    /// Size in pages, checksum and schema cookie of the log there.
+    pub(crate) size: u32,
+    pub(crate) sum_after: DbChecksum,
+    pub(crate) log_cookie: u32,
+    /// The file's schema is not the target's: the next push must say that it changed.
+    pub(crate) carried: bool,
+    /// What was about to be committed to the file.
+    pub(crate) apply: ApplyIntent,
+}
+
+impl RebaseIntent {
+    /// The base once the result is in the file.
+    pub(crate) fn base_after(&self) -> Base {
+        let cookie = self.apply.cookie_after.unwrap_or(self.apply.cookie_before);
+        Base {
+            anchor: self.target.clone(),
+            size: self.size,
+            sum: self.sum_after,
+            log_cookie: self.log_cookie,
+            file_cookie: if self.carried { !cookie } else { cookie },
+        }
+    }
+}
+
+/// What a rebase stages beside what the file becomes, which has the intent's own number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// What the base becomes.
+    Base,
+    /// How the file's pages differ from the base before.
+    Before,
+    /// The pages in which the file may differ from the new base afterwards.
+    Ahead,
+}
+
+impl Stage {
+    pub(crate) const ALL: [Stage; 3] = [Stage::Base, Stage::Before, Stage::Ahead];
+
+    /// The number under which it is staged for an intent. Those of intents are positive.
+    pub(crate) fn of(self, intent: i64) -> i64 {
+        -(intent * 4 + self as i64)
+    }
+}
+
 /// An act that may or may not have happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Intent {
     Push(PushIntent),
     Pull(PullIntent),
+    Rebase(RebaseIntent),
 }

@@ -12,8 +12,8 @@
 //! systems that send none.
 //!
 //! A remote that is away is tried again and again; local changes wait in the file, and the `-wal` is
-//! not held by them. Where both sides changed, it is tried again once something is written here. It
-//! ends by itself only where no repetition can help.
+//! not held by them. Where both sides changed and somebody must decide, it is tried again once
+//! something is written here. It ends by itself only where no repetition can help.
 //!
 //! Killed at any point, the next operation recovers as from any sync: nothing else is written.
 //! Memory: two bits for each page, and what a sync takes.
@@ -22,7 +22,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_format::Lsn;
+use anabranch_format::{Lsn, content_hash};
 use anabranch_sqlite::Watcher;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -33,7 +33,7 @@ use crate::keep::{Keep, Seen};
 use crate::notice::Notice;
 use crate::remote;
 use crate::replica::{Replica, blocking};
-use crate::report::{Note, Pulled, Pushed, SyncReport};
+use crate::report::{Note, Pulled, Pushed, Rebased, SyncReport};
 use crate::waiting::{Pauses, Probing};
 
 /// How soon after a notice the file is looked at; doubled with each further look.
@@ -82,6 +82,8 @@ pub enum WatchEvent {
     Synced {
         /// What was fetched.
         pulled: Option<Pulled>,
+        /// What became of local changes, if both sides had changed.
+        rebased: Option<Rebased>,
         /// What was sent.
         pushed: Option<Pushed>,
         /// Position now.
@@ -103,14 +105,10 @@ pub enum WatchEvent {
         /// Where.
         position: Lsn,
     },
-    /// Both sides changed: somebody must decide. Tried again after each local change.
+    /// Both sides changed, and somebody must decide. Tried again after each local change.
     Diverged {
-        /// Local changes, in pages.
-        local_pages: u64,
-        /// What both sides last had in common.
-        base: Lsn,
-        /// Where the remote's log ends.
-        remote_lsn: Lsn,
+        /// What is to be decided, and how.
+        reason: String,
     },
     /// Another program holds the file or the replica; it is tried again until it is free.
     Busy {
@@ -130,7 +128,7 @@ pub enum WatchState {
     Behind,
     /// The remote could not be reached.
     Offline,
-    /// Both sides had changed.
+    /// Both sides had changed, and somebody must decide.
     Diverged,
     /// Another program held the file or the replica.
     Busy,
@@ -283,8 +281,8 @@ enum Trouble {
     None,
     Offline,
     Busy,
-    /// The remote's log ended there.
-    Diverged(Lsn),
+    /// The hash of the reason.
+    Diverged(u64),
 }
 
 /// What to wait for before the next sync.
@@ -395,9 +393,11 @@ impl<F: FnMut(WatchEvent)> Watching<F> {
         };
         let seen = self.looks.keep.seen();
         match error {
-            Error::Diverged { local_pages, base, remote_lsn } => {
-                let event = WatchEvent::Diverged { local_pages, base, remote_lsn };
-                Ok(self.troubled(Trouble::Diverged(remote_lsn), event, Next::Change(seen)))
+            e if e.kind() == ErrorKind::Diverged => {
+                let reason = anabranch_store::causes(&e);
+                let trouble = Trouble::Diverged(content_hash(reason.as_bytes()));
+                let event = WatchEvent::Diverged { reason };
+                Ok(self.troubled(trouble, event, Next::Change(seen)))
             }
             e if e.is_offline() => {
                 let event =
@@ -424,7 +424,7 @@ impl<F: FnMut(WatchEvent)> Watching<F> {
     }
 
     fn synced(&mut self, report: SyncReport, took: Duration) {
-        let SyncReport { pulled, pushed, position, notes, .. } = report;
+        let SyncReport { pulled, rebased, pushed, position, notes, .. } = report;
         let was = std::mem::replace(&mut self.trouble, Trouble::None);
         if pulled.is_some() || pushed.is_some() {
             self.idle = None;
@@ -434,7 +434,8 @@ impl<F: FnMut(WatchEvent)> Watching<F> {
         }
         if pulled.is_some() || pushed.is_some() || !notes.is_empty() {
             let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            (self.on_event)(WatchEvent::Synced { pulled, pushed, position, ms, notes });
+            let event = WatchEvent::Synced { pulled, rebased, pushed, position, ms, notes };
+            (self.on_event)(event);
         }
         if !std::mem::replace(&mut self.begun, true) {
             (self.on_event)(WatchEvent::Watching { position });

@@ -2,8 +2,9 @@
 
 mod common;
 
+use anabranch::blocking::Replica;
 use anabranch::{Error, RemoteStatus};
-use common::{World, app, assert_same, stock, value};
+use common::{World, app, assert_same, options, stock, value};
 
 const SCHEMA: &str =
     "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t(v) VALUES ('a'), ('b')";
@@ -44,7 +45,48 @@ fn a_sync_with_nothing_to_do_does_nothing() {
 }
 
 #[test]
-fn changes_on_both_sides_are_diverged_and_nothing_is_touched() {
+fn a_large_file_that_was_read_from_end_to_end_in_vain_is_not_read_again() {
+    let world = World::new();
+    // 1,100 pages and more, one row each.
+    let rows = "INSERT INTO t(v) SELECT hex(zeroblob(1900)) FROM generate_series(1, 1100)";
+    let (a, first) = world.published("a.db", &format!("{SCHEMA}; {rows}"));
+    let there = app(&a);
+    there.execute("UPDATE t SET v = 'x' WHERE id = 2", []).unwrap();
+    there.execute("UPDATE t SET v = 'b' WHERE id = 2", []).unwrap();
+    let found_by = || first.status(false, false).unwrap().found_by;
+    assert!(!found_by().contains("frames"), "no mark is known: {}", found_by());
+    assert!(first.sync().unwrap().pushed.is_none());
+    assert!(found_by().contains("frames"), "{}", found_by());
+    let sidecar = [world.path("a.db-anabranch"), world.path("a.db-anabranch-wal")];
+    let written = || sidecar.each_ref().map(|file| std::fs::read(file).unwrap());
+    let before = written();
+    assert!(first.sync().unwrap().pushed.is_none());
+    assert!(written() == before, "a sync with nothing to do writes nothing");
+    there.execute("UPDATE t SET v = 'x' WHERE id = 2", []).unwrap();
+    assert_eq!(first.sync().unwrap().pushed.unwrap().pages, 1);
+}
+
+#[test]
+fn a_replica_that_was_made_anew_after_it_was_opened_is_the_new_one() {
+    let world = World::new();
+    let (a, _) = world.published("a.db", SCHEMA);
+    let (b, _) = world.cloned("b.db");
+    let opened = Replica::open(&b, options()).unwrap();
+    for suffix in ["", "-anabranch", "-anabranch-wal"] {
+        std::fs::remove_file(format!("{}{suffix}", b.display())).unwrap();
+    }
+    stock(&a, "INSERT INTO t(v) VALUES ('c')");
+    Replica::open(&a, options()).unwrap().sync().unwrap();
+    world.cloned("b.db");
+    assert!(opened.sync().unwrap().pulled.is_none(), "the new one has all that there is");
+    assert_same(&a, &b);
+    // The first operation has taken over what was open; the next one opens it anew.
+    stock(&b, "DELETE FROM t WHERE id = 1");
+    assert!(opened.sync().unwrap().pushed.is_some());
+}
+
+#[test]
+fn changes_on_both_sides_are_told_beforehand_and_nothing_is_touched() {
     let world = World::new();
     let (a, first) = world.published("a.db", SCHEMA);
     let (b, second) = world.cloned("b.db");
@@ -53,11 +95,10 @@ fn changes_on_both_sides_are_diverged_and_nothing_is_touched() {
     first.sync().unwrap();
     let dump = stock(&b, ".dump");
     for _ in 0..2 {
-        match second.sync() {
-            Err(Error::Diverged { local_pages: 1, .. }) => {}
-            other => panic!("{other:?}"),
-        }
-        assert!(matches!(second.pull(), Err(Error::Diverged { .. })));
+        let preview = second.preview().unwrap();
+        assert_eq!((preview.push[0].inserted, preview.pull[0].inserted), (1, 1));
+        assert_eq!(preview.rebased.unwrap().tables[0].renumbered, 1);
+        assert_eq!(preview.conflicts.len(), 1);
         assert!(matches!(second.push(), Err(Error::Behind { .. })));
     }
     assert_eq!(stock(&b, ".dump"), dump);

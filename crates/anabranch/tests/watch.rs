@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anabranch::{Error, Repair, Replica, WatchEvent, WatchOptions, WatchReport, WatchState};
+use anabranch::{Error, Replica, WatchEvent, WatchOptions, WatchReport, WatchState};
 use common::{World, app, assert_same, options, stock, value};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -181,23 +181,45 @@ fn a_remote_that_is_away_holds_no_wal_and_everything_goes_out_when_it_is_back() 
 }
 
 #[test]
-fn where_both_sides_changed_it_says_so_once_and_goes_on_when_somebody_decides() {
+fn where_both_sides_changed_rows_of_both_are_kept() {
     let world = World::new();
     let (a, _) = world.published("a.db", SCHEMA);
     let (b, second) = world.cloned("b.db");
-    stock(&a, "INSERT INTO t(v) VALUES ('here')");
-    stock(&b, "INSERT INTO t(v) VALUES ('there')");
+    let watch = Watch::in_step(&a);
+    let here = app(&a);
+    for n in 0..5 {
+        stock(&b, &format!("INSERT INTO t(v) VALUES ('there {n}')"));
+        here.execute("INSERT INTO t(v) VALUES (?1)", [format!("here {n}")]).unwrap();
+        second.sync().unwrap();
+    }
+    drop(here);
+    assert_eq!(watch.stop().state, WatchState::InStep);
+    second.sync().unwrap();
+    assert_same(&a, &b);
+    assert_eq!(value(&a, "SELECT count(*) FROM t WHERE v LIKE '%here _'"), "10");
+}
+
+#[test]
+fn where_somebody_must_decide_it_says_so_once_and_goes_on_when_that_is_done() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let (b, second) = world.cloned("b.db");
+    stock(&a, "UPDATE t SET v = 'here'");
+    stock(&b, "UPDATE t SET v = 'there'");
+    first.set("conflict.t", Some("abort")).unwrap();
     second.sync().unwrap();
     let watch = Watch::start(&a);
-    watch.until("diverged", |event| matches!(event, WatchEvent::Diverged { local_pages: 1, .. }));
+    watch.until("diverged", |event| matches!(event, WatchEvent::Diverged { .. }));
     // What changes here is looked at, and leads to nothing new.
     stock(&a, "INSERT INTO t(v) VALUES ('here, too')");
-    let report = anabranch::blocking::Replica::repair(&a, Repair::TakeRemote, options()).unwrap();
-    assert!(report.kept.is_some());
+    first.set("conflict.t", Some("remote")).unwrap();
+    stock(&a, "INSERT INTO t(v) VALUES ('here, again')");
     let next = watch.until("anything", |_| true);
-    assert!(matches!(next, WatchEvent::Watching { .. }), "{next:?}");
+    assert!(matches!(next, WatchEvent::Synced { rebased: Some(_), .. }), "{next:?}");
     assert_eq!(watch.stop().state, WatchState::InStep);
+    second.sync().unwrap();
     assert_same(&a, &b);
+    assert_eq!(value(&a, "SELECT count(*) FROM t WHERE v = 'there'"), "2");
 }
 
 #[test]

@@ -4,7 +4,10 @@
 
 mod adopt;
 mod completions;
+mod config;
+mod conflicts;
 mod copy;
+mod diff;
 mod log;
 mod publish;
 mod remote;
@@ -35,6 +38,9 @@ pub(crate) async fn run(command: Command, ctx: &Context) -> Result<Outcome, Fail
         Command::Push(args) => sync::push(args, ctx).await,
         Command::Pull(args) => sync::pull(args, ctx).await,
         Command::Sync(args) => sync::sync(args, ctx).await,
+        Command::Conflicts(args) => conflicts::conflicts(args, ctx).await,
+        Command::Diff(args) => diff::diff(args, ctx).await,
+        Command::Config(args) => config::config(args, ctx).await,
         Command::Watch(args) => watch::watch(args, ctx).await,
         Command::Status(args) => status::status(args, ctx).await,
         Command::Log(args) => log::log(args, ctx).await,

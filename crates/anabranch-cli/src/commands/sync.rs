@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 
-use anabranch::{Offline, PullReport, Pulled, PushReport, Pushed, SyncReport};
+use anabranch::{Offline, PullReport, Pulled, PushReport, Pushed, Rebased, Side, SyncReport};
 use serde::Serialize;
 
+use super::diff::DryRun;
 use super::write_notes;
-use crate::args::OneFile;
+use crate::args::{self, OneFile};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::human::{Paint, bytes, counted, offline_reason};
@@ -37,6 +38,38 @@ pub(super) fn write_pushed(
         n => bytes(n),
     };
     writeln!(out, "pushed {} ({size}){}", counted(pushed.pages, "page"), behind(more))
+}
+
+/// Says what became of local changes, where both sides had changed; or what `would`.
+pub(super) fn write_rebased(
+    out: &mut dyn Write,
+    rebased: &Rebased,
+    would: bool,
+    paint: Paint,
+) -> io::Result<()> {
+    let rows: u64 = rebased.tables.iter().map(|t| t.inserted + t.updated + t.deleted).sum();
+    let objects = match rebased.schema {
+        0 => String::new(),
+        n => format!(" and {} of the schema", counted(n, "object")),
+    };
+    let (rows, put) = (counted(rows, "row"), if would { "would be put" } else { "put" });
+    writeln!(out, "both sides changed: {rows}{objects} of this side {put} on top of the others'")?;
+    for table in &rebased.tables {
+        if table.renumbered > 0 {
+            let rows = counted(table.renumbered, "row");
+            let got = if would { "would get" } else { "got" };
+            writeln!(out, "  {}: {rows} {got} a new key", table.table)?;
+        }
+        if table.conflicts > 0 {
+            let conflicts = paint.warn(&counted(table.conflicts, "conflict"));
+            writeln!(out, "  {}: {conflicts}", table.table)?;
+        }
+    }
+    match rebased.conflicts {
+        0 => Ok(()),
+        _ if would => Ok(()),
+        _ => writeln!(out, "`anabranch conflicts` shows what was decided"),
+    }
 }
 
 /// Says plainly that nothing was exchanged, and what waits.
@@ -83,13 +116,17 @@ impl Human for PullDone {
             Some(pulled) => write_pulled(out, pulled, None)?,
             None => writeln!(out, "nothing to pull")?,
         }
+        if let Some(rebased) = &self.0.rebased {
+            write_rebased(out, rebased, false, paint)?;
+        }
         write_notes(out, &self.0.notes, paint)?;
         writeln!(out, "at position {}", self.0.position)
     }
 }
 
-pub(super) async fn pull(args: OneFile, ctx: &Context) -> Result<Outcome, Failure> {
-    let report = ctx.replica(args.file).await?.pull().await?;
+pub(super) async fn pull(args: args::Pull, ctx: &Context) -> Result<Outcome, Failure> {
+    let replica = ctx.replica_taking(args.file, args.take.map(Side::from)).await?;
+    let report = replica.pull().await?;
     Ok(Outcome::done(PullDone(report)))
 }
 
@@ -102,6 +139,9 @@ impl Human for SyncDone {
         let report = &self.0;
         if let Some(pulled) = &report.pulled {
             write_pulled(out, pulled, None)?;
+        }
+        if let Some(rebased) = &report.rebased {
+            write_rebased(out, rebased, false, paint)?;
         }
         if let Some(pushed) = &report.pushed {
             write_pushed(out, pushed, None)?;
@@ -118,8 +158,12 @@ impl Human for SyncDone {
     }
 }
 
-pub(super) async fn sync(args: OneFile, ctx: &Context) -> Result<Outcome, Failure> {
-    let report = ctx.replica(args.file).await?.sync().await?;
+pub(super) async fn sync(args: args::Sync, ctx: &Context) -> Result<Outcome, Failure> {
+    let replica = ctx.replica_taking(args.file, args.take.map(Side::from)).await?;
+    if args.dry_run {
+        return Ok(Outcome::done(DryRun::from(replica.preview().await?)));
+    }
+    let report = replica.sync().await?;
     let exit = if report.offline.is_some() { Exit::Offline } else { Exit::Done };
     Ok(Outcome::ended(exit, SyncDone(report)))
 }
@@ -140,6 +184,7 @@ mod tests {
         SyncReport {
             offline: None,
             pulled: None,
+            rebased: None,
             pushed: None,
             position: Lsn::new(42),
             notes: Vec::new(),

@@ -11,7 +11,7 @@ use futures::future::join_all;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::sync::{write_pulled, write_pushed};
+use super::sync::{write_pulled, write_pushed, write_rebased};
 use super::write_notes;
 use crate::args;
 use crate::context::{Context, named_or_only};
@@ -153,7 +153,7 @@ fn write_what(out: &mut dyn Write, what: &What, paint: Paint) -> io::Result<()> 
                 WatchState::InStep => paint.good("in step"),
                 WatchState::Behind => paint.warn("local changes wait to be pushed"),
                 WatchState::Offline => paint.warn("offline, local changes wait to be pushed"),
-                WatchState::Diverged => paint.warn("diverged"),
+                WatchState::Diverged => paint.warn("both sides changed, and somebody must decide"),
                 WatchState::Busy => paint.warn("another program held the file"),
                 _ => String::new(),
             };
@@ -171,9 +171,12 @@ fn write_event(out: &mut dyn Write, event: &WatchEvent, paint: Paint) -> io::Res
         WatchEvent::Watching { position } => {
             writeln!(out, "{} at position {position}, watching", paint.good("in step"))
         }
-        WatchEvent::Synced { pulled, pushed, position, ms, notes } => {
+        WatchEvent::Synced { pulled, rebased, pushed, position, ms, notes } => {
             let end = format!("at position {position}, {ms} ms");
             write_moved(out, pulled.as_ref(), pushed.as_ref(), &end)?;
+            if let Some(rebased) = rebased {
+                write_rebased(out, rebased, false, paint)?;
+            }
             write_notes(out, notes, paint)
         }
         WatchEvent::Offline { reason, pages_to_push } => {
@@ -187,13 +190,10 @@ fn write_event(out: &mut dyn Write, event: &WatchEvent, paint: Paint) -> io::Res
         WatchEvent::Online { position } => {
             writeln!(out, "{} in step at position {position}", paint.good("back online,"))
         }
-        WatchEvent::Diverged { local_pages, base, remote_lsn } => writeln!(
+        WatchEvent::Diverged { reason } => writeln!(
             out,
-            "{} {} changed here since position {base}, and the remote went on to {remote_lsn}; \
-             nothing was changed. `anabranch repair FILE --take-remote` goes on from the remote's \
-             state and keeps the file as it is beside the new one",
-            paint.warn("diverged:"),
-            counted(*local_pages, "page"),
+            "{} {reason}; it is tried again after each local change",
+            paint.warn("somebody must decide:"),
         ),
         WatchEvent::Busy { reason } => {
             writeln!(out, "{} trying again: {reason}", paint.warn("busy,"))
@@ -238,6 +238,7 @@ mod tests {
         let pushed = Pushed { from: Lsn::new(41), to: Lsn::new(42), pages: 1, bytes: 812 };
         What::Event(WatchEvent::Synced {
             pulled: None,
+            rebased: None,
             pushed: Some(pushed),
             position: Lsn::new(42),
             ms: 7,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod commands;
+mod conflicts;
 mod demo;
 mod exit_codes;
 mod inspect;

@@ -152,10 +152,13 @@ fn the_exit_code_tells_what_is_not_in_step_at_the_end() {
     assert_eq!(watch.end().0, Some(4));
     std::fs::rename(yard.path("elsewhere"), yard.path("river")).unwrap();
 
-    yard.sql("b.db", "DELETE FROM note WHERE id = 2");
+    yard.sql("b.db", "UPDATE note SET body = 'b' WHERE id = 2");
     yard.ok(["sync", "b.db"]);
+    yard.sql("a.db", "UPDATE note SET body = 'a' WHERE id = 2");
+    yard.ok(["config", "a.db", "conflict = abort"]);
     let mut watch = Watch::start(&yard, &["a.db", "--json", "--interval", "0"], "");
-    watch.event("diverged");
+    let reason = watch.event("diverged")["reason"].to_string();
+    assert!(reason.contains("table note"), "{reason}");
     watch.signal("-INT");
     assert_eq!(watch.event("stopped")["state"], "diverged");
     assert_eq!(watch.end().0, Some(3));

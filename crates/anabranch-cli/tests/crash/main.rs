@@ -8,6 +8,7 @@
 //!   there fails a test.
 //! - `kills.rs`: SIGKILL at random moments while an application writes.
 //! - `races.rs`: many writers at one remote, several operations on one replica.
+//! - `rebase.rs`: both sides write, and are merged, through kills and meanwhile.
 //! - `live.rs`: applications of all kinds read and write while both replicas sync in a loop.
 //!
 //! By hand: `CRASH_ROUNDS=50 CRASH_SEED=7 cargo test -p anabranch-cli --test crash`. `CRASH_ROUNDS`
@@ -22,4 +23,5 @@ mod live;
 mod oracle;
 mod points;
 mod races;
+mod rebase;
 mod world;

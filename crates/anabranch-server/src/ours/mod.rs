@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET log/head` | tells where the log ends |
 //! | `GET log/delta` | sends what leads from one position to another |
+//! | `POST log/pages` | sends single pages of an earlier state |
 //! | `POST log` | appends |
 //! | `PUT log` | gives the name to a new database |
 //! | `GET log/watch` | tells of each new end |
@@ -16,6 +17,7 @@
 
 mod delta;
 mod look;
+mod pages;
 mod params;
 mod push;
 mod receive;
@@ -57,7 +59,7 @@ async fn answer(
     let (parts, body) = request.into_parts();
     let params = Params::parse(parts.uri.query().unwrap_or_default())?;
     let segments: Vec<&str> = segments.iter().skip(1).map(String::as_str).collect();
-    let looks = !matches!(segments.as_slice(), [] | ["compact"]);
+    let looks = !matches!(segments.as_slice(), [] | ["compact" | "pages"]);
     if looks && parts.method != Method::GET {
         return Err(ApiError::method());
     }
@@ -72,6 +74,8 @@ async fn answer(
         ["position"] => look::position(&call, &params).await,
         ["entries"] => look::entries(&call, &params).await,
         ["writers", writer] => look::last_push(&call, &params, writer).await,
+        ["pages"] if parts.method == Method::POST => pages::pages(&call, &params, body).await,
+        ["pages"] => Err(ApiError::method()),
         ["delta"] => delta::delta(&call, &params, &parts.headers).await,
         ["watch"] => watch::watch(call, &params).await,
         ["compact"] if parts.method == Method::POST => look::compact(&call, &params).await,

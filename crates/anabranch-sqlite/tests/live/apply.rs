@@ -188,6 +188,7 @@ fn a_failing_callback_rolls_everything_back() {
     let view = replica.live.begin().unwrap();
     let outcome = view.apply(
         anabranch_sqlite::ApplyDelta {
+            before: None,
             page_size: change.page_size,
             size_after: change.size_after,
             pages: &mut anabranch_sqlite::Hashed::new(
@@ -356,6 +357,7 @@ fn the_lock_page_is_stepped_over_in_a_database_above_one_gibibyte() {
             let mut staging = map.stage(id);
             let mut pages = BTreeSet::new();
             let with = anabranch_sqlite::Compare {
+                ahead: None,
                 since: mark,
                 base_size,
                 page_one_always: false,
@@ -406,6 +408,7 @@ fn the_lock_page_is_stepped_over_in_a_database_above_one_gibibyte() {
         let applied = view
             .apply::<std::fmt::Error>(
                 anabranch_sqlite::ApplyDelta {
+                    before: None,
                     page_size,
                     size_after: change.size_after,
                     pages: &mut anabranch_sqlite::Hashed::new(

@@ -38,6 +38,7 @@ fn cut(applied: bool, sql: &[&str], cookie: CookieRule) -> Cut {
         let view = replica.live.begin().unwrap();
         ApplyIntent {
             replaces: false,
+            before: None,
             id: replica.intents,
             mark_before: view.mark().copied(),
             size_before: view.db_size(),
@@ -171,6 +172,7 @@ mod child {
         let view = live.begin().unwrap();
         let outcome = view.apply::<std::fmt::Error>(
             anabranch_sqlite::ApplyDelta {
+                before: None,
                 page_size: change.page_size,
                 size_after: change.size_after,
                 pages: &mut anabranch_sqlite::Hashed::new(
@@ -222,6 +224,7 @@ mod child {
         let view = live.begin().unwrap();
         let mut staging = map.stage(9);
         let with = anabranch_sqlite::Compare {
+            ahead: None,
             since: None,
             base_size: 0,
             page_one_always: false,

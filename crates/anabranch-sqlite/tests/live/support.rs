@@ -381,6 +381,7 @@ impl Replica {
         let mut told = None;
         let outcome = view.apply(
             ApplyDelta {
+                before: None,
                 page_size: change.page_size,
                 size_after: change.size_after,
                 pages: &mut anabranch_sqlite::Hashed::new(

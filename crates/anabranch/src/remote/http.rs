@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Body, Client, Method, Response, StatusCode};
+use reqwest::{Body, Client, ClientBuilder, Method, Response, StatusCode};
 use url::Url;
 
 use super::ServerUrl;
@@ -47,6 +47,14 @@ const BLOCK_BYTES: usize = 256 * 1024;
 /// first needed. To be used within one async runtime.
 #[derive(Clone, Default)]
 pub struct Connections {
+    ours: Clients,
+    libsql: Clients,
+}
+
+/// For http and for https: only the second needs the system's certificates, and reading them takes
+/// many times as long as a sync with nothing to do.
+#[derive(Clone, Default)]
+struct Clients {
     plain: Arc<OnceLock<Client>>,
     secure: Arc<OnceLock<Client>>,
 }
@@ -58,7 +66,23 @@ impl fmt::Debug for Connections {
 }
 
 impl Connections {
+    /// For requests whose silence is watched by who makes them.
     fn client(&self, url: &Url) -> Result<Client, ServerError> {
+        self.ours.client(url, |builder| builder).map_err(ServerError::Request)
+    }
+
+    /// For requests to a libSQL server, which end when nothing comes for [`SILENCE_MAX`].
+    pub(super) fn libsql_client(&self, url: &Url) -> Result<Client, reqwest::Error> {
+        self.libsql.client(url, |builder| builder.read_timeout(SILENCE_MAX))
+    }
+}
+
+impl Clients {
+    fn client(
+        &self,
+        url: &Url,
+        more: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> Result<Client, reqwest::Error> {
         let secure = url.scheme() == "https";
         let slot = if secure { &self.secure } else { &self.plain };
         if let Some(client) = slot.get() {
@@ -71,10 +95,9 @@ impl Connections {
             .pool_idle_timeout(IDLE_MAX)
             .user_agent(concat!("anabranch/", env!("CARGO_PKG_VERSION")));
         if !secure {
-            // Reading the system's certificates takes longer than a sync with nothing to do.
             builder = builder.tls_certs_only([]);
         }
-        let client = builder.build().map_err(ServerError::Request)?;
+        let client = more(builder).build()?;
         Ok(slot.get_or_init(|| client).clone())
     }
 }

@@ -20,13 +20,17 @@ use serde::de::DeserializeOwned;
 
 use super::http::{Ask, Connection, Upload, pauses};
 use super::server_error::ServerError;
-use super::{Dialect, Opening, Place, Probing, Remote, ServerUrl, Spot, of_store};
+use super::{
+    BaseAt, BasePages, Dialect, Opening, Place, Probing, Remote, ServerUrl, Spot, of_store,
+    pages_of_whole,
+};
 use crate::adopt::{AdoptError, Adoptable, LastFrame};
 use crate::entropy;
 use crate::error::Error;
 
 mod answer;
 mod download;
+mod pages;
 mod push;
 mod watch;
 
@@ -351,6 +355,18 @@ impl Remote for Ours {
         progress: &Progress,
     ) -> Result<Fetched, StoreError> {
         self.download(Lsn::ZERO, position, progress).await
+    }
+
+    async fn base_pages(
+        &self,
+        wanted: &BaseAt<'_>,
+        progress: &Progress,
+    ) -> Result<Option<BasePages>, StoreError> {
+        if let Some(pages) = pages::pages(self, wanted, progress).await? {
+            return Ok(Some(pages));
+        }
+        // A server that does not know the request.
+        pages_of_whole(self, wanted, progress).await
     }
 
     async fn history(&self, count: usize) -> Result<Vec<Entry>, StoreError> {

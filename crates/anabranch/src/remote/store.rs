@@ -9,7 +9,7 @@ use anabranch_store::{
 };
 use async_trait::async_trait;
 
-use super::{Dialect, Opening, Place, RETAIN_DEFAULT, Remote, of_store};
+use super::{BaseAt, BasePages, Dialect, Opening, Place, RETAIN_DEFAULT, Remote, of_store};
 use crate::error::Error;
 use crate::notice::Notice;
 use crate::waiting::{self, Probing};
@@ -129,6 +129,15 @@ impl Remote for Log {
         progress: &Progress,
     ) -> Result<Fetched, StoreError> {
         Log::fetch_position(self, Lsn::ZERO, position, progress).await
+    }
+
+    async fn base_pages(
+        &self,
+        wanted: &BaseAt<'_>,
+        progress: &Progress,
+    ) -> Result<Option<BasePages>, StoreError> {
+        let found = Log::pages_at(self, wanted.lsn, wanted.pages.clone(), progress).await?;
+        Ok(Some(found.into_pages()))
     }
 
     async fn history(&self, count: usize) -> Result<Vec<Entry>, StoreError> {

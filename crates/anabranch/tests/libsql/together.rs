@@ -116,19 +116,18 @@ fn a_server_that_rolls_between_look_and_push_gets_it_in_the_new_generation() {
 }
 
 #[test]
-fn both_sides_changed_is_diverged_and_taking_the_remote_keeps_the_file() {
+fn both_sides_changed_is_put_on_top_of_each_other() {
     let (yard, a, first) = Yard::published(SCHEMA);
     let (b, second) = yard.cloned("b.db");
     run(&a, "INSERT INTO t(v) VALUES ('a')");
     run(&b, "INSERT INTO t(v) VALUES ('b')");
     synced(&first);
-    let diverged = second.sync().unwrap_err();
-    assert!(matches!(diverged, Error::Diverged { .. }), "{diverged:?}");
-    assert_eq!(rows(&b), "a b");
     let behind = second.push().unwrap_err();
     assert!(matches!(behind, Error::Behind { .. }), "{behind:?}");
-    let repaired = Replica::repair(&b, Repair::TakeRemote, options()).unwrap();
-    assert_eq!(rows(&repaired.kept.unwrap()), "a b");
+    let report = synced(&second);
+    assert!(report.rebased.is_some() && report.pushed.is_some(), "{report:?}");
+    synced(&first);
+    assert_eq!(rows(&b), "a a b");
     assert_same(&yard, &[&a, &b]);
     run(&b, "INSERT INTO t(v) VALUES ('again')");
     synced(&second);

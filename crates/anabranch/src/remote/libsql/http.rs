@@ -18,6 +18,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 
 use super::error::LibsqlError;
 use crate::remote::ServerUrl;
+use crate::remote::http::Connections;
 use crate::replica::Options;
 
 /// Redirects that one request follows.
@@ -29,10 +30,6 @@ const RETRIES: usize = 5;
 const RETRIES_UNCONNECTED: usize = 2;
 /// The first pause; each is twice the one before, plus as much again at random at most.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a connection may take.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long nothing at all may come.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How long an answer of bounded length may take as a whole.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
 /// What is read of an answer that says why not.
@@ -44,7 +41,7 @@ const ENCRYPTION_KEY: &str = "x-turso-encryption-key";
 
 /// The connection to one database on a server.
 pub(super) struct Http {
-    client: reqwest::Client,
+    connections: Connections,
     url: ServerUrl,
     /// Token and key: for the server itself only.
     secrets: HeaderMap,
@@ -127,14 +124,7 @@ impl Http {
         if let Some(key) = &options.encryption_key {
             secrets.insert(ENCRYPTION_KEY, secret("encryption key", key.secret())?);
         }
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIME_MAX)
-            .read_timeout(SILENCE_MAX)
-            .user_agent(concat!("anabranch/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(LibsqlError::Client)?;
-        Ok(Http { client, url, secrets })
+        Ok(Http { connections: options.connections.clone(), url, secrets })
     }
 
     /// The address of `path` below the database.
@@ -253,7 +243,8 @@ impl Http {
         url: Url,
         home: bool,
     ) -> Result<Response, LibsqlError> {
-        let mut builder = self.client.request(request.method.clone(), url);
+        let client = self.connections.libsql_client(&url).map_err(LibsqlError::Client)?;
+        let mut builder = client.request(request.method.clone(), url);
         if home {
             builder = builder.headers(self.secrets.clone());
         }

@@ -15,8 +15,8 @@ use super::answer;
 use crate::remote::http::{self, Ask, Connection, pauses};
 use crate::remote::server_error::ServerError;
 
-/// Bytes that are gathered before they are written.
-const BLOCK_BYTES: usize = 512 * 1024;
+/// Bytes that are gathered before they are written; at most one portion of the connection's more.
+const BLOCK_BYTES: usize = 256 * 1024;
 /// How often everything begins anew because other bytes lead there.
 const RESTARTS_MAX: u32 = 4;
 
@@ -157,10 +157,13 @@ impl Download {
                 self.response = Some(response);
                 // It goes on: the next interruption has all its repeats.
                 self.pauses = pauses();
-                self.block.extend_from_slice(&part);
                 if let Some(counter) = &self.counter {
                     counter.add(part.len() as u64);
                 }
+                if self.block.is_empty() && self.arrival()?.is_in_memory() {
+                    return Ok(self.arrival()?.write(&part)?);
+                }
+                self.block.extend_from_slice(&part);
                 // The first bytes tell how many there are, the last ones end it.
                 let arrival = self.arrival()?;
                 let left = arrival.total().map(|total| total - arrival.received());
@@ -223,17 +226,18 @@ impl Download {
     }
 
     async fn write(&mut self) -> Result<(), StoreError> {
-        let block = std::mem::take(&mut self.block);
-        if block.is_empty() {
+        if self.block.is_empty() {
             return Ok(());
         }
+        let mut block = std::mem::take(&mut self.block);
         let mut arrival = self.arrival.take().ok_or(StoreError::Interrupted)?;
         let written = tokio::task::spawn_blocking(move || {
             let written = arrival.write(&block);
-            (arrival, written)
+            block.clear();
+            (arrival, block, written)
         });
-        let (arrival, written) = written.await.map_err(|_| StoreError::Interrupted)?;
-        self.arrival = Some(arrival);
+        let (arrival, block, written) = written.await.map_err(|_| StoreError::Interrupted)?;
+        (self.arrival, self.block) = (Some(arrival), block);
         written
     }
 }

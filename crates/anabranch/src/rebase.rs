@@ -1,0 +1,496 @@
+//! Rebase: both sides changed, and what was changed here is put on top of what the remote has.
+//!
+//! 1. the file is pinned, what differs from the base is known ([`Local`]); the images that these pages
+//!    had in the base are fetched and checked;
+//! 2. base, remote and result are laid on the pinned file ([`Layers`]); the changed rows of the file
+//!    are replayed on the remote's state, under the rules; conflicts go to the journal, under the
+//!    number of the intent;
+//! 3. what turns the file into the result is applied as a pull is, if the file still is what was
+//!    pinned: else all of this once more, with what was fetched before. The intent says what the
+//!    base becomes (the remote's state) apart from what the file becomes (the result);
+//! 4. settle: the base moves on, the conflicts count. What the file is ahead of the base goes out
+//!    with the push that follows.
+//!
+//! Nobody is locked out while rows are compared, so a program that writes all the time could make
+//! every attempt vain: after [`ROUNDS_WITHOUT_LOCK`] of them the write lock is taken first, and the work
+//! given up after [`LOCKED_MAX`].
+//!
+//! Killed before COMMIT, nothing has happened; after it, the next operation decides as after any pull.
+//! Memory: a bounded part of each layer, see [`Overlay`](anabranch_sqlite::Overlay), and what
+//! `anabranch-rebase` states.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use anabranch_format::{PageSource, Pgno};
+use anabranch_rebase::{Conflict, KeyMap, Resolve, Rules, Side, Sides, Summary};
+use anabranch_sqlite::{
+    Applied, ApplyDelta, ApplyError, CookieRule, Difference, Hashed, PageRead, PageSet, Scratch,
+    ScratchError, SharedOverlay, UnderLock, View,
+};
+use anabranch_store::{Progress, StoreError};
+use tokio::runtime::Handle;
+
+use crate::crash::crash_point;
+use crate::deadline::Deadline;
+use crate::entropy;
+use crate::error::Error;
+use crate::image::cookie_of;
+use crate::journal::Origin;
+use crate::layers::{Layers, Local, cookie_in, page_in, reading, spooling};
+use crate::pull::{Change, of_apply};
+use crate::remote::{BaseAt, BasePages, LibsqlError, Remote, of_store};
+use crate::replica::Options;
+use crate::report::{Rebased, TableRebased};
+use crate::session::Session;
+use crate::state::{Base, Intent, RebaseIntent, Stage};
+
+/// How often all of it is tried.
+const ROUNDS_MAX: u32 = 5;
+
+/// After so many rounds the write lock is taken before the rows are compared.
+const ROUNDS_WITHOUT_LOCK: u32 = 2;
+
+/// How long other programs may be kept from writing meanwhile: no longer than most of them wait.
+const LOCKED_MAX: Duration = Duration::from_secs(4);
+
+/// What a rebase needs beside the replica.
+#[derive(Clone)]
+pub(crate) struct With {
+    remote: Arc<dyn Remote>,
+    runtime: Handle,
+    rules: Option<Rules>,
+    resolve: Option<Arc<dyn Resolve>>,
+    pub(crate) take: Option<Side>,
+    progress: Progress,
+}
+
+impl With {
+    /// To be called within the runtime that the remote needs.
+    pub(crate) fn new(remote: Arc<dyn Remote>, options: &Options) -> Self {
+        With {
+            remote,
+            runtime: Handle::current(),
+            rules: options.rules.clone(),
+            resolve: options.resolve.clone(),
+            take: options.take,
+            progress: options.progress.clone(),
+        }
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The rules that hold for a replica.
+    pub(crate) fn rules(&self, session: &Session) -> Result<Rules, Error> {
+        let rules = match &self.rules {
+            Some(rules) => rules.clone(),
+            None => session.sidecar.rules()?,
+        };
+        Ok(Rules {
+            take_schema: self.take.or(rules.take_schema),
+            equal_rows_are_one: rules.equal_rows_are_one || session.state.undecided,
+            resolve: self.resolve.clone().or(rules.resolve),
+            ..rules
+        })
+    }
+
+    /// Fetches pages of the base, from a thread that may wait for it.
+    pub(crate) fn fetch_base(
+        &self,
+        session: &Session,
+        pages: &PageSet,
+    ) -> Result<BasePages, Error> {
+        let base = &session.state.base;
+        let wanted =
+            BaseAt { lsn: base.lsn(), page_size: session.state.page_size, size: base.size, pages };
+        let fetched = self.runtime.block_on(self.remote.base_pages(&wanted, &self.progress));
+        let gone = || Error::BaseGone { base: base.lsn(), local_pages: pages.len() };
+        let fetched = fetched.map_err(|e| match is_gone(&e) {
+            true => gone(),
+            false => of_store(&session.remote_name(), e),
+        })?;
+        let fetched = fetched.ok_or_else(gone)?;
+        crash_point!("rebase::after-base-pages");
+        Ok(fetched)
+    }
+}
+
+/// Whether the remote says that it does not keep a state any more.
+fn is_gone(e: &StoreError) -> bool {
+    match e {
+        StoreError::BelowFloor { .. } | StoreError::BeforeHistory { .. } => true,
+        StoreError::Other { source, .. } => {
+            matches!(source.downcast_ref(), Some(LibsqlError::GenerationGone { .. }))
+        }
+        _ => false,
+    }
+}
+
+/// The remote's state, as pages to lay on the base.
+pub(crate) struct RemoteState {
+    /// Lies on nothing that is read: its own pages alone count.
+    pub(crate) pages: SharedOverlay,
+    /// Schema cookie of the log there.
+    pub(crate) log_cookie: u32,
+}
+
+impl RemoteState {
+    /// Whether it is the base's state: nothing but the position is new.
+    fn is_base(&self, session: &Session, change: &Change) -> bool {
+        let base = &session.state.base;
+        (base.sum, base.size) == change.after() && self.log_cookie == base.log_cookie
+    }
+
+    /// Takes the pages of `change`, checked, onto `lower`.
+    pub(crate) fn keep(
+        session: &Session,
+        change: &mut Change,
+        layers: &Layers,
+    ) -> Result<Self, Error> {
+        let base = &session.state.base;
+        let pages = Layers::on(session, layers.base.clone(), None)?;
+        let mut log_cookie = base.log_cookie;
+        {
+            let mut layer = pages.lock().unwrap_or_else(PoisonError::into_inner);
+            layer.resize(change.after().1).map_err(|e| spooling(session, e))?;
+            let map = session.base_map();
+            change.each_page(session, &map, &mut |pgno, entry, page| {
+                if pgno == Pgno::ONE {
+                    log_cookie = cookie_of(page);
+                    if map.get(pgno)? == Some(entry) && log_cookie == base.log_cookie {
+                        return Ok(());
+                    }
+                }
+                layer.put(pgno, page).map_err(|e| spooling(session, e))
+            })?;
+        }
+        Ok(RemoteState { pages, log_cookie })
+    }
+}
+
+/// All states, and what was found out about them.
+struct Merged {
+    layers: Layers,
+    remote: SharedOverlay,
+    log_cookie: u32,
+    result: SharedOverlay,
+    summary: Summary,
+    /// The schema of the result is not the remote's.
+    carried: bool,
+    /// The schema of the result may differ from the file's.
+    new_schema: bool,
+}
+
+/// Brings the file, in which `local` changed, to the state that `change` leads to, with the local
+/// changes on top. The sidecar's transaction in which `local` was staged for the intent `id` is open.
+pub(crate) fn rebase(
+    session: &mut Session,
+    change: &mut Change,
+    local: Local,
+    id: i64,
+    with: &With,
+) -> Result<(u64, Rebased), Error> {
+    let mut work = Work { change, with, id, remote: None, base: None };
+    let done = work.rounds(session, local);
+    if done.is_err() {
+        // The first error is the one to report.
+        let _ = session.sidecar.rollback();
+    }
+    done
+}
+
+struct Work<'a> {
+    change: &'a mut Change,
+    with: &'a With,
+    id: i64,
+    /// What earlier rounds fetched.
+    remote: Option<RemoteState>,
+    base: Option<SharedOverlay>,
+}
+
+impl Work<'_> {
+    fn rounds(&mut self, session: &mut Session, local: Local) -> Result<(u64, Rebased), Error> {
+        let mut first = Some(local);
+        for round in 0..ROUNDS_MAX {
+            let locked = round >= ROUNDS_WITHOUT_LOCK;
+            let mut live = session.live_prepared()?;
+            // While one connection stays the `-wal` does, and with it what tells how far the file was
+            // looked at: the push that follows need not read every page.
+            session.hold()?;
+            let view = live.begin_apply()?;
+            if locked {
+                match view.lock::<Error>() {
+                    Ok(()) => {}
+                    Err(ApplyError::Moved) => continue,
+                    Err(e) => return Err(of_apply(session, self.change.to(), e)),
+                }
+            }
+            let local = match first.take() {
+                Some(local) => local,
+                None => self.look_again(session)?,
+            };
+            if local.mark.as_ref() != view.mark() {
+                continue;
+            }
+            let deadline = locked.then(|| Instant::now() + LOCKED_MAX);
+            let Some(merged) = self.merge(session, local, deadline)? else {
+                drop(view);
+                return self.only_move_on(session);
+            };
+            // Who wrote while rows were compared is seen when the write lock is taken.
+            let Some((intent, applied)) = self.apply(session, view, &merged)? else { continue };
+            let rebased = report(&merged.summary);
+            drop(merged);
+            (self.base, self.remote) = (None, None);
+            // Only now is it certain that a power failure cannot take it back.
+            live.close()?;
+            crash_point!("rebase::after-commit");
+            let Applied { mark, change_counter, .. } = applied;
+            session.forget_tables();
+            let now = entropy::now();
+            session.settle_rebase(self.id, intent.base_after(), mark, change_counter, now)?;
+            return Ok((intent.apply.pages, rebased));
+        }
+        Err(Error::KeepsMoving { path: session.db.clone() })
+    }
+
+    /// Pins the file as it is by now. What the last round wrote to the sidecar goes.
+    fn look_again(&self, session: &Session) -> Result<Local, Error> {
+        session.sidecar.rollback()?;
+        session.sidecar.begin()?;
+        Local::capture(session, Some(Stage::Before.of(self.id)))
+    }
+
+    /// Replays the local changes; `None` if the remote's state is the base, so that there is nothing to
+    /// replay them on.
+    fn merge(
+        &mut self,
+        session: &Session,
+        local: Local,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Merged>, Error> {
+        let with = self.with;
+        let mut fetch = |pages: &PageSet| with.fetch_base(session, pages);
+        let layers = Layers::lay(session, local, self.base.as_ref(), &mut fetch)?;
+        self.base = Some(layers.base.clone());
+        let remote = match self.remote.take() {
+            None => RemoteState::keep(session, self.change, &layers)?,
+            Some(known) => RemoteState {
+                pages: Layers::on(session, layers.base.clone(), Some(&known.pages))?,
+                log_cookie: known.log_cookie,
+            },
+        };
+        if remote.is_base(session, self.change) {
+            return Ok(None);
+        }
+        let origin = Origin {
+            intent: self.id,
+            at: entropy::now(),
+            base: session.state.base.lsn(),
+            onto: self.change.to(),
+        };
+        let result = Layers::on(session, remote.pages.clone(), None)?;
+        let rules = with.rules(session)?;
+        let replay = Replay {
+            layers: &layers,
+            remote: &remote.pages,
+            result: &result,
+            rules: &rules,
+            deadline,
+        };
+        let summary =
+            replay.run(session, &mut |conflict| session.sidecar.put_conflict(&origin, conflict))?;
+        crash_point!("rebase::computed");
+        let carried = cookie_in(session, &result)? != cookie_in(session, &remote.pages)?;
+        let (base, file_cookie) = (&session.state.base, layers.local.page_one.schema_cookie);
+        let same_schema = file_cookie == base.file_cookie && remote.log_cookie == base.log_cookie;
+        let new_schema = carried || !same_schema;
+        if new_schema {
+            show_new_schema(session, &result, file_cookie)?;
+        }
+        let (pages, log_cookie) = (remote.pages.clone(), remote.log_cookie);
+        self.remote = Some(remote);
+        Ok(Some(Merged { layers, remote: pages, log_cookie, result, summary, carried, new_schema }))
+    }
+
+    /// Applies what leads from the file to the result; `None` if somebody wrote to the file meanwhile.
+    fn apply(
+        &self,
+        session: &Session,
+        view: View<'_>,
+        merged: &Merged,
+    ) -> Result<Option<(RebaseIntent, Applied)>, Error> {
+        let map = session.base_map();
+        stage(session, Stage::Base.of(self.id), &merged.remote)?;
+        stage(session, Stage::Ahead.of(self.id), &merged.result)?;
+        let size_after = size_of(&merged.result);
+        let layers = vec![merged.layers.base.clone(), merged.remote.clone(), merged.result.clone()];
+        let difference = Difference::new(merged.layers.local.shared(), layers);
+        let page_size = session.state.page_size;
+        let mut pages = Hashed::new(difference, map.hasher(), page_size);
+        let schema_cookie = match merged.new_schema {
+            true => CookieRule::Replace { random: entropy::cookie() },
+            false => CookieRule::Keep,
+        };
+        let delta = ApplyDelta {
+            page_size,
+            size_after,
+            pages: &mut pages,
+            schema_cookie,
+            base: &map,
+            intent: self.id,
+            before: Some(Stage::Before.of(self.id)),
+        };
+        let mut written = None;
+        let outcome = view.apply::<Error>(delta, &mut |lock: &UnderLock| {
+            let (sum_after, size) = self.change.after();
+            let intent = RebaseIntent {
+                target: self.change.anchor().clone(),
+                size,
+                sum_after,
+                log_cookie: merged.log_cookie,
+                carried: merged.carried,
+                apply: lock.intent.clone(),
+            };
+            session.sidecar.put_intent(self.id, &Intent::Rebase(intent.clone()))?;
+            session.sidecar.commit_durably()?;
+            written = Some(intent);
+            crash_point!("rebase::under-lock");
+            Ok(())
+        });
+        match outcome {
+            Ok(applied) => {
+                let intent = written.expect("an apply that succeeds has called back");
+                Ok(Some((intent, applied)))
+            }
+            Err(e) => {
+                session.sidecar.rollback()?;
+                if written.is_some() && !e.may_be_committed() {
+                    session.forget(&[self.id])?;
+                }
+                match e {
+                    ApplyError::Moved => Ok(None),
+                    e => Err(of_apply(session, self.change.to(), e)),
+                }
+            }
+        }
+    }
+
+    /// The remote's state is the base, only its position is new: the file stays as it is, and ahead of
+    /// the base where it was.
+    fn only_move_on(&self, session: &mut Session) -> Result<(u64, Rebased), Error> {
+        let local = self.look_again(session)?;
+        {
+            let map = session.base_map();
+            let mut ahead = map.stage(Stage::Ahead.of(self.id));
+            for staged in map.staged(Stage::Before.of(self.id)) {
+                let (pgno, entry) = staged?;
+                ahead.push(pgno, entry)?;
+            }
+            ahead.finish()?;
+            map.drop_staged(Stage::Before.of(self.id))?;
+        }
+        let base = Base { anchor: self.change.anchor().clone(), ..session.state.base.clone() };
+        let (mark, counter) = (local.mark, local.changes.change_counter);
+        drop(local);
+        session.settle_rebase(self.id, base, mark, counter, entropy::now())?;
+        Ok((0, Rebased::default()))
+    }
+}
+
+/// One replay of the local changes.
+pub(crate) struct Replay<'a> {
+    pub(crate) layers: &'a Layers,
+    pub(crate) remote: &'a SharedOverlay,
+    /// Lies on the remote's state; becomes the result.
+    pub(crate) result: &'a SharedOverlay,
+    pub(crate) rules: &'a Rules,
+    /// Until when it must be done.
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Replay<'_> {
+    /// Replays the local changes, telling `journal` of each conflict.
+    pub(crate) fn run(
+        &self,
+        session: &Session,
+        journal: &mut dyn FnMut(Conflict) -> Result<(), Error>,
+    ) -> Result<Summary, Error> {
+        let failed = |e| of_scratch(session, e);
+        let base = Scratch::read_only(self.layers.base.clone()).map_err(failed)?;
+        let local = Scratch::read_only(self.layers.local.shared()).map_err(failed)?;
+        let remote = Scratch::read_only(self.remote.clone()).map_err(failed)?;
+        let onto = Scratch::writable(self.result).map_err(failed)?;
+        let all = [&base, &local, &remote, &onto];
+        let _watch = self.deadline.map(|deadline| Deadline::watch(deadline, &all)).transpose()?;
+        let sides = Sides { base: &base, local: &local, remote: &remote, onto: &onto };
+        let mut keys = KeyMap::default();
+        let done = anabranch_rebase::rebase(sides, self.rules, &mut keys, &mut |conflict| {
+            journal(conflict).map_err(Into::into)
+        });
+        done.map_err(|e| {
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Error::KeepsMoving { path: session.db.clone() };
+            }
+            // What the pages beneath say is the reason for what SQLite says.
+            let failure = all.into_iter().rev().find_map(|scratch| scratch.take_failure());
+            match failure {
+                Some(failure) => of_scratch(session, failure.into()),
+                None => Error::from_rebase(&session.db, e),
+            }
+        })
+    }
+}
+
+pub(crate) fn of_scratch(session: &Session, source: ScratchError) -> Error {
+    Error::Layers { path: session.db.clone(), source: Box::new(source) }
+}
+
+/// Sees to it that page 1 of the result is part of the change, and has another cookie than the file:
+/// programs that have the file open must not go on with the schema they know.
+fn show_new_schema(
+    session: &Session,
+    result: &SharedOverlay,
+    file_cookie: u32,
+) -> Result<(), Error> {
+    let mut page = page_in(session, result, Pgno::ONE)?;
+    if cookie_of(&page) == file_cookie {
+        page[40..44].copy_from_slice(&file_cookie.wrapping_add(1).to_be_bytes());
+    }
+    let mut layer = result.lock().unwrap_or_else(PoisonError::into_inner);
+    layer.put(Pgno::ONE, &page).map_err(|e| spooling(session, e))
+}
+
+fn size_of(layer: &SharedOverlay) -> u32 {
+    layer.lock().unwrap_or_else(PoisonError::into_inner).size()
+}
+
+/// Stages the pages of a layer.
+fn stage(session: &Session, number: i64, layer: &SharedOverlay) -> Result<(), Error> {
+    let map = session.base_map();
+    let mut staging = map.stage(number);
+    let mut layer = layer.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pages = layer.pages();
+    let mut page = vec![0; session.state.page_size.bytes()];
+    while let Some(pgno) = pages.next_page(&mut page).map_err(|e| reading(session, e))? {
+        staging.push(pgno, map.entry(pgno, &page))?;
+    }
+    staging.finish()?;
+    Ok(())
+}
+
+pub(crate) fn report(summary: &Summary) -> Rebased {
+    let tables = summary.tables.iter().map(|(table, done)| TableRebased {
+        table: table.clone(),
+        inserted: done.inserted,
+        updated: done.updated,
+        deleted: done.deleted,
+        conflicts: done.conflicts,
+        renumbered: done.renumbered,
+    });
+    let tables: Vec<_> = tables.collect();
+    let conflicts = tables.iter().map(|table| table.conflicts + table.renumbered).sum();
+    Rebased { tables, schema: summary.objects as u64, conflicts }
+}
