@@ -205,7 +205,8 @@ impl From<Take> for anabranch::Side {
 /// Show the conflict journal, or take the other side of a conflict after all
 ///
 /// Every row that did not end as it was written is here, in the replica that decided: its key, what
-/// happened, the three versions, and what was decided. Those that were resolved are left out.
+/// happened, the three versions, and what was decided. Those that were resolved are left out. The URL of a
+/// server's database shows what the server decided when it merged the writes of libSQL clients.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -216,7 +217,8 @@ impl From<Take> for anabranch::Side {
 pub(crate) struct Conflicts {
     #[command(subcommand)]
     pub(crate) command: Option<ConflictsCommand>,
-    /// The replica [default: the only one in the current directory]
+    /// The replica [default: the only one in the current directory], or the URL of a server's database
+    #[arg(value_name = "FILE|URL")]
     pub(crate) file: Option<PathBuf>,
     /// Only those of this table
     #[arg(long, value_name = "TABLE")]
@@ -558,6 +560,9 @@ pub(crate) struct Serve {
     /// No other program writes to the store: reads need not ask it what is new
     #[arg(long, env = "ANABRANCH_SOLE_SERVER")]
     pub(crate) sole_server: bool,
+    /// Merge what libSQL clients wrote past a conflict, instead of refusing it for ever
+    #[arg(long, value_name = "WHETHER", default_value = "on", env = "ANABRANCH_HEAL")]
+    pub(crate) heal: Switch,
     /// How long every state stays restorable
     #[arg(
         long,
@@ -575,6 +580,15 @@ pub(crate) struct Serve {
     pub(crate) log_format: LogFormat,
     #[command(flatten)]
     pub(crate) limits: ServeLimits,
+}
+
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Switch {
+    /// It is
+    On,
+    /// It is not
+    Off,
 }
 
 /// What one client, or all of them, may take.

@@ -58,6 +58,9 @@ pub struct PartHeader {
     pub checksum: (u32, u32),
     /// Database size in pages after the last frame, as the client has it.
     pub pages: u32,
+    /// The client's schema cookie, if it changed the schema since the base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<u32>,
     /// When it was merged.
     pub time: Micros,
     /// Rows that did not end as the client wrote them: lines of the journal.
@@ -234,6 +237,7 @@ mod tests {
             big_endian: false,
             checksum: (1, u32::MAX),
             pages: 9,
+            cookie: None,
             time: Micros(-5),
             conflicts: 0,
             sections: lengths,

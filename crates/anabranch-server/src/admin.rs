@@ -59,11 +59,14 @@ pub(crate) async fn serve(
                 return crate::libsql::lineages(&database).await;
             }
             let lineage = request.uri.query().unwrap_or("");
-            match lineage.strip_prefix("lineage=") {
-                Some(lineage) => crate::libsql::conflicts(&database, lineage).await,
-                None if lineage.is_empty() => crate::libsql::conflicts(&database, "").await,
-                None => Err(ApiError::bad_request("conflicts knows one parameter, lineage")),
-            }
+            let lineage = match lineage.strip_prefix("lineage=") {
+                Some(id) => Some(id.parse().map_err(|_| ApiError::bad_request("no lineage's id"))?),
+                None if lineage.is_empty() => None,
+                None => {
+                    return Err(ApiError::bad_request("conflicts knows one parameter, lineage"));
+                }
+            };
+            crate::libsql::conflicts(&database, lineage.as_ref()).await
         }
         [list, lineage] if list == "lineages" => {
             if method != Method::DELETE {

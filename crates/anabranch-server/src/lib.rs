@@ -19,13 +19,6 @@
 //! SQLite is used in one place only: where what a libSQL client wrote past a conflict is merged. Nothing
 //! here opens a database file.
 
-/// With the feature `failpoints` and the action `return`, dies here as by SIGKILL: no destructors.
-macro_rules! crash_point {
-    ($name:literal) => {
-        fail::fail_point!($name, |_| std::process::abort())
-    };
-}
-
 mod admin;
 mod auth;
 mod config;

@@ -131,14 +131,14 @@ pub(crate) async fn heal(
     let merged = merged(db, head, &mirror, own, &plan).await;
     let onto = mirror.pages();
     core.healing.mirror = Some(mirror);
-    let merged = match merged? {
+    let (merged, cookie) = match merged? {
         Ok(merged) => merged,
         Err(NotMerged::Refused(reason, what)) => return Ok(Outcome::Refused(reason, what)),
         Err(NotMerged::Failed(what)) => return Err(ApiError::busy(what)),
     };
     let map = db.engine().take_map(db, head).await?;
     let delta = encode(db, head, map, onto, &merged.layer).await?;
-    let appended = append(db, core, head, own, plan, merged, &delta).await;
+    let appended = append(db, core, head, own, (plan, cookie), merged, &delta).await;
     let mut map = delta.map;
     if let Ok(Outcome::Healed(_)) = &appended
         && let Some(known) = db.known_head()
@@ -158,7 +158,7 @@ async fn merged(
     mirror: &Mirror,
     own: &Own,
     plan: &Plan,
-) -> Result<Result<Merged, NotMerged>, ApiError> {
+) -> Result<Result<(Merged, Option<u32>), NotMerged>, ApiError> {
     let base = states::state_at(db, mirror.pages(), head, plan.base.0).await?;
     let before = own.continued().map(|lineage| {
         (Arc::clone(&lineage.frames), lineage.base.1, lineage.end, lineage.keys.clone())
@@ -174,13 +174,26 @@ async fn merged(
         let base: SharedPages = base.shared();
         let mut local = Overlay::new(Arc::clone(&base), &dir)?;
         states::lay(&mut local, &frames, first, last)?;
+        let cookies = (cookie(&mut *lock(&base)?)?, cookie(&mut local)?);
         let local: SharedPages = local.shared();
-        Ok((base, local))
+        Ok((base, local, cookies))
     });
-    let (base, local) = layers.await?.map_err(|e: std::io::Error| scratch(&e))?;
+    let (base, local, cookies) = layers.await?.map_err(|e: std::io::Error| scratch(&e))?;
+    let changed = cookies.0 != cookies.1 || own.continued().is_some_and(|l| l.cookie.is_some());
     let check = own.first() == 1;
     let (onto, scratch) = (mirror.pages(), db.libsql().scratch.clone());
-    merge(Merging { base, local, onto, keys, scratch, check }).await
+    let merged = merge(Merging { base, local, onto, keys, scratch, check }).await?;
+    Ok(merged.map(|merged| (merged, changed.then_some(cookies.1))))
+}
+
+/// The schema cookie of a state; 0 of an empty one, as SQLite has it.
+fn cookie(pages: &mut dyn PageRead) -> std::io::Result<u32> {
+    if pages.size() == 0 {
+        return Ok(0);
+    }
+    let mut page = vec![0; PAGE_BYTES];
+    pages.read(Pgno::ONE, &mut page)?;
+    Ok(PageOne::read(&page).map_or(0, |one| one.schema_cookie))
 }
 
 /// What leads from the head to the merged state.
@@ -238,7 +251,7 @@ async fn append(
     core: &mut Core,
     head: &Head,
     own: &Own,
-    plan: Plan,
+    (plan, cookie): (Plan, Option<u32>),
     merged: Merged,
     delta: &Delta,
 ) -> Result<Outcome, ApiError> {
@@ -247,10 +260,9 @@ async fn append(
     let known = own.continued().map_or(0, |lineage| lineage.keys.moved.len());
     let conflicts = merged.conflicts;
     let keys = merged.keys.clone();
-    let part = part(db, own, &plan, merged).await?;
+    let part = part(db, own, (&plan, cookie), merged).await?;
     let kept = db.log().put_aside(&plan.id, &name, &part).await;
     kept.map_err(|e| crate::libsql::engine::unavailable(&e))?;
-    crash_point!("heal::before-append");
     let newest = head.newest.as_ref();
     let (pages, sum) =
         newest.map_or((0, anabranch_format::DbChecksum::EMPTY), |n| (n.pages.1, n.sum.1));
@@ -280,7 +292,6 @@ async fn append(
             return Err(ApiError::busy(message));
         }
     };
-    crash_point!("heal::after-append");
     crate::metrics::libsql_healed(
         conflicts,
         (keys.moved.len() - known.min(keys.moved.len())) as u64,
@@ -291,7 +302,7 @@ async fn append(
         renumbered = keys.moved.len() - known.min(keys.moved.len()),
         "merged what a client had written past a conflict"
     );
-    let lineage = extended(own, plan, &won, name, keys).await?;
+    let lineage = extended(own, (plan, cookie), &won, name, keys).await?;
     core.healing.put(Arc::clone(&lineage));
     Ok(Outcome::Healed(lineage))
 }
@@ -300,7 +311,7 @@ async fn append(
 async fn part(
     db: &Database,
     own: &Own,
-    plan: &Plan,
+    (plan, cookie): (&Plan, Option<u32>),
     merged: Merged,
 ) -> Result<SpoolReader, ApiError> {
     let dir = db.libsql().scratch.clone();
@@ -316,6 +327,7 @@ async fn part(
         big_endian: own.order == ChecksumOrder::Big,
         checksum: (own.checksums.1.0, own.checksums.1.1),
         pages: own.pages,
+        cookie,
         time: entropy::now(),
         conflicts: merged.conflicts,
         sections: [(0, 0); 3],
@@ -351,7 +363,7 @@ async fn part(
 /// The lineage with the new part.
 async fn extended(
     own: &Own,
-    plan: Plan,
+    (plan, cookie): (Plan, Option<u32>),
     won: &anabranch_format::Metadata,
     name: AsideName,
     keys: KeyMap,
@@ -371,6 +383,7 @@ async fn extended(
             end: 0,
             checksum: own.checksums.1,
             pages: 0,
+            cookie: None,
             keys: KeyMap::default(),
             passage: None,
         },
@@ -388,6 +401,7 @@ async fn extended(
     };
     lineage.parts.push((name, won.clone()));
     (lineage.base, lineage.end, lineage.checksum) = (plan.base, own.last(), own.checksums.1);
+    lineage.cookie = cookie;
     (lineage.pages, lineage.keys, lineage.passage) = (own.pages, keys, None);
     Ok(Arc::new(lineage))
 }

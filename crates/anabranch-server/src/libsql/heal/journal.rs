@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::sync::Arc;
 
 use anabranch_format::{LineageId, PartHeader, read_section, skip_section};
-use anabranch_rebase::{Conflict, Row, Value};
+use anabranch_rebase::{Conflict, Decision, Row, Value};
 use anabranch_store::{Aside, AsideName, Spool, SpoolReader, StoreError};
 use axum::response::Response;
 use hyper::StatusCode;
@@ -20,7 +20,7 @@ use crate::libsql::engine::{blocking, scratch};
 /// Rows that one answer tells of.
 const ANSWER_ROWS_MAX: usize = 1_000;
 /// Bytes of rows that one answer tells of, about.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// A value that is longer is told by its beginning and its length.
 const VALUE_BYTES_MAX: usize = 64 << 10;
 
@@ -49,14 +49,21 @@ impl Writer {
 
 fn line(conflict: &Conflict) -> Json {
     let row = |row: &Option<Row>| row.as_ref().map(row_json);
+    let (decision, rowid) = match &conflict.decision {
+        Decision::Local => ("local", None),
+        Decision::Remote => ("remote", None),
+        Decision::Merged => ("merged", None),
+        Decision::Renumbered(to) => ("renumbered", Some(*to)),
+    };
     json!({
         "table": conflict.table,
         "key": row_json(&conflict.key),
         "kind": conflict.kind,
+        "decision": decision,
+        "rowid": rowid,
         "base": row(&conflict.base),
-        "client": row(&conflict.local),
-        "log": row(&conflict.remote),
-        "decision": conflict.decision,
+        "local": row(&conflict.local),
+        "remote": row(&conflict.remote),
         "detail": conflict.detail,
     })
 }
@@ -68,7 +75,7 @@ fn row_json(row: &Row) -> Json {
     )
 }
 
-/// A value; bytes as `{"blob": HEX}`, what is too long as its beginning.
+/// A value; bytes as `{"hex": HEX}`, what is too long as its beginning, with its length.
 fn value_json(value: &Value) -> Json {
     match value {
         Value::Null => Json::Null,
@@ -90,9 +97,9 @@ fn value_json(value: &Value) -> Json {
                 hex
             });
             if start.len() == bytes.len() {
-                json!({ "blob": hex })
+                json!({ "hex": hex })
             } else {
-                json!({ "blob": hex, "bytes": bytes.len() })
+                json!({ "hex": hex, "bytes": bytes.len() })
             }
         }
     }
@@ -127,8 +134,11 @@ async fn counted(db: &Database, aside: &Aside) -> Result<Option<Counted>, ApiErr
 }
 
 /// `GET …/conflicts[?lineage=ID]`: the newest rows of the journal, newest first.
-pub(crate) async fn conflicts(db: &Arc<Database>, lineage: &str) -> Result<Response, ApiError> {
-    let mut listed = db.log().asides(lineage).await?;
+pub(crate) async fn conflicts(
+    db: &Arc<Database>,
+    lineage: Option<&LineageId>,
+) -> Result<Response, ApiError> {
+    let mut listed = db.log().asides(lineage.map_or("", LineageId::as_str)).await?;
     listed.sort_by_key(|aside| match aside.name {
         AsideName::Part(lsn, _) => std::cmp::Reverse(lsn),
         AsideName::After(_) => std::cmp::Reverse(anabranch_format::Lsn::ZERO),

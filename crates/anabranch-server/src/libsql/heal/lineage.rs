@@ -89,6 +89,8 @@ pub(crate) struct Lineage {
     pub(crate) checksum: WalChecksum,
     /// Size of the client's database there, in pages.
     pub(crate) pages: u32,
+    /// The client's schema cookie, if it changed the schema since the base.
+    pub(crate) cookie: Option<u32>,
     /// Keys that were renumbered since the base.
     pub(crate) keys: KeyMap,
     pub(crate) passage: Option<Passage>,

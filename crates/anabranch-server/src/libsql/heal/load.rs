@@ -216,6 +216,7 @@ fn add(
             end: header.fork.1,
             checksum: WalChecksum::default(),
             pages: 0,
+            cookie: None,
             keys: KeyMap::default(),
             passage: None,
         },
@@ -231,6 +232,7 @@ fn add(
     lineage.parts.push((name, metadata.clone()));
     (lineage.base, lineage.end, lineage.pages) = (base_of(&header), last, header.pages);
     lineage.checksum = WalChecksum(header.checksum.0, header.checksum.1);
+    lineage.cookie = header.cookie;
     (lineage.keys, lineage.passage) = (KeyMap { moved }, None);
     Ok(lineage)
 }

@@ -56,13 +56,13 @@
 //! Everything else is a cache, so any server on the store can go on. Retention takes a lineage when
 //! the segments it was merged into go.
 //!
-//! # Crash points
+//! # Killed between two steps
 //! | killed | what is there | what happens |
 //! |---|---|---|
 //! | before the part is kept | nothing | the client repeats |
-//! | `heal::before-append` | a part that counts for nothing | the client repeats; another part is kept |
-//! | `heal::after-append` | all of it | the client repeats; its frames are equal: "ok" |
-//! | `heal::after-passage` | the passage, not served | it is found and served |
+//! | before the append | a part that counts for nothing | the client repeats; another part is kept |
+//! | after the append | all of it | the client repeats; its frames are equal: "ok" |
+//! | after a passage was kept | the passage, not served | it is found and served |
 //!
 //! # Why nothing is lost or doubled
 //! Frames count as merged by the log alone, and whoever appends a part has seen the log up to the head

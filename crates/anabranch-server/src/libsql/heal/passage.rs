@@ -4,12 +4,20 @@
 //! page that can differ there from what the client has: those of its own frames, and those that the
 //! log changed after the client's base. It is kept before its first frame is served, so that every
 //! server serves the same frames, and knows them when the client pushes them back.
+//!
+//! The client's connections know the schema by its cookie. If the client changed the schema, and the
+//! log's cookie came to be the same, they would go on with root pages that are others' by now: then
+//! page 1 gets a cookie that neither has, made from the lineage's name, so that all servers make the
+//! same.
 
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_format::{DeltaError, FrameHeader, PageSet, Pgno, Salts, SectionWriter, WalChecksum};
+use anabranch_format::{
+    DeltaError, FrameHeader, PageOne, PageSet, Pgno, Salts, SectionWriter, WalChecksum,
+    canonicalise_page_one, content_hash,
+};
 use anabranch_store::{AsideName, PagesAt, Progress, Spool, SpoolReader, StoreError, causes};
 
 use super::lineage::Lineage;
@@ -62,8 +70,17 @@ async fn made(db: &Database, lineage: &Lineage) -> Result<Lineage, ApiError> {
     })?;
     let kept = db.log().put_aside(&lineage.id, &AsideName::After(lineage.end), &body).await;
     kept.map_err(|e| unavailable(&e))?;
-    crash_point!("heal::after-passage");
     Ok(lineage)
+}
+
+/// Makes the client's connections read the schema anew, where they would not.
+fn tell_schema(of: &Lineage, page: &mut [u8], size: u32) {
+    let cookie = PageOne::read(page).map_or(0, |one| one.schema_cookie);
+    if of.cookie == Some(cookie) {
+        let name = content_hash(format!("{} {}", of.id, of.end).as_bytes());
+        let other = u32::try_from(name & 0x3fff_ffff).unwrap_or_default() | 0x4000_0000;
+        canonicalise_page_one(page, other, size);
+    }
 }
 
 /// Writes the pages that were found as frames, to keep and to serve. Blocking.
@@ -81,6 +98,9 @@ fn write(
     let mut held: Option<(Pgno, Vec<u8>)> = None;
     loop {
         let next = source.next_page(&mut page)?;
+        if next == Some(Pgno::ONE) {
+            tell_schema(&of, &mut page, size);
+        }
         // Which one is the last, and commits, is known once there is no other.
         if let Some((pgno, page)) = held.take() {
             let commit_size = if next.is_none() { size } else { 0 };

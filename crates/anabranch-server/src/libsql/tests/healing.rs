@@ -165,8 +165,8 @@ async fn rows_that_did_not_end_as_written_are_in_the_journal() {
     assert_eq!(found.len(), 1, "{found:?}");
     let row = &found[0];
     assert_eq!((&row["table"], &row["kind"]), (&"t".into(), &"update-update".into()));
-    assert_eq!(row["client"]["marker"], "of b");
-    assert_eq!(row["log"]["marker"], "of a");
+    assert_eq!(row["local"]["marker"], "of b");
+    assert_eq!(row["remote"]["marker"], "of a");
     let told = world.get("/admin/v1/databases/default/lineages").await.json();
     let lineage = &told["lineages"][0];
     assert_eq!((&lineage["parts"], &lineage["conflicts"]), (&1.into(), &1.into()));
