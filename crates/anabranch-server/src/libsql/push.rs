@@ -478,6 +478,7 @@ fn too_long() -> ApiError {
 
 mod appending;
 mod aside;
+mod fork;
 mod stored;
 
 use appending::each_part;

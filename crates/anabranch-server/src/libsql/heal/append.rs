@@ -174,7 +174,8 @@ async fn merged(
         let base: SharedPages = base.shared();
         let mut local = Overlay::new(Arc::clone(&base), &dir)?;
         states::lay(&mut local, &frames, first, last)?;
-        let cookies = (cookie(&mut *lock(&base)?)?, cookie(&mut local)?);
+        let before = cookie(&mut *lock(&base)?)?;
+        let cookies = (before, cookie(&mut local)?);
         let local: SharedPages = local.shared();
         Ok((base, local, cookies))
     });
