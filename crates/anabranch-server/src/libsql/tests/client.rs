@@ -185,18 +185,6 @@ impl Client {
                 path = format!("/{rest}");
                 answer = world.ask(server, &method, &path, body.clone()).await;
             }
-            if std::env::var("TRACE").is_ok() {
-                eprintln!(
-                    "{:?} s{server} {method} {path} -> {} {}",
-                    self.path.file_name().unwrap(),
-                    answer.status,
-                    if answer.body.len() < 300 {
-                        String::from_utf8_lossy(&answer.body).into_owned()
-                    } else {
-                        format!("{} frames", answer.body.len() / 4120)
-                    }
-                );
-            }
             if chance(&mut self.random, self.faults.kill_after) {
                 self.info = self.saved;
                 return Err(Failed::Killed);

@@ -87,11 +87,7 @@ async fn tell(story: Story) -> (usize, usize) {
         let index = usize::try_from(random.below(3)).unwrap();
         let client = &mut clients[index];
         client.faults = faults;
-        let dice = random.below(20);
-        if std::env::var("TRACE").is_ok() {
-            eprintln!("step {step} dice {dice} client {index} info {:?}", client.try_info());
-        }
-        match dice {
+        match random.below(20) {
             0 => {
                 let marker = format!("r{step}");
                 world.replica_runs(&insert(&marker, 2, 3000)).await;
@@ -165,13 +161,6 @@ async fn tell(story: Story) -> (usize, usize) {
     let rows = all_equal(&world, &mut [a, b, c]).await;
     check_families(&clients[0]);
     let unique: BTreeSet<&String> = rows.iter().collect();
-    if unique.len() != rows.len() {
-        for w in rows.windows(2) {
-            if w[0] == w[1] {
-                eprintln!("TWICE {}", w[0]);
-            }
-        }
-    }
     assert_eq!(unique.len(), rows.len(), "a row came twice, seed {seed}");
     for row in &ledger.acknowledged {
         assert!(unique.contains(row), "{row} was acknowledged and is lost, seed {seed}");
