@@ -3,8 +3,10 @@
 //! ```text
 //! cargo run --release -p anabranch-bench -- [--dir DIR] [--rounds N] [--program FILE]
 //!                                           [--litestream FILE] [--libsql-client FILE]
-//!                                           [all|W1|W2|W3|W4|W6|W7|writing|large|http ...]
+//!                                           [all|W1|W2|W3|W4|W6|W7|writing|large|http|http-PART ...]
 //! ```
+//!
+//! The parts of `http` are W1, W2, W4, W5, W3, watch, bootstrap and many.
 //!
 //! An application (the stock `sqlite3` program, with its defaults, in a process of its own) writes
 //! a database; the library and the program are then measured bringing it to a folder and into other
@@ -33,11 +35,11 @@ use crate::stage::Stage;
 /// Anything that goes wrong ends the run, with a message.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const WORKLOADS: [&str; 9] = ["W1", "W2", "W4", "W6", "W3", "W7", "writing", "large", "http"];
+const WORKLOADS: [&str; 8] = ["W1", "W2", "W4", "W6", "W3", "W7", "writing", "large"];
 
 const USAGE: &str = "usage: anabranch-bench [--dir DIR] [--rounds N] [--program FILE] \
                      [--litestream FILE] [--libsql-client FILE] \
-                     [all|W1|W2|W3|W4|W6|W7|writing|large|http ...]";
+                     [all|W1|W2|W3|W4|W6|W7|writing|large|http|http-PART ...]";
 
 fn main() -> ExitCode {
     match run() {
@@ -57,13 +59,14 @@ fn run() -> Result<usize> {
     let stage = Stage { dir: stage.dir.canonicalize()?, ..stage };
     machine::describe(&stage)?;
     let mut report = Report::default();
-    for name in WORKLOADS.into_iter().filter(|name| chosen.iter().any(|c| c == name)) {
+    let known = WORKLOADS.into_iter().chain(http::PARTS);
+    for name in known.filter(|name| chosen.iter().any(|c| c == name)) {
         machine::load(name)?;
         match name {
             "W3" => clone::measure(&stage, &mut report)?,
             "W7" => single::measure(&stage, &mut report)?,
             "writing" => writing::measure(&stage, &mut report)?,
-            "http" => http::measure(&stage, &mut report)?,
+            part if http::PARTS.contains(&part) => http::measure(&stage, part, &mut report)?,
             "large" => large::measure(&stage, &mut report)?,
             _ => ship::measure(&stage, name, &mut report)?,
         }
@@ -91,18 +94,23 @@ fn arguments() -> Result<(Stage, Vec<String>)> {
             "--program" => stage.program = value()?.into(),
             "--litestream" => stage.litestream = Some(value()?.into()),
             "--libsql-client" => stage.libsql_client = Some(value()?.into()),
-            "all" => chosen.extend(WORKLOADS.map(str::to_owned)),
-            name if WORKLOADS.contains(&name) => chosen.push(name.to_owned()),
+            "all" => chosen.extend(all()),
+            "http" => chosen.extend(http::PARTS.map(str::to_owned)),
+            name if all().any(|known| known == name) => chosen.push(name.to_owned()),
             other => return Err(format!("what is {other}?\n{USAGE}").into()),
         }
     }
     if chosen.is_empty() {
-        chosen.extend(WORKLOADS.map(str::to_owned));
+        chosen.extend(all());
     }
     if stage.program.as_os_str().is_empty() {
         stage.program = build_program()?;
     }
     Ok((stage, chosen))
+}
+
+fn all() -> impl Iterator<Item = String> {
+    WORKLOADS.into_iter().chain(http::PARTS).map(str::to_owned)
 }
 
 /// The program beside this one, built from the same sources.

@@ -25,6 +25,8 @@ type Script = Box<dyn FnMut(&Seen) -> Fault + Send>;
 pub enum Fault {
     /// It is passed on, and so is the answer.
     None,
+    /// As [`Fault::None`], but another server gets it.
+    Elsewhere(SocketAddr),
     /// The connection is cut, and the server never sees it.
     Drop,
     /// The server sees it and answers; the connection is cut instead of passing the answer on.
@@ -47,6 +49,7 @@ impl fmt::Debug for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Fault::None => "None",
+            Fault::Elsewhere(_) => "Elsewhere",
             Fault::Drop => "Drop",
             Fault::LoseAnswer => "LoseAnswer",
             Fault::CutAnswer(_) => "CutAnswer",
@@ -286,8 +289,8 @@ async fn handle(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
     }
 
     let mut onward = Request::from_parts(parts, Body::from(body));
-    *onward.uri_mut() =
-        format!("http://{}{path}", shared.target).parse::<Uri>().map_err(|_| Cut)?;
+    let target = if let Fault::Elsewhere(other) = fault { other } else { shared.target };
+    *onward.uri_mut() = format!("http://{target}{path}").parse::<Uri>().map_err(|_| Cut)?;
     let (mut parts, body) = shared.client.request(onward).await.map_err(|_| Cut)?.into_parts();
     let body = body::to_bytes(body).await.map_err(|_| Cut)?;
     note_answer(&shared, entry, parts.status.as_u16(), &body);

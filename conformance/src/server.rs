@@ -1,7 +1,7 @@
 //! The real server: started, watched through its log, killed, started again.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -75,6 +75,20 @@ impl Server {
     #[must_use]
     pub fn start(options: ServerOptions) -> Self {
         Self::start_at(options, "127.0.0.1:0")
+    }
+
+    /// Starts a server whose clients, and other servers, are told of its address.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come up.
+    #[must_use]
+    pub fn start_advertised(mut options: ServerOptions) -> Self {
+        // Nobody else gets the port soon: the system hands them out in turn.
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = free.expect("a free port").to_string();
+        options.args.extend(["--advertise".to_owned(), format!("http://{address}")]);
+        Self::start_at(options, &address)
     }
 
     fn start_at(options: ServerOptions, listen: &str) -> Self {

@@ -114,16 +114,21 @@ fn against_mock(stage: &Stage, name: &str) -> Result<Option<Official>> {
     done.map(Some)
 }
 
-fn run_official(driver: &Path, name: &str, url: &str) -> Result<Official> {
+/// What the official client tells of a workload.
+pub(super) fn driven(driver: &Path, workload: &str, url: &str) -> Result<serde_json::Value> {
     let output = Command::new(driver)
-        .args(["bench", &name.to_lowercase(), url])
+        .args(["bench", workload, url])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()?;
     if !output.status.success() {
         return Err(format!("the official client ended with {}", output.status).into());
     }
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn run_official(driver: &Path, name: &str, url: &str) -> Result<Official> {
+    let told = driven(driver, &name.to_lowercase(), url)?;
     let seconds = |of: &str| told[of]["seconds"].as_f64().ok_or("the driver told no time");
     Ok(Official {
         push: Duration::from_secs_f64(seconds("push")?),

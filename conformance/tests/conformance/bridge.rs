@@ -31,7 +31,7 @@ fn leave_it_behind(yard: &Yard, a: &mut Client) {
         a.sync();
         yard.roll_over();
         a.sync();
-        let path = format!("/admin/v1/databases/{DATABASE}/compact?retain_seconds=0");
+        let path = format!("/admin/v1/databases/{DATABASE}/compact?retain-seconds=0");
         let answer = yard.admin("POST", &path);
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
@@ -159,7 +159,7 @@ fn a_new_client_needs_no_way_over() {
 }
 
 #[test]
-fn our_replica_with_writes_that_wait_at_an_expired_position_says_that_both_sides_changed() {
+fn our_replica_with_writes_that_wait_at_an_expired_position_says_that_their_base_is_gone() {
     let yard = impatient();
     let Some(ours) = yard.ours() else { return };
     let (mut a, _behind) = one_stays_behind(&yard, 20);
@@ -170,7 +170,7 @@ fn our_replica_with_writes_that_wait_at_an_expired_position_says_that_both_sides
     for _ in 0..2 {
         let ended = ours.try_sync(&replica);
         assert_eq!(ended.code, 3, "{ended:?}");
-        assert!(ended.err.contains("\"diverged\""), "{ended:?}");
+        assert!(ended.err.contains("\"base-gone\""), "{ended:?}");
     }
     assert_eq!(anabranch_conformance::sqlite(&replica, COUNT), "21");
     yard.settle(&mut [&mut a], COUNT, &["25".to_owned()]);

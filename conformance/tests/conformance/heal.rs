@@ -236,7 +236,7 @@ fn a_rollover_and_retention_between_push_and_pull_do_no_harm() {
     }
     // Written in a generation that is closed by now.
     c.try_sync().unwrap();
-    let path = format!("/admin/v1/databases/{DATABASE}/compact?retain_seconds=0");
+    let path = format!("/admin/v1/databases/{DATABASE}/compact?retain-seconds=0");
     for n in 0..2 {
         a.sync();
         a.execute(&insert(&format!("compacted {n}")));

@@ -29,3 +29,4 @@ mod replica;
 mod rollover;
 mod soak;
 mod support;
+mod two_servers;

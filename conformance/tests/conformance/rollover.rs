@@ -178,6 +178,40 @@ fn writes_that_wait_at_a_rollover_are_a_loud_conflict_and_stay_in_the_file() {
     assert_eq!(sqlite(b.db(), ALL), numbered(&["first", "waiting"]).join("\n"));
 }
 
+/// A generation grows beyond 65,536 frames, which is more than twice the pages: the last push of it
+/// ends it.
+#[test]
+fn a_generation_that_has_grown_ends_by_itself() {
+    const PAGES: usize = 1100;
+    const ROUNDS: usize = 60;
+    let yard = Yard::new();
+    if yard.ours().is_none() {
+        return;
+    }
+    let (mut a, mut b) = (yard.client("a"), yard.client("b"));
+    a.execute(TABLE);
+    a.execute(&insert_many(PAGES, 4000));
+    a.sync();
+    b.sync();
+    let first = yard.generation();
+    for round in 1..=ROUNDS {
+        // Each row on a page of its own, and nothing that takes long to compress.
+        a.execute(&format!("UPDATE t SET body = printf('%04000d', id * {ROUNDS} + {round})"));
+        a.sync();
+        if round % 20 == 0 {
+            b.sync();
+        }
+    }
+    let last = yard.generation();
+    assert!(last > first, "{first} -> {last}");
+    a.sync();
+    b.sync();
+    assert_eq!((a.position().generation, b.position().generation), (last, last));
+    b.execute(&insert("from b"));
+    b.sync();
+    yard.settle(&mut [&mut a, &mut b], "SELECT count(*) FROM t", &[(PAGES + 1).to_string()]);
+}
+
 #[test]
 fn our_replicas_write_across_rollovers() {
     let yard = Yard::new();

@@ -219,7 +219,7 @@ impl OurReplica {
             let ended = ours.try_sync(&db);
             match ended.code {
                 0 => ledger.acknowledged.extend(self.waiting.drain(..)),
-                // Diverged.
+                // What both started from is not kept any more.
                 3 => {
                     ledger.unknown.extend(self.waiting.drain(..));
                     fs::remove_dir_all(db.parent().unwrap()).unwrap();
@@ -268,7 +268,7 @@ fn run(heals: bool) {
             // courses are without.
             7..=9 if yard.ours().is_some() && (!heals || seed % 2 == 0) => {
                 compacted = true;
-                let path = format!("/admin/v1/databases/{DATABASE}/compact?retain_seconds=0");
+                let path = format!("/admin/v1/databases/{DATABASE}/compact?retain-seconds=0");
                 assert_eq!(yard.admin("POST", &path).status, 200);
             }
             10..=21 if yard.ours().is_some() => ours.turn(&yard, &mut chance, &mut ledger),

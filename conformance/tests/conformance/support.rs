@@ -76,7 +76,17 @@ impl Yard {
         }
     }
 
-    fn address(&self) -> std::net::SocketAddr {
+    /// Two servers on the scenario's store that know of each other; none if the mock stands in.
+    pub(crate) fn two_more(&self) -> Option<[Server; 2]> {
+        let Remote::Real(server) = &self.remote else { return None };
+        let data = server.data().to_owned();
+        Some([(); 2].map(|()| {
+            let (data, args, token) = (data.clone(), Vec::new(), self.token.clone());
+            Server::start_advertised(ServerOptions { data, args, token })
+        }))
+    }
+
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
         match &self.remote {
             Remote::Real(server) => server.address(),
             Remote::Mock(mock) => mock.address(),

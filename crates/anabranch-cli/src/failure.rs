@@ -272,6 +272,8 @@ fn library_code(error: &Error) -> &'static str {
     match error {
         Error::Diverged { .. } => "diverged",
         Error::SchemaConflict { .. } => "schema-conflict",
+        Error::SchemaBroken { .. } => "schema-broken",
+        Error::OnlyTheApplicationKnows { .. } => "application-defined",
         Error::Unmergeable { .. } => "unmergeable",
         Error::Aborted { .. } => "conflict-abort",
         Error::Resolved { .. } => "resolved-row",
@@ -280,6 +282,7 @@ fn library_code(error: &Error) -> &'static str {
         Error::NoConflict { .. } => "no-conflict",
         Error::Resolving { .. } => "resolving",
         Error::Races { .. } => "races",
+        Error::TooLong { .. } => "too-long",
         Error::Behind { .. } => "behind",
         Error::Offline { .. } => "offline",
         Error::Unconfirmed { .. } => "unconfirmed",

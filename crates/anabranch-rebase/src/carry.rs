@@ -6,6 +6,8 @@
 
 use rusqlite::{Connection, ErrorCode};
 
+use crate::columns::columns;
+use crate::declared::same_statement;
 use crate::error::RebaseError;
 use crate::fate::{Act, Fate, Trio, text};
 use crate::objects::{Object, ObjectKind, Objects, is_internal};
@@ -16,8 +18,7 @@ use crate::schema::Journal;
 use crate::shadow;
 use crate::sql::{quoted, same_name};
 
-/// With `writable_schema` SQLite's `ALTER TABLE` leaves alone what it does not understand (a view on a
-/// table that is gone, a function of the application) instead of refusing.
+/// Lets `change` write texts of the schema.
 pub(crate) fn opened<T>(
     onto: &Connection,
     change: impl FnOnce() -> Result<T, RebaseError>,
@@ -27,6 +28,21 @@ pub(crate) fn opened<T>(
     let done = change();
     // Also forgets the schema as it was read before texts in it were changed.
     set("PRAGMA writable_schema = RESET")?;
+    done
+}
+
+/// Runs an `ALTER TABLE`. SQLite refuses one where it does not understand something else in the
+/// schema: a view on a table that is gone, a function of the application. It was done here in spite
+/// of that, so it is done again, with the texts left alone that are not understood.
+fn alter(onto: &Connection, sql: &str) -> rusqlite::Result<()> {
+    let Err(error) = onto.execute(sql, []) else { return Ok(()) };
+    // What is meant is said by the text alone.
+    if !error.to_string().starts_with("error in ") {
+        return Err(error);
+    }
+    onto.execute_batch("PRAGMA writable_schema = ON")?;
+    let done = onto.execute(sql, []).map(drop);
+    onto.execute_batch("PRAGMA writable_schema = RESET")?;
     done
 }
 
@@ -62,26 +78,26 @@ pub(crate) fn tables(
     journal: &mut Journal<'_>,
 ) -> Result<Vec<Change>, RebaseError> {
     let onto = trio.onto.conn;
+    for change in changes {
+        drop_other(onto, change)?;
+    }
+    for fate in fates.iter().filter(|f| matches!(f.act, Act::Drop | Act::Replace)) {
+        drop_table(trio, fate)?;
+    }
+    rename_tables(trio, fates)?;
+    for fate in fates {
+        rename_columns(onto, fate)?;
+    }
+    let mut again = Vec::new();
+    for fate in fates {
+        again.extend(make(trio, fate, journal)?);
+    }
     opened(onto, || {
-        for change in changes {
-            drop_other(onto, change)?;
-        }
-        for fate in fates.iter().filter(|f| matches!(f.act, Act::Drop | Act::Replace)) {
-            drop_table(trio, fate)?;
-        }
-        rename_tables(trio, fates)?;
-        for fate in fates {
-            rename_columns(onto, fate)?;
-        }
-        let mut again = Vec::new();
-        for fate in fates {
-            again.extend(make(trio, fate, journal)?);
-        }
         texts(trio, fates)?;
         statistics(trio)?;
-        bump(onto)?;
-        Ok(again)
-    })
+        bump(onto)
+    })?;
+    Ok(again)
 }
 
 /// Other connections have to see that the schema changed also where only its text did.
@@ -140,7 +156,7 @@ fn rename_tables(trio: &Trio<'_>, fates: &[Fate]) -> Result<(), RebaseError> {
 
 fn rename_table(trio: &Trio<'_>, from: &str, to: &str) -> Result<(), RebaseError> {
     let sql = format!("ALTER TABLE main.{} RENAME TO {}", quoted(from), quoted(to));
-    let Err(error) = trio.onto.conn.execute(&sql, []) else { return Ok(()) };
+    let Err(error) = alter(trio.onto.conn, &sql) else { return Ok(()) };
     let local = trio.local.objects.table(to).filter(|o| o.module.is_some());
     match (broken(ObjectKind::Table, to, Side::Local)(error), local) {
         (RebaseError::Unknown { kind: "module", .. }, Some(local)) => {
@@ -154,6 +170,9 @@ fn rename_columns(onto: &Connection, fate: &Fate) -> Result<(), RebaseError> {
     let (Act::Alter { .. } | Act::Rebuild, Some(table)) = (&fate.act, &fate.result) else {
         return Ok(());
     };
+    if fate.columns.is_empty() {
+        return Ok(());
+    }
     let rename = |from: &str, to: &str| {
         let sql = format!(
             "ALTER TABLE main.{} RENAME COLUMN {} TO {}",
@@ -161,10 +180,26 @@ fn rename_columns(onto: &Connection, fate: &Fate) -> Result<(), RebaseError> {
             quoted(from),
             quoted(to)
         );
-        onto.execute(&sql, []).map(drop).map_err(broken(ObjectKind::Table, table, Side::Local))
+        alter(onto, &sql).map_err(broken(ObjectKind::Table, table, Side::Local))
     };
     let mut left = fate.columns.clone();
     let mut aside = 0_u32;
+    // A column that only the remote has may have a name that one of both gets. It goes with the
+    // remote's declaration.
+    let now = columns(onto, table).map_err(RebaseError::read(format!("table {table}")))?;
+    let mut stand_aside = || loop {
+        aside += 1;
+        let name = format!("anabranch_aside_{aside}");
+        if now.iter().all(|c| !same_name(&c.name, &name)) {
+            return name;
+        }
+    };
+    for column in &now {
+        let is = |name: &str| same_name(name, &column.name);
+        if left.iter().any(|(_, to)| is(to)) && !left.iter().any(|(from, _)| is(from)) {
+            rename(&column.name, &stand_aside())?;
+        }
+    }
     while !left.is_empty() {
         let taken = |name: &str| left.iter().any(|(from, _)| same_name(from, name));
         // Another spelling of its own name is no obstacle.
@@ -174,8 +209,7 @@ fn rename_columns(onto: &Connection, fate: &Fate) -> Result<(), RebaseError> {
                 rename(&from, &to)?;
             }
             None => {
-                let name = format!("anabranch_aside_{aside}");
-                aside += 1;
+                let name = stand_aside();
                 rename(&left[0].0, &name)?;
                 left[0].0 = name;
             }
@@ -210,7 +244,7 @@ fn make(
         Act::Alter { appended } => {
             let fits = appended.iter().try_for_each(|column| {
                 let sql = format!("ALTER TABLE main.{} ADD COLUMN {column}", quoted(&local.name));
-                onto.execute(&sql, []).map(drop)
+                alter(onto, &sql)
             });
             match fits {
                 Ok(()) => Ok(Vec::new()),
@@ -253,21 +287,35 @@ fn anew(
     Ok(again)
 }
 
-/// Gives declarations the local text where `ALTER TABLE` left another.
+/// Gives declarations the local text where `ALTER TABLE` left another, and the remote had that of the
+/// base: it may quote in another way, and follow a name that was left alone here.
 fn texts(trio: &Trio<'_>, fates: &[Fate]) -> Result<(), RebaseError> {
     let now = Objects::read(trio.onto.conn)?;
-    for fate in fates.iter().filter(|f| matches!(f.act, Act::Alter { .. } | Act::Rebuild)) {
-        let Some(local) = fate.local.as_deref().and_then(|n| trio.local.objects.table(n)) else {
-            continue;
-        };
-        if now.table(&local.name).is_some_and(|o| o.sql == local.sql) {
+    let taken = |local: &Object| {
+        let altered = |f: &&Fate| matches!(f.act, Act::Alter { .. } | Act::Rebuild);
+        let fate = fates.iter().filter(altered).find(|f| f.local.as_ref() == Some(&local.name));
+        local.kind == ObjectKind::Table && fate.is_some()
+    };
+    let renames = trio.here.renames();
+    let of_base = |local: &Object| {
+        let find = |objects: &'_ Objects| objects.find(local.kind, &local.name).cloned();
+        let (base, onto) = (find(&trio.base.objects), find(&trio.onto.objects));
+        base.zip(onto).is_some_and(|(base, onto)| {
+            base.sql == onto.sql && same_statement(text(&base), text(local), renames)
+        })
+    };
+    for local in trio.local.objects.all.iter().filter(|o| o.sql.is_some()) {
+        let Some(there) = now.find(local.kind, &local.name) else { continue };
+        let differs = there.sql != local.sql && same_name(&there.table, &local.table);
+        if !differs || !(taken(local) || of_base(local)) {
             continue;
         }
-        let sql = "UPDATE main.sqlite_schema SET sql = ?2 WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+        let sql =
+            "UPDATE main.sqlite_schema SET sql = ?3 WHERE type = ?1 AND name = ?2 COLLATE NOCASE";
         trio.onto
             .conn
-            .execute(sql, (&local.name, &local.sql))
-            .map_err(RebaseError::work(format!("table {}", local.name)))?;
+            .execute(sql, (local.kind.name(), &local.name, &local.sql))
+            .map_err(RebaseError::work(format!("the {} {}", local.kind.name(), local.name)))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use crate::error::RebaseError;
 use crate::objects::Object;
 use crate::plan::Key;
-use crate::sql::{same_name, tokens};
+use crate::sql::{quoted, same_name, tokens};
 
 /// A column of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +84,18 @@ impl Table {
 
     pub(crate) fn column(&self, name: &str) -> Option<&ColumnInfo> {
         self.columns.iter().find(|c| same_name(&c.name, name))
+    }
+
+    /// Whether its key can be compared: its collations may be the application's.
+    pub(crate) fn orders_by_key(&self, conn: &Connection) -> Result<(), RebaseError> {
+        if self.key.is_empty() {
+            return Ok(());
+        }
+        let key: Vec<String> = self.key.iter().map(|c| quoted(c)).collect();
+        let (name, key) = (quoted(&self.name), key.join(", "));
+        conn.prepare(&format!("SELECT 1 FROM main.{name} ORDER BY {key}"))
+            .map(drop)
+            .map_err(RebaseError::read(format!("table {}", self.name)))
     }
 
     /// What tells its rows apart; `others` are the same table on the other sides. `None`: its rowid

@@ -1,13 +1,16 @@
 //! Tables without any key: their rows are told apart by a rowid that nobody sees, and that VACUUM
 //! gives anew. So changes that cancel by content are none: a row that went from one rowid to
-//! another did not change.
+//! another did not change. And where the remote has another row under a rowid, or none, the row may
+//! have gone elsewhere there: it did if the remote has no fewer rows with that content than the base.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::cell::{Cell, RowKey, Tuple};
+use crate::engine::Engine;
 use crate::error::RebaseError;
 use crate::find::Pair;
 use crate::objects::read;
+use crate::table::Table;
 use crate::work::{Op, Work};
 
 /// Marks on halves of a change that cancel.
@@ -19,15 +22,15 @@ pub(crate) fn cancel(pair: &Pair<'_>, work: &Work) -> Result<(), RebaseError> {
     let tab = pair.table.index;
     each(work, tab, "1", |change| {
         let Some(rowid) = change.key.as_ref().and_then(RowKey::rowid) else { return Ok(()) };
-        if change.op != Op::Insert {
-            if let Some(row) = before(pair, rowid)? {
-                work.add_half(hash(&row), false, change.id)?;
-            }
+        if change.op != Op::Insert
+            && let Some(row) = before(pair, rowid)?
+        {
+            work.add_half(hash(&row), false, change.id)?;
         }
-        if change.op != Op::Delete {
-            if let Some(row) = after(pair, rowid)? {
-                work.add_half(hash(&row), true, change.id)?;
-            }
+        if change.op != Op::Delete
+            && let Some(row) = after(pair, rowid)?
+        {
+            work.add_half(hash(&row), true, change.id)?;
         }
         Ok(())
     })?;
@@ -57,6 +60,69 @@ pub(crate) fn cancel(pair: &Pair<'_>, work: &Work) -> Result<(), RebaseError> {
             (true, true) => Ok(()),
         }
     })
+}
+
+impl Engine<'_> {
+    /// Finds rows that only have another rowid at the remote.
+    pub(crate) fn find_elsewhere(&mut self, table: &Table) -> Result<(), RebaseError> {
+        let mut listed = false;
+        self.each(table, "op IN (2, 3)", |engine, change| {
+            let Some(from) = change.key.as_ref().and_then(RowKey::rowid) else { return Ok(()) };
+            let Some(row) = engine.base_row(table, &RowKey::Rowid(from))? else { return Ok(()) };
+            let equal = |other: Option<Tuple>| other.is_some_and(|o| o.cells == row.cells);
+            if equal(engine.remote_row(table, &change.dest)?) {
+                return Ok(());
+            }
+            if !std::mem::replace(&mut listed, true) {
+                engine.list_contents(table)?;
+            }
+            let hash = hash(&row);
+            let [before, now] = [false, true].map(|there| engine.work.count_content(there, hash));
+            if now? < before? {
+                return Ok(());
+            }
+            let mut after = i64::MIN;
+            while let Some(to) = engine.work.next_content(hash, after)? {
+                after = to;
+                let to = RowKey::Rowid(to);
+                if equal(engine.remote_row(table, &to)?) && !equal(engine.base_row(table, &to)?) {
+                    engine.work.take_content(hash, after)?;
+                    engine.work.add_move(table.index, from, after, true)?;
+                    engine.moving[table.index] = true;
+                    return engine.work.set_dest(table.index, change.id, &to);
+                }
+                if after == i64::MAX {
+                    break;
+                }
+                after += 1;
+            }
+            Ok(())
+        })
+    }
+
+    /// Lists the contents of all rows of the base and the remote.
+    fn list_contents(&mut self, table: &Table) -> Result<(), RebaseError> {
+        self.work.clear_contents()?;
+        let sides = [
+            (self.states.base, table.base.as_ref(), false),
+            (self.states.remote, table.remote.as_ref(), true),
+        ];
+        for (conn, side, there) in sides {
+            let Some(side) = side else { continue };
+            let what = || read(format!("the rows of table {}", table.name()));
+            let mut statement = conn.prepare(&side.select).map_err(what())?;
+            let mut rows = statement.query([]).map_err(what())?;
+            while let Some(row) = rows.next().map_err(what())? {
+                let mut row = side.tuple(row, &table.defaults).map_err(what())?;
+                let Some(rowid) = row.rowid else { continue };
+                if !there {
+                    self.rename(table, &mut row, true)?;
+                }
+                self.work.add_content(there, hash(&row), rowid)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn each(

@@ -80,6 +80,13 @@ pub enum RebaseError {
         /// What SQLite says.
         source: rusqlite::Error,
     },
+    /// The pages of the states cannot be read.
+    #[error("reading the pages of the states that are compared")]
+    Pages {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The scratch copy or the work database cannot be written.
     #[error("working out {what}: {source}")]
     Work {

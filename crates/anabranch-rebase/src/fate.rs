@@ -176,10 +176,15 @@ impl Deciding<'_, '_> {
         let (Some(ours), Some(theirs)) =
             (self.trio.local.table(&local.name), self.trio.onto.table(&onto.name))
         else {
-            return Ok(keep);
+            return self.keep_virtual(base, local, onto, keep);
         };
         let Some(base) = base else {
             keep.keyed = theirs.key.iter().all(|c| ours.column(c).is_some());
+            self.lost.extend(if keep.keyed {
+                Lost::columns(self.trio, Side::Local, "", &local.name)
+            } else {
+                Some(Lost::rows(Side::Local, "", &local.name))
+            });
             return Ok(keep);
         };
         keep.keyed = self.keyed(base, theirs, &self.trio.there, &self.trio.here);
@@ -197,6 +202,35 @@ impl Deciding<'_, '_> {
         Ok(keep)
     }
 
+    /// The remote's declaration of a virtual table stands. Where it is another one, what the local
+    /// side wrote has no place in it.
+    fn keep_virtual(
+        &mut self,
+        base: Option<&Object>,
+        local: &Object,
+        onto: &Object,
+        mut keep: Fate,
+    ) -> Result<Fate, RebaseError> {
+        let trio = self.trio;
+        let there = trio.there.renames();
+        if same_statement(text(base.unwrap_or(local)), text(onto), there) {
+            return Ok(keep);
+        }
+        keep.keyed = false;
+        let written = match base {
+            Some(base) => !shadow::same(&trio.base, &base.name, &trio.local, &local.name)?,
+            None => true,
+        };
+        if written {
+            if self.taken(base, Some(local), Some(onto))? == Side::Local {
+                return self.adopt(base, local, onto, true);
+            }
+            let before = base.map_or("", |b| b.name.as_str());
+            self.lost.push(Lost::rows(Side::Local, before, &local.name));
+        }
+        Ok(keep)
+    }
+
     /// The local declaration stands; `both` changed it.
     fn adopt(
         &mut self,
@@ -210,19 +244,21 @@ impl Deciding<'_, '_> {
         fate.from = Side::Local;
         fate.result = Some(local.name.clone());
         if local.module.is_some() || onto.module.is_some() {
-            let renames = trio.here.renames(&trio.base);
-            if !both && base.is_some_and(|b| same_statement(text(b), text(local), &renames)) {
+            let renames = trio.here.renames();
+            if !both && base.is_some_and(|b| same_statement(text(b), text(local), renames)) {
                 fate.act = Act::Alter { appended: Vec::new() };
                 return Ok(fate);
             }
             // What it holds comes from here as well.
             fate.act = Act::Replace;
-            if !both
-                && !self.untouched(base, onto)?
-                && self.taken(base, Some(local), Some(onto))? == Side::Remote
-            {
+            if self.untouched(base, onto)? {
+                return Ok(fate);
+            }
+            if !both && self.taken(base, Some(local), Some(onto))? == Side::Remote {
                 return Ok(crate::fate::fate(base, Some(local), Some(onto), Act::Keep));
             }
+            let before = base.map_or("", |b| b.name.as_str());
+            self.lost.push(Lost::rows(Side::Remote, before, &onto.name));
             return Ok(fate);
         }
         if let Some(base) = base {
@@ -233,8 +269,8 @@ impl Deciding<'_, '_> {
                     (r != l).then(|| (r.clone(), l.to_owned()))
                 })
                 .collect();
-            let renames = trio.here.renames(&trio.base);
-            if !both && let Some(columns) = appended(text(base), text(local), &renames) {
+            let renames = trio.here.renames();
+            if !both && let Some(columns) = appended(text(base), text(local), renames) {
                 let appended = columns.into_iter().map(str::to_owned).collect();
                 fate.act = Act::Alter { appended };
                 return Ok(fate);
@@ -276,20 +312,14 @@ impl Deciding<'_, '_> {
         let mut gone = fate(Some(base), None, Some(onto), Act::Drop);
         gone.from = Side::Local;
         gone.result = None;
-        let mut lost = None;
-        let touched = if gone.is_virtual {
-            !self.untouched(Some(base), onto)?
-        } else {
-            let rows = Lost::rows(Side::Remote, &base.name, &onto.name);
-            let any = rows.any(self.trio)?;
-            lost = any.then_some(rows);
-            any
-        };
+        let lost = Lost::rows(Side::Remote, &base.name, &onto.name);
+        let touched =
+            if gone.is_virtual { !self.untouched(Some(base), onto)? } else { lost.any(self.trio)? };
         if touched || self.changed_there(base, onto) {
             if self.taken(Some(base), None, Some(onto))? == Side::Remote {
                 return Ok(fate(Some(base), None, Some(onto), Act::Keep));
             }
-            self.lost.extend(lost);
+            self.lost.push(lost);
         }
         Ok(gone)
     }
@@ -299,20 +329,17 @@ impl Deciding<'_, '_> {
         base: &Object,
         local: &Object,
     ) -> Result<Option<Fate>, RebaseError> {
-        let mut lost = None;
+        let lost = Lost::rows(Side::Local, &base.name, &local.name);
         let touched = if local.module.is_some() {
             !shadow::same(&self.trio.base, &base.name, &self.trio.local, &local.name)?
         } else {
-            let rows = Lost::rows(Side::Local, &base.name, &local.name);
-            let any = rows.any(self.trio)?;
-            lost = any.then_some(rows);
-            any
+            lost.any(self.trio)?
         };
         if !touched && !self.changed_here(base, local) {
             return Ok(None);
         }
         if self.taken(Some(base), Some(local), None)? == Side::Remote {
-            self.lost.extend(lost);
+            self.lost.push(lost);
             return Ok(None);
         }
         Ok(Some(fate(None, Some(local), None, Act::Create)))
@@ -337,11 +364,11 @@ impl Deciding<'_, '_> {
     }
 
     fn changed_here(&self, base: &Object, local: &Object) -> bool {
-        changed(&self.trio.here, &self.trio.base, base, local)
+        changed(&self.trio.here, base, local)
     }
 
     fn changed_there(&self, base: &Object, onto: &Object) -> bool {
-        changed(&self.trio.there, &self.trio.base, base, onto)
+        changed(&self.trio.there, base, onto)
     }
 
     /// Whose schema is taken where both sides changed a table.
@@ -362,13 +389,13 @@ impl Deciding<'_, '_> {
 }
 
 /// Whether a table is declared in another way: names that changed elsewhere do not count, its own do.
-fn changed(to: &Succession, state: &State<'_>, before: &Object, after: &Object) -> bool {
+fn changed(to: &Succession, before: &Object, after: &Object) -> bool {
     if before.sql == after.sql {
         return false;
     }
     before.name != after.name
         || !to.renamed_columns(&before.name).pairs.is_empty()
-        || !same_statement(text(before), text(after), &to.renames(state))
+        || !same_statement(text(before), text(after), to.renames())
 }
 
 pub(crate) fn text(object: &Object) -> &str {

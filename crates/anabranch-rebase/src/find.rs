@@ -35,14 +35,33 @@ impl<'a> Pair<'a> {
             return self.walk_rowids(before, "", sink);
         }
         if before.rowid.is_some() {
-            let null = after.key.iter().map(|c| format!("{c} IS NULL")).collect::<Vec<_>>();
+            let null: Vec<String> =
+                self.key_columns(after).map(|column| format!("{column} IS NULL")).collect();
             self.walk_rowids(before, &format!("WHERE {}", null.join(" OR ")), sink)?;
         }
-        if before.collations == after.collations {
+        let found = if before.collations == after.collations {
             self.walk_keys(before, sink)
         } else {
             self.look_up(before, sink)
+        };
+        match found {
+            // A collation that only the application has: rowids do as long as nothing differs.
+            Err(RebaseError::Unknown { .. }) if before.rowid.is_some() => {
+                self.walk_rowids(before, "", &mut |_, key| self.compare(before, &key, sink))
+            }
+            found => found,
         }
+    }
+
+    /// The columns of the primary key on a side.
+    fn key_columns<'s>(&'s self, side: &'s Side) -> impl Iterator<Item = &'s str> {
+        self.table.key_at.iter().filter_map(|&at| side.columns[at].as_deref())
+    }
+
+    fn no_null(&self, side: &Side) -> String {
+        let terms: Vec<String> =
+            self.key_columns(side).map(|column| format!("{column} IS NOT NULL")).collect();
+        terms.join(" AND ")
     }
 
     /// All rows were inserted.
@@ -131,7 +150,7 @@ impl<'a> Pair<'a> {
         let what = || read(self.what());
         let after = self.after.1;
         let sql = |side: &Side| {
-            format!("{} WHERE {} ORDER BY {}", side.select, no_null(side), side.key.join(", "))
+            format!("{} WHERE {} ORDER BY {}", side.select, self.no_null(side), side.key.join(", "))
         };
         let mut old = self.before.0.prepare(&sql(before)).map_err(what())?;
         let mut new = self.after.0.prepare(&sql(after)).map_err(what())?;
@@ -191,7 +210,7 @@ impl<'a> Pair<'a> {
         let mut new = self
             .after
             .0
-            .prepare(&format!("{} WHERE {}", after.select, no_null(after)))
+            .prepare(&format!("{} WHERE {}", after.select, self.no_null(after)))
             .map_err(what())?;
         let mut rows = new.query([]).map_err(what())?;
         while let Some(row) = rows.next().map_err(what())? {
@@ -209,7 +228,7 @@ impl<'a> Pair<'a> {
         let mut old = self
             .before
             .0
-            .prepare(&format!("{} WHERE {}", before.select, no_null(before)))
+            .prepare(&format!("{} WHERE {}", before.select, self.no_null(before)))
             .map_err(what())?;
         let mut rows = old.query([]).map_err(what())?;
         while let Some(row) = rows.next().map_err(what())? {
@@ -233,8 +252,4 @@ impl<'a> Pair<'a> {
         let mut rows = statement.query(params_from_iter(cells))?;
         rows.next()?.map(|row| self.key(row)).transpose()
     }
-}
-
-fn no_null(side: &Side) -> String {
-    side.key.iter().map(|c| format!("{c} IS NOT NULL")).collect::<Vec<_>>().join(" AND ")
 }

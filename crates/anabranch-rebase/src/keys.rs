@@ -5,6 +5,9 @@
 //! SQLite would have chosen: the keys of the rows inserted here, as far as they lie above what the
 //! base had, must form a run that begins right there, with no gap of more than [`GAP`].
 //!
+//! A key that refers to a row of another table as well (it is shared with a parent) means that row:
+//! it gets a new value only with it.
+//!
 //! All new keys are decided before any row is written, parents before children, so that references
 //! can follow: a column is mapped if a foreign key says that its values are rowids of the table.
 
@@ -110,6 +113,9 @@ impl Engine<'_> {
         if self.moving[table.index] {
             self.each(table, "op <> 1", |engine, change| engine.follow_old(table, change))?;
         }
+        if table.keyless() {
+            self.find_elsewhere(table)?;
+        }
         let above = parents_of_rowid(self, table);
         let mut run = Run { last: Some(self.floor(table)?) };
         let unique = if table.keyless() { Vec::new() } else { self.unique_there(table)? };
@@ -187,11 +193,15 @@ impl Engine<'_> {
         if let Some(Cell::Integer(to)) = self.renamed(above, &Cell::Integer(from), false)? {
             return self.move_to(table, change, from, to, 0);
         }
-        if automatic && !unique.is_empty() {
-            if let Some(to) = self.twin(table, from, unique)? {
-                let marks = if to == from { 0 } else { flag::RENUMBERED };
-                return self.move_to(table, change, from, to, flag::TWIN | marks);
-            }
+        if !above.is_empty() {
+            return Ok(());
+        }
+        if automatic
+            && !unique.is_empty()
+            && let Some(to) = self.twin(table, from, unique)?
+        {
+            let marks = if to == from { 0 } else { flag::RENUMBERED };
+            return self.move_to(table, change, from, to, flag::TWIN | marks);
         }
         // A row that an earlier rebase moved here is certainly another one.
         let moved_here =

@@ -10,29 +10,35 @@
 //! past a conflict (local = what that client has).
 //!
 //! ```text
-//! schema::plan    objects of B, L, R by name: on one side only, on both and equal, in conflict;
-//!                 which table of L is which table of R, column by column; which are shadows
-//! schema::carry   L's changes of the schema, done in R: tables first; indices, views and
-//!                 triggers once the rows are there
+//! schema          tables, indices, views and triggers of B, L and R: on one side only, on both and
+//!                 alike, or in conflict; what of them L changed is done in R, tables before the rows,
+//!                 the rest after them
+//! fate, state     what becomes of each table, and which table of L is which of R, column by column
+//! shadow          virtual tables: their shadow tables are carried whole, or built anew, never
+//!                 merged
+//! lost            rows in what the other side dropped
 //! candidates      keys of rows that may differ between B and L: from the leaf pages that differ,
 //!                 or, where those are too many, by a walk over both tables in key order
+//! content         rows of tables without a key: what only has another rowid did not change
 //! keys            rows that both sides inserted under a key that SQLite chose get a new key here,
 //!                 and what refers to them follows
 //! rows            each changed row against the remote's: applied, or in conflict and decided
-//! violations      what only both changes together violate: unique keys, foreign keys, checks
-//! virtual tables  shadow tables are carried whole or built anew, never merged
+//! unique          what waits for a unique index, or collides on it
+//! violations      references that only both changes together break
 //! ```
 //!
 //! # Order, and memory
 //! Keys are kept in a work database of its own (a temporary file); rows are read again when they
 //! are decided on. So memory holds a few rows, the caches of SQLite, and no list that grows with
-//! the change. The scratch copy is written in many short transactions without a journal on disk:
+//! the change but the keys that moved. R itself is kept beside the scratch copy until the end, so that
+//! what was written over can still be told and put back. The scratch copy is written in many short transactions without a journal on disk:
 //! if anything fails it is thrown away.
 //!
 //! # Safety
 //! The databases may come from anybody: connections here run without triggers and foreign keys,
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
+mod candidates;
 mod carry;
 mod cell;
 mod columns;
@@ -46,9 +52,12 @@ mod error;
 mod fate;
 mod find;
 mod foreign;
+mod here;
 mod keymap;
 mod keys;
 mod lost;
+mod modules;
+mod narrow;
 mod objects;
 mod others;
 mod plan;
@@ -68,6 +77,7 @@ mod values;
 mod violations;
 mod work;
 
+pub use candidates::Changed;
 pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
 pub use error::RebaseError;
 pub use keymap::{KeyMap, MovedKey};

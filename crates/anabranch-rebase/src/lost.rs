@@ -40,7 +40,10 @@ impl Lost {
                 let before = own.column_before(base, &column.name);
                 let there = match before {
                     Some(before) => other.column(base, before).is_some(),
-                    None => other_table.column(&column.name).is_some(),
+                    None => {
+                        other_table.column(&column.name).is_some()
+                            && other.column_before(base, &column.name).is_none()
+                    }
                 };
                 (!there).then(|| (column.name.clone(), before.map(str::to_owned)))
             })
@@ -95,7 +98,7 @@ impl Lost {
         each: &mut dyn FnMut(Differs) -> Result<bool, RebaseError>,
     ) -> Result<(), RebaseError> {
         let (state, own) = of(trio, self.side);
-        let Some(table) = state.table(&self.table) else { return Ok(()) };
+        let Some(table) = &state.shown(&self.table) else { return Ok(()) };
         let names = |table: &crate::columns::Table| -> Vec<String> {
             table.stored().map(|c| c.name.clone()).collect()
         };
@@ -109,7 +112,8 @@ impl Lost {
         let columns = self.columns.clone().unwrap_or_else(all);
         let (compared, compared_before): (Vec<_>, Vec<_>) =
             columns.into_iter().map(|(name, before)| (Some(name), before)).unzip();
-        let old = trio.base.table(&self.base);
+        let old = &trio.base.shown(&self.base);
+        let old = old.as_ref();
         let keys = old.and_then(|old| key_pairs(old, table, own.columns(&self.base)));
         let mut after = Part {
             conn: state.conn,

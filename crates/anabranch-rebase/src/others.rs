@@ -59,8 +59,8 @@ fn decide_one(
     {
         return Ok(local.filter(|_| end).and_then(|l| put(l, l.sql.clone())));
     }
-    let here = changed(base, local, &trio.here.renames(&trio.base));
-    let there = changed(base, onto, &trio.there.renames(&trio.base));
+    let here = changed(base, local, trio.here.renames());
+    let there = changed(base, onto, trio.there.renames());
     if !here {
         return Ok(None);
     }

@@ -148,7 +148,7 @@ impl<'a> Writer<'a> {
         }
         for (at, column) in table.result.columns.iter().enumerate() {
             if let Some(column) = column
-                && !(added && !table.here(at))
+                && (!added || table.here(at))
             {
                 columns.push(column);
                 values.push(&target.cells[at]);

@@ -6,12 +6,14 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, params};
 
+use crate::candidates::Changed;
 use crate::conflict::{Conflict, Row};
 use crate::engine::Engine;
 use crate::error::RebaseError;
 use crate::find::Pair;
 use crate::keymap::KeyMap;
 use crate::keys::sequence;
+use crate::narrow::Rows;
 use crate::objects::read;
 use crate::plan::How;
 use crate::rules::Rules;
@@ -37,6 +39,9 @@ pub struct Sides<'a> {
     pub remote: &'a Connection,
     /// A scratch copy of the remote's state, which becomes the result.
     pub onto: &'a Connection,
+    /// The pages in which base and local state differ, so that only what lies on them is compared.
+    /// `None`: all rows of all tables are.
+    pub changed: Option<&'a Changed>,
 }
 
 /// What a rebase did.
@@ -94,38 +99,40 @@ pub fn rebase(
     keys: &mut KeyMap,
     journal: &mut dyn FnMut(Conflict) -> Result<(), BoxError>,
 ) -> Result<Summary, RebaseError> {
-    let Sides { base, local, remote, onto } = sides;
+    let Sides { base, local, remote, onto, changed } = sides;
     for conn in [base, local, remote, onto] {
         prepare(conn)?;
     }
     let states = States { base, local, remote, onto };
-    let mut schema = plan(base, local, onto, rules)?;
+    let mut schema = plan(base, local, onto, changed, rules)?;
     schema.carry_before_rows(journal)?;
     let mut tables = Vec::new();
-    let mut special = Vec::new();
+    let mut statistics = Vec::new();
     for table in &schema.tables {
         match table.how {
             How::Merge | How::Carry => {
                 tables.push(Table::new(tables.len(), table.clone(), states)?);
             }
-            How::Sequence | How::Statistics => special.push(table.clone()),
+            How::Statistics => statistics.push(table.clone()),
+            // Read together with the tables that it is about.
+            How::Sequence => {}
         }
     }
     let mut engine = Engine::new(states, rules, &tables, &schema.foreign_keys)?;
     engine.load_moves(keys)?;
+    let mut rows = Rows::new(changed, base, local)?;
     for table in &tables {
-        engine.find(table)?;
+        engine.find(table, &mut rows)?;
     }
+    drop(rows);
     engine.decide_all_keys()?;
     for table in &tables {
         engine.apply(table)?;
     }
     engine.settle_references()?;
-    for table in special {
-        match table.how {
-            How::Sequence => raise_sequences(&engine)?,
-            _ => carry_statistics(&Table::new(0, table, states)?, states)?,
-        }
+    raise_sequences(&engine)?;
+    for table in statistics {
+        carry_statistics(&Table::new(0, table, states)?, states)?;
     }
     let mut summary = summary(&engine)?;
     engine.tell(journal)?;
@@ -150,16 +157,19 @@ pub struct RowChange {
 }
 
 /// Lists the rows that differ between two states of a database, table by table, in the order of
-/// their keys. Of tables without a key, rows that only have another rowid are left out.
+/// their keys. `changed`: the pages in which the states differ, so that only what lies on them is
+/// compared; then rows of a table without a rowid come in no order. Of tables without a key, rows that only have another rowid are left out.
 pub fn changed_rows(
     before: &Connection,
     after: &Connection,
+    changed: Option<&Changed>,
     each: &mut dyn FnMut(RowChange) -> Result<(), BoxError>,
 ) -> Result<(), RebaseError> {
     prepare(before)?;
     prepare(after)?;
     let states = States { base: before, local: after, remote: after, onto: after };
-    for plan in pairs(before, after)? {
+    let mut rows = Rows::new(changed, before, after)?;
+    for plan in pairs(before, after, changed)? {
         if plan.how != How::Merge {
             continue;
         }
@@ -167,7 +177,7 @@ pub fn changed_rows(
         let mut work = crate::work::Work::new()?;
         work.create(&table, false)?;
         let pair = Pair::here(&table, before, after);
-        pair.walk(&mut |op, key| work.add(0, op, &key))?;
+        rows.find(&pair, &mut |op, key| work.add(0, op, &key))?;
         if table.keyless() {
             crate::content::cancel(&pair, &work)?;
         }

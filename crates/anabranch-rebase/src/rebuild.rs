@@ -212,7 +212,7 @@ impl<'a, 'b> Copying<'a, 'b> {
                 .map_err(failed)?;
             match write.execute(rusqlite::params_from_iter(&values)) {
                 Ok(_) => {}
-                Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                Err(error) if refuses(&error) => {
                     self.refused(onto, row, &error.to_string(), journal)?;
                 }
                 Err(error) => return Err(failed(error)),
@@ -260,7 +260,7 @@ impl<'a, 'b> Copying<'a, 'b> {
                         .execute(rusqlite::params_from_iter(cells?));
                     // In the way of another row of the remote's: told when rows are merged.
                     if let Err(error) = put
-                        && error.sqlite_error_code() != Some(ErrorCode::ConstraintViolation)
+                        && !refuses(&error)
                     {
                         return Err(error);
                     }
@@ -300,4 +300,10 @@ impl<'a, 'b> Copying<'a, 'b> {
         }
         Ok(false)
     }
+}
+
+/// Whether a row violates a constraint; a text as INTEGER PRIMARY KEY is a mismatch.
+fn refuses(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch))
 }

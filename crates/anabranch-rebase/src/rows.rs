@@ -7,6 +7,7 @@ use crate::decide::{Verdict, Versions, aborted, ask, conflict, judge};
 use crate::engine::Engine;
 use crate::error::RebaseError;
 use crate::find::Pair;
+use crate::narrow::Rows;
 use crate::put::Put;
 use crate::rules::Policy;
 use crate::table::Table;
@@ -14,10 +15,10 @@ use crate::work::{Change, Op, Take, flag};
 
 impl Engine<'_> {
     /// Lists the rows that changed here.
-    pub(crate) fn find(&mut self, table: &Table) -> Result<(), RebaseError> {
+    pub(crate) fn find(&mut self, table: &Table, rows: &mut Rows) -> Result<(), RebaseError> {
         let pair = Pair::here(table, self.states.base, self.states.local);
         let work = &self.work;
-        pair.walk(&mut |op, key| work.add(table.index, op, &key))?;
+        rows.find(&pair, &mut |op, key| work.add(table.index, op, &key))?;
         if table.keyless() { cancel(&pair, work) } else { Ok(()) }
     }
 

@@ -136,10 +136,11 @@ pub(crate) fn same_rows(
         let list =
             |names: &[String]| names.iter().map(|n| quoted(n)).collect::<Vec<_>>().join(", ");
         let mut sql = format!(
-            "SELECT {} FROM main.{} WHERE {condition}",
+            "SELECT {} FROM main.{} NOT INDEXED WHERE {condition}",
             list(&columns),
             quoted(&table.name)
         );
+        // Other tables come in the order of their rowids, whatever their keys are.
         if table.without_rowid || table.rowid_is_key {
             sql.push_str(" ORDER BY ");
             sql.push_str(&list(&table.key));

@@ -38,7 +38,7 @@ pub enum Policy {
 #[serde(rename_all = "lowercase")]
 pub enum InsertRule {
     /// Both stay: the local row gets a new key, also if SQLite did not choose the old one. Only
-    /// where the key is the rowid.
+    /// where the key is the rowid, and does not refer to a row of another table; else the policy.
     Renumber,
     /// The local row.
     Local,

@@ -15,6 +15,7 @@
 
 use rusqlite::Connection;
 
+use crate::candidates::Changed;
 use crate::columns::Table;
 use crate::compile;
 use crate::conflict::Conflict;
@@ -22,10 +23,12 @@ use crate::declared::appended;
 use crate::error::RebaseError;
 use crate::fate::{self, Act, Fate, Trio, text};
 use crate::foreign::{dangling, foreign_keys, parents_first};
+use crate::here::Here;
 use crate::lost::Lost;
 use crate::objects::{Object, ObjectKind, Objects, is_internal};
 use crate::others::{self, Change};
 use crate::plan::{Column, ForeignKey, How, TablePlan, TableSide};
+use crate::rows_of::same_rows;
 use crate::rules::{Rules, Side};
 use crate::sql::{quoted, same_name};
 use crate::state::{State, Succession};
@@ -45,6 +48,7 @@ pub(crate) struct SchemaPlan<'a> {
     /// Objects of the schema that are carried, for the summary.
     pub(crate) carried: usize,
     trio: Trio<'a>,
+    pages: Option<&'a Changed>,
     rules: &'a Rules,
     fates: Vec<Fate>,
     lost: Vec<Lost>,
@@ -58,11 +62,13 @@ pub(crate) struct SchemaPlan<'a> {
     working_here: compile::Names,
 }
 
-/// Compares the three schemas. Nothing is written.
+/// Compares the three schemas. Nothing is written. `changed`: the pages in which base and local state
+/// differ, so that large virtual tables need not be read to find that they do not.
 pub(crate) fn plan<'a>(
     base: &'a Connection,
     local: &'a Connection,
     onto: &'a Connection,
+    changed: Option<&'a Changed>,
     rules: &'a Rules,
 ) -> Result<SchemaPlan<'a>, RebaseError> {
     let (base, local, onto) = (State::read(base)?, State::read(local)?, State::read(onto)?);
@@ -77,6 +83,7 @@ pub(crate) fn plan<'a>(
         foreign_keys: Vec::new(),
         carried,
         trio,
+        pages: changed,
         rules,
         fates,
         lost,
@@ -102,9 +109,10 @@ fn local_of<'p, 'a>(plan: &'p SchemaPlan<'a>) -> &'p State<'a> {
 pub(crate) fn pairs(
     before: &Connection,
     after: &Connection,
+    changed: Option<&Changed>,
 ) -> Result<Vec<TablePlan>, RebaseError> {
     let rules = Rules { take_schema: Some(Side::Remote), ..Rules::default() };
-    let mut plan = plan(before, after, after, &rules)?;
+    let mut plan = plan(before, after, after, changed, &rules)?;
     plan.describe()?;
     Ok(plan.tables)
 }
@@ -186,9 +194,10 @@ impl SchemaPlan<'_> {
         let now = State::read(self.trio.onto.conn)?;
         let mut tables = Vec::new();
         let mut rebuild = Vec::new();
+        let mut here = Here::new(self.pages);
         for fate in &self.fates {
             if fate.is_virtual {
-                let planned = shadow::plan(&self.trio, &now, fate, self.rules)?;
+                let planned = shadow::plan(&self.trio, &mut here, &now, fate, self.rules)?;
                 if let (Some(local), Some(result)) = (&fate.local, &fate.result) {
                     if planned.overwrite {
                         shadow::overwrite(&self.trio, &now, local, result)?;
@@ -199,7 +208,7 @@ impl SchemaPlan<'_> {
                 }
                 tables.extend(planned.tables);
             } else {
-                tables.extend(self.table(&now, fate)?);
+                tables.extend(self.table(&now, &mut here, fate)?);
             }
         }
         tables.extend(self.internal(&now)?);
@@ -246,7 +255,12 @@ impl SchemaPlan<'_> {
     }
 
     /// An ordinary table.
-    fn table(&self, now: &State<'_>, fate: &Fate) -> Result<Option<TablePlan>, RebaseError> {
+    fn table(
+        &self,
+        now: &State<'_>,
+        here: &mut Here<'_>,
+        fate: &Fate,
+    ) -> Result<Option<TablePlan>, RebaseError> {
         let made_here = matches!(fate.act, Act::Create | Act::Replace);
         let (Some(local), Some(result)) = (&fate.local, &fate.result) else { return Ok(None) };
         if !fate.keyed && !made_here {
@@ -264,6 +278,13 @@ impl SchemaPlan<'_> {
             table: result.clone(),
             why: "columns have taken all names of its rowid".into(),
         })?;
+        if let Err(error) = target.orders_by_key(now.conn) {
+            // Nobody here can say what is one row. It does not matter if there is nothing to merge.
+            return match old {
+                Some(old) if self.unchanged(here, old, ours)? => Ok(None),
+                _ => Err(error),
+            };
+        }
         let columns =
             target.stored().map(|c| self.column(&c.name, fate.from, base, ours, theirs)).collect();
         let by_pages = self.by_pages(base, local, ours, target);
@@ -279,6 +300,20 @@ impl SchemaPlan<'_> {
             how: How::Merge,
             shown_as: target.name.clone(),
         }))
+    }
+
+    fn unchanged(
+        &self,
+        here: &mut Here<'_>,
+        old: &Table,
+        ours: &Table,
+    ) -> Result<bool, RebaseError> {
+        let same_form = old.without_rowid == ours.without_rowid && old.key.len() == ours.key.len();
+        if same_form && here.untouched(&self.trio, old, ours)? {
+            return Ok(true);
+        }
+        let (base, local) = (self.trio.base.conn, self.trio.local.conn);
+        same_rows((base, old), (local, ours), "1")
     }
 
     /// What the sides call a column of the result.
@@ -298,6 +333,7 @@ impl SchemaPlan<'_> {
         let elsewhere = match (base, before) {
             (Some(base), Some(before)) => other.column(base, before),
             // New on one side; the other may have made one of the same name.
+            (Some(base), None) if other.column_before(base, name).is_some() => None,
             _ => Some(name),
         };
         let stored = |table: &Table, name: &str| {
@@ -325,9 +361,9 @@ impl SchemaPlan<'_> {
         let Some(base) = base else { return same_key };
         let objects = (self.trio.base.objects.table(base), self.trio.local.objects.table(local));
         let (Some(before), Some(after)) = objects else { return false };
-        let renames = self.trio.here.renames(&self.trio.base);
+        let renames = self.trio.here.renames();
         same_key
-            && (before.sql == after.sql || appended(text(before), text(after), &renames).is_some())
+            && (before.sql == after.sql || appended(text(before), text(after), renames).is_some())
     }
 
     /// Tables that SQLite keeps for itself, where the local side and the result have them.

@@ -12,29 +12,19 @@
 
 use rusqlite::Connection;
 
-use crate::carry::broken;
+use crate::carry::{broken, opened};
 use crate::columns::{Table, columns};
 use crate::error::RebaseError;
 use crate::fate::{Act, Fate, Trio, text};
+use crate::here::Here;
+use crate::modules::{Content, content};
 use crate::objects::{Object, ObjectKind};
 use crate::plan::{Column, How, Key, TablePlan, TableSide};
 use crate::rows_of::same_rows;
 use crate::rules::{Rules, Side};
-use crate::sql::{Kind, quoted, same_name, tokens, unquoted};
+use crate::sql::{quoted, same_name};
 use crate::state::State;
 use crate::values::Raw;
-
-/// What is done with a virtual table that both sides changed.
-enum Content {
-    /// It has rows of its own in this shadow table, and takes changes of them.
-    Rows { shadow: &'static str },
-    /// Its rows can be read and written only through its module.
-    ByModule,
-    /// Its index follows from another table.
-    Elsewhere,
-    /// Nothing.
-    Opaque(String),
-}
 
 /// What a virtual table needs.
 #[derive(Debug, Default)]
@@ -97,6 +87,29 @@ pub(crate) fn same(
     Ok(true)
 }
 
+/// Whether virtual tables changed here. Pages tell it without reading all of them.
+fn same_here(
+    trio: &Trio<'_>,
+    here: &mut Here<'_>,
+    base: &str,
+    local: &str,
+) -> Result<bool, RebaseError> {
+    let (before, after) = (shadows(&trio.base, base), shadows(&trio.local, local));
+    let mut untouched = before.len() == after.len();
+    for (suffix, table) in after {
+        let old = before.iter().find(|(s, _)| same_name(s, suffix));
+        untouched = untouched && old.is_some_and(|(_, old)| same_form(old, table));
+        if let (true, Some((_, old))) = (untouched, old) {
+            untouched = here.untouched(trio, old, table)?;
+        }
+    }
+    Ok(untouched || same(&trio.base, base, &trio.local, local)?)
+}
+
+fn same_form(old: &Table, table: &Table) -> bool {
+    old.without_rowid == table.without_rowid && old.key.len() == table.key.len()
+}
+
 /// Drops a virtual table, without its module if that is not there.
 pub(crate) fn drop_virtual(state: &State<'_>, object: &Object) -> Result<(), RebaseError> {
     let failed = || RebaseError::work(format!("the virtual table {}", object.name));
@@ -109,11 +122,7 @@ pub(crate) fn drop_virtual(state: &State<'_>, object: &Object) -> Result<(), Reb
         state.conn.execute(&sql, []).map_err(failed())?;
     }
     let sql = "DELETE FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 AND rootpage = 0";
-    state.conn.execute(sql, [&object.name]).map_err(failed())?;
-    state
-        .conn
-        .execute_batch("PRAGMA writable_schema = RESET; PRAGMA writable_schema = ON")
-        .map_err(failed())
+    opened(state.conn, || state.conn.execute(sql, [&object.name]).map(drop).map_err(failed()))
 }
 
 /// Renames a virtual table whose module is not there.
@@ -129,17 +138,13 @@ pub(crate) fn rename_virtual(
             let sql = format!("ALTER TABLE main.{} RENAME TO {to}", quoted(&table.name));
             state.conn.execute(&sql, [])?;
         }
-        let update = "UPDATE main.sqlite_schema SET name = ?2, tbl_name = ?2, sql = ?3
-                      WHERE type = 'table' AND name = ?1 AND rootpage = 0";
-        state.conn.execute(update, (from, to, sql))?;
-        reload(state.conn)
+        Ok(())
     };
-    rename().map_err(RebaseError::work(format!("the virtual table {to}")))
-}
-
-/// Has the connection read the schema again, whose text was changed.
-fn reload(conn: &Connection) -> rusqlite::Result<()> {
-    conn.execute_batch("PRAGMA writable_schema = RESET; PRAGMA writable_schema = ON")
+    let failed = || RebaseError::work(format!("the virtual table {to}"));
+    rename().map_err(failed())?;
+    let update = "UPDATE main.sqlite_schema SET name = ?2, tbl_name = ?2, sql = ?3
+                  WHERE type = 'table' AND name = ?1 AND rootpage = 0";
+    opened(state.conn, || state.conn.execute(update, (from, to, sql)).map(drop).map_err(failed()))
 }
 
 /// Makes the shadow tables of a virtual table of the local side, empty.
@@ -178,6 +183,7 @@ pub(crate) fn enter(onto: &Connection, owner: &Object) -> Result<(), RebaseError
 /// carried.
 pub(crate) fn plan(
     trio: &Trio<'_>,
+    here: &mut Here<'_>,
     now: &State<'_>,
     fate: &Fate,
     rules: &Rules,
@@ -189,6 +195,9 @@ pub(crate) fn plan(
         let tables = carried(trio, now, None, local, result)?;
         return Ok(Virtual { tables, ..Virtual::default() });
     }
+    if !fate.keyed {
+        return Ok(Virtual::default());
+    }
     let Some(base) = &fate.base else { return made_twice(trio, now, local, result, rules) };
     if fate.onto.is_none() {
         return Ok(Virtual::default());
@@ -196,7 +205,7 @@ pub(crate) fn plan(
     let content = content(now, result);
     let rows = matches!(content, Content::Rows { .. });
     // Rows of its own are compared one by one in any case.
-    if !rows && same(&trio.base, base, &trio.local, local)? {
+    if !rows && same_here(trio, here, base, local)? {
         return Ok(Virtual::default());
     }
     // Its rows are still as at the remote, be its name as it may.
@@ -378,52 +387,6 @@ fn by_module(
         shown_as: result.to_owned(),
     };
     Ok(Virtual { tables: vec![table], ..Virtual::default() })
-}
-
-/// What can be done with a virtual table of the scratch copy.
-fn content(now: &State<'_>, name: &str) -> Content {
-    let Some(object) = now.objects.table(name) else {
-        return Content::Opaque("it is not there".into());
-    };
-    let module = object.module.as_deref().unwrap_or_default().to_ascii_lowercase();
-    let known = ["fts3", "fts4", "fts5", "rtree", "rtree_i32"];
-    if !known.contains(&module.as_str()) {
-        return Content::Opaque(format!("nothing is known of its module {module}"));
-    }
-    // Its tokenizer may be the application's.
-    if let Err(error) = now.conn.prepare(&format!("SELECT * FROM main.{}", quoted(name))) {
-        return Content::Opaque(format!("its module does not work here: {error}"));
-    }
-    if module.starts_with("rtree") {
-        return Content::ByModule;
-    }
-    let options = options(text(object));
-    let option = |name: &str| options.iter().find(|(key, _)| same_name(key, name)).map(|(_, v)| v);
-    match option("content").map(String::as_str) {
-        Some("") => Content::Opaque("it keeps an index without the rows".into()),
-        Some(_) => Content::Elsewhere,
-        None if option("compress").is_some() || option("uncompress").is_some() => {
-            Content::Opaque("its rows are compressed by the application".into())
-        }
-        None => Content::Rows { shadow: "_content" },
-    }
-}
-
-/// The `key = value` among the arguments of a virtual table.
-fn options(sql: &str) -> Vec<(String, String)> {
-    let all = tokens(sql);
-    let Some(open) = all.iter().position(|t| t.sign(b'(')) else { return Vec::new() };
-    all[open + 1..]
-        .windows(3)
-        .filter(|three| three[1].sign(b'='))
-        .filter_map(|three| {
-            let value = match three[2].kind {
-                Kind::Sign(_) => String::new(),
-                _ => unquoted(three[2].text),
-            };
-            Some((three[0].name()?, value))
-        })
-        .collect()
 }
 
 /// Builds the index anew from the rows.

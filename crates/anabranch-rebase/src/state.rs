@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 
 use crate::cell::same;
-use crate::columns::{ColumnInfo, Table};
+use crate::columns::{ColumnInfo, Table, columns};
 use crate::declared::Renames;
 use crate::error::RebaseError;
 use crate::objects::{Object, ObjectKind, Objects, is_internal};
@@ -22,6 +22,8 @@ pub(crate) struct State<'a> {
     pub(crate) objects: Objects,
     /// The ordinary tables, shadow tables among them, by their names in lower case.
     tables: BTreeMap<String, Table>,
+    /// Places of the tables that people made.
+    made: Vec<usize>,
 }
 
 impl<'a> State<'a> {
@@ -31,18 +33,41 @@ impl<'a> State<'a> {
         for object in objects.of_kind(ObjectKind::Table).filter(|o| o.module.is_none()) {
             tables.insert(object.name.to_ascii_lowercase(), Table::read(conn, object)?);
         }
-        Ok(Self { conn, objects, tables })
+        let made = |o: &Object| {
+            o.kind == ObjectKind::Table
+                && !is_internal(&o.name)
+                && objects.owner_of_shadow(&o.name).is_none()
+        };
+        let made = (0..objects.all.len()).filter(|&at| made(&objects.all[at])).collect();
+        Ok(Self { conn, objects, tables, made })
     }
 
     pub(crate) fn table(&self, name: &str) -> Option<&Table> {
         self.tables.get(&name.to_ascii_lowercase())
     }
 
+    /// A table, or a virtual table as far as its module shows rows.
+    pub(crate) fn shown(&self, name: &str) -> Option<Table> {
+        if let Some(table) = self.table(name) {
+            return Some(table.clone());
+        }
+        let object = self.objects.table(name)?;
+        let columns = columns(self.conn, &object.name).ok()?;
+        Some(Table {
+            name: object.name.clone(),
+            root: 0,
+            columns,
+            without_rowid: false,
+            strict: false,
+            key: Vec::new(),
+            rowid_is_key: false,
+            autoincrement: false,
+        })
+    }
+
     /// Tables and virtual tables that people made: no shadows, none of SQLite's own.
     pub(crate) fn made(&self) -> impl Iterator<Item = &Object> {
-        self.objects
-            .of_kind(ObjectKind::Table)
-            .filter(|o| !is_internal(&o.name) && self.objects.owner_of_shadow(&o.name).is_none())
+        self.made.iter().map(|&at| &self.objects.all[at])
     }
 }
 
@@ -53,18 +78,21 @@ pub(crate) struct Succession {
     tables: BTreeMap<String, String>,
     /// By the earlier name of the table in lower case: pairs of columns, earlier and later.
     columns: BTreeMap<String, Vec<(String, String)>>,
+    renames: Renames,
 }
 
 impl Succession {
     pub(crate) fn find(before: &State<'_>, after: &State<'_>) -> Result<Self, RebaseError> {
         let mut found = Self::default();
         for object in before.made() {
-            if let Some(same) = after.made().find(|o| same_name(&o.name, &object.name)) {
+            let same = after.made().find(|o| {
+                same_name(&o.name, &object.name) && o.module.is_some() == object.module.is_some()
+            });
+            if let Some(same) = same {
                 found.tables.insert(object.name.to_ascii_lowercase(), same.name.clone());
             }
         }
-        let mut new: Vec<&Object> =
-            after.made().filter(|o| before.objects.table(&o.name).is_none()).collect();
+        let mut new: Vec<&Object> = after.made().filter(|o| !found.leads_to(&o.name)).collect();
         for object in before.made() {
             let key = object.name.to_ascii_lowercase();
             if found.tables.contains_key(&key) {
@@ -79,6 +107,7 @@ impl Succession {
                 found.columns.insert(key.clone(), column_pairs(before, old, after, now)?);
             }
         }
+        found.renames = found.all_renames(before);
         Ok(found)
     }
 
@@ -119,7 +148,11 @@ impl Succession {
     }
 
     /// All names that changed.
-    pub(crate) fn renames(&self, before: &State<'_>) -> Renames {
+    pub(crate) fn renames(&self) -> &Renames {
+        &self.renames
+    }
+
+    fn all_renames(&self, before: &State<'_>) -> Renames {
         let mut renames = Renames::default();
         for object in before.made() {
             if let Some(new) = self.table(&object.name) {
@@ -131,8 +164,9 @@ impl Succession {
     }
 }
 
-/// Which of `candidates` is the table `object` under a new name: the one on its root page, else
-/// the only one of its make. It must be made alike, and hold at least one row of it.
+/// Which of `candidates` is the table `object` under a new name: the one on its root page that is made
+/// alike, else the only one made alike, else the one on its root page with most of its columns. It must
+/// hold at least one row of it.
 fn renamed(
     before: &State<'_>,
     object: &Object,
@@ -143,22 +177,33 @@ fn renamed(
         return Ok(renamed_virtual(before, object, after, candidates));
     }
     let Some(old) = before.table(&object.name) else { return Ok(None) };
-    let alike: Vec<(usize, &Table)> = candidates
-        .iter()
-        .enumerate()
-        .filter_map(|(place, o)| Some((place, after.table(&o.name)?)))
-        .filter(|(_, new)| made_alike(old, new))
-        .collect();
-    let found = match alike.iter().find(|(_, new)| new.root == old.root) {
-        Some(found) => *found,
-        None if alike.len() == 1 => alike[0],
-        None => return Ok(None),
+    let candidates = candidates.iter().enumerate();
+    let candidates: Vec<(usize, &Table)> =
+        candidates.filter_map(|(place, o)| Some((place, after.table(&o.name)?))).collect();
+    let alike = || candidates.iter().filter(|(_, new)| made_alike(old, new));
+    let (place, new, pairs) = if let Some((place, new)) = alike()
+        .find(|(_, new)| new.root == old.root)
+        .or_else(|| alike().next().filter(|_| alike().count() == 1))
+    {
+        let pairs = old.stored().zip(new.stored()).map(|(o, n)| (o.name.clone(), n.name.clone()));
+        (*place, *new, pairs.collect())
+    } else {
+        // Changed in other ways as well.
+        let Some((place, new)) = candidates.iter().find(|(_, new)| new.root == old.root) else {
+            return Ok(None);
+        };
+        let pairs: Vec<(String, String)> = old
+            .stored()
+            .filter_map(|o| Some((o.name.clone(), new.column(&o.name)?.name.clone())))
+            .collect();
+        if new.without_rowid != old.without_rowid || 2 * pairs.len() < old.stored().count() {
+            return Ok(None);
+        }
+        (*place, *new, pairs)
     };
-    let pairs: Vec<(String, String)> =
-        old.stored().zip(found.1.stored()).map(|(o, n)| (o.name.clone(), n.name.clone())).collect();
-    let sample = Sample::take(before, old, after, found.1, &pairs, &pairs)?;
-    let same = if sample.looked == 0 { found.1.root == old.root } else { sample.whole > 0 };
-    Ok(same.then_some(found.0))
+    let sample = Sample::take(before, old, after, new, &pairs, &pairs)?;
+    let same = if sample.looked == 0 { new.root == old.root } else { sample.whole > 0 };
+    Ok(same.then_some(place))
 }
 
 /// A virtual table has no rows that could be looked at; its first shadow table stands for it.
@@ -306,8 +351,13 @@ impl Sample {
             }
             Ok(())
         };
-        look().map_err(RebaseError::read(format!("table {}", old.name)))?;
-        Ok(sample)
+        match look().map_err(RebaseError::read(format!("table {}", old.name))) {
+            // Its key is in an order that only the application knows: nothing can be looked up.
+            Err(RebaseError::Unknown { .. }) => {
+                Ok(Self { equal: vec![0; compared.len()], ..Self::default() })
+            }
+            looked => looked.map(|()| sample),
+        }
     }
 }
 

@@ -289,14 +289,14 @@ impl Side {
         (b, row_b): (&Self, &rusqlite::Row<'_>),
         defaults: &[Cell],
     ) -> rusqlite::Result<bool> {
-        for at in 0..b.columns.len() {
+        for (at, default) in defaults.iter().enumerate() {
             if b.columns[at].is_none() {
                 continue;
             }
             let there = row_b.get_ref(at + 1)?;
             let equal = match a.columns[at] {
                 Some(_) => same(row_a.get_ref(at + 1)?, there),
-                None => same(defaults[at].as_ref(), there),
+                None => same(default.as_ref(), there),
             };
             if !equal {
                 return Ok(false);

@@ -105,8 +105,8 @@ impl Engine<'_> {
             other.kind = Some(ConflictKind::Unique);
             other.detail.clone_from(&change.detail);
             self.work.settle(table.index, other)?;
+            self.work.push(table.index, other.id)?;
         }
-        change.detail = None;
         let done = self.retry(table, change.clone())?;
         for other in displaced {
             self.put_back(table, other)?;
@@ -139,18 +139,13 @@ impl Engine<'_> {
         change: Change,
         kind: ConflictKind,
     ) -> Result<(), RebaseError> {
-        let mut next = vec![change];
-        while let Some(mut change) = next.pop() {
+        let mut next = vec![(change, kind)];
+        while let Some((mut change, kind)) = next.pop() {
             change.take = Take::Remote;
             change.flags = (change.flags | flag::UNDONE) & !(flag::WAITS | flag::TWIN);
             let rows = self.versions(table, &change)?;
-            if change.op != Op::Nothing || change.kind.is_some() {
-                change.kind = Some(kind);
-            }
-            if change.op == Op::Nothing {
-                // It is as the remote has it: there is nothing to tell.
-                change.kind = None;
-            }
+            // What nothing was done to here is as the remote has it: there is nothing to tell.
+            change.kind = (change.op != Op::Nothing).then_some(kind);
             self.work.settle(table.index, &change)?;
             self.work.push(table.index, change.id)?;
             let now = self.row_now(table, &change.dest)?;
@@ -174,7 +169,7 @@ impl Engine<'_> {
                         if other.detail.is_none() {
                             other.detail = Some(text.clone());
                         }
-                        next.push(other);
+                        next.push((other, ConflictKind::Unique));
                     }
                     let now = self.row_now(table, &change.dest)?;
                     if self.writer.put(table, now.as_ref(), Some(row), false)? == Put::Done {

@@ -182,8 +182,11 @@ impl Engine<'_> {
             Policy::Local | Policy::Merge
                 if !child.has(flag::UNDONE) || child.op == Op::Nothing =>
             {
+                // A row whose key would change is another row.
+                let in_key = key.columns.iter().any(|at| table.key_at.contains(at));
                 let row = match key.on_delete {
                     OnDelete::Cascade => Some(None),
+                    OnDelete::SetNull if in_key => None,
                     OnDelete::SetNull => Some(Some(Cell::Null)),
                     OnDelete::SetDefault | OnDelete::Refuse => None,
                 };
@@ -195,7 +198,7 @@ impl Engine<'_> {
                         }
                         row
                     })),
-                    None if key.on_delete == OnDelete::SetDefault => {
+                    None if key.on_delete == OnDelete::SetDefault && !in_key => {
                         self.with_defaults(key, table, now)?.map(Some)
                     }
                     None => None,

@@ -16,7 +16,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
 
-use crate::cell::{Cell, RowKey, Tuple};
+use crate::cell::{Cell, RowKey};
 use crate::conflict::ConflictKind;
 use crate::error::RebaseError;
 use crate::table::Table;
@@ -120,7 +120,9 @@ impl Work {
                  CREATE TABLE kept(tab INTEGER, id INTEGER, col INTEGER, value,
                                    PRIMARY KEY(tab, id, col)) WITHOUT ROWID;
                  CREATE TABLE todo(tab INTEGER, id INTEGER, PRIMARY KEY(tab, id)) WITHOUT ROWID;
-                 CREATE TABLE half(hash INTEGER, new INTEGER, id INTEGER);",
+                 CREATE TABLE half(hash INTEGER, new INTEGER, id INTEGER);
+                 CREATE TABLE content(there INTEGER, hash INTEGER, id INTEGER,
+                                      PRIMARY KEY(there, hash, id)) WITHOUT ROWID;",
             )?;
             Ok(conn)
         };
@@ -131,7 +133,6 @@ impl Work {
     /// other values in the result.
     pub(crate) fn create(&mut self, table: &Table, mapped: bool) -> Result<(), RebaseError> {
         let n = table.index;
-        let collations = &table.result.collations;
         let columns = if table.by_rowid() { 0 } else { table.key_at.len() };
         let names = |prefix: &str| -> Vec<String> {
             (0..columns).map(|at| format!("{prefix}{at}")).collect()
@@ -141,24 +142,34 @@ impl Work {
         if mapped {
             all.extend(names("m"));
         }
-        let declared: String = all
-            .iter()
-            .enumerate()
-            .map(|(at, name)| format!(", {name} COLLATE {}", collations[at % columns.max(1)]))
-            .collect();
-        let mut batch = format!(
-            "CREATE TABLE c{n}(id INTEGER PRIMARY KEY, op INTEGER NOT NULL, rid INTEGER,
+        let batch = |collations: &[String]| {
+            let declared: String = all
+                .iter()
+                .enumerate()
+                .map(|(at, name)| format!(", {name} COLLATE {}", collations[at % columns.max(1)]))
+                .collect();
+            let mut batch = format!(
+                "CREATE TABLE c{n}(id INTEGER PRIMARY KEY, op INTEGER NOT NULL, rid INTEGER,
                  dest INTEGER, take INTEGER NOT NULL DEFAULT 0, kind INTEGER,
                  flags INTEGER NOT NULL DEFAULT 0, detail TEXT{declared});
              CREATE INDEX c{n}_dest ON c{n}(dest) WHERE dest IS NOT NULL;"
-        );
-        if columns > 0 {
-            batch += &format!("CREATE UNIQUE INDEX c{n}_k ON c{n}({});", names("k").join(", "));
-        }
-        if mapped {
-            batch += &format!("CREATE INDEX c{n}_m ON c{n}({});", names("m").join(", "));
-        }
-        self.conn.execute_batch(&batch).map_err(failed("the work database"))?;
+            );
+            if columns > 0 {
+                batch += &format!("CREATE UNIQUE INDEX c{n}_k ON c{n}({});", names("k").join(", "));
+            }
+            if mapped {
+                batch += &format!("CREATE INDEX c{n}_m ON c{n}({});", names("m").join(", "));
+            }
+            batch
+        };
+        // A collation that only the application has is not needed as long as nothing changed.
+        self.conn
+            .execute_batch(&batch(&table.result.collations))
+            .or_else(|_| {
+                self.conn.execute_batch(&format!("DROP TABLE IF EXISTS c{n}"))?;
+                self.conn.execute_batch(&batch(&vec!["BINARY".to_owned(); columns]))
+            })
+            .map_err(failed("the work database"))?;
         let list: String = all.iter().map(|name| format!(", {name}")).collect();
         let marks: String = (0..all.len()).map(|at| format!(", ?{}", at + 4)).collect();
         self.sql.push(Statements {
@@ -316,168 +327,24 @@ impl Work {
         )
     }
 
-    /// Puts down a row that is neither side's, to stand for a change.
-    pub(crate) fn keep_row(
-        &self,
-        tab: usize,
-        id: i64,
-        row: Option<&Tuple>,
-    ) -> Result<(), RebaseError> {
-        self.run("DELETE FROM kept WHERE tab = ?1 AND id = ?2", params![int(tab), id])?;
-        for (at, cell) in row.iter().flat_map(|row| row.cells.iter().enumerate()) {
-            self.run(
-                "INSERT INTO kept VALUES (?1, ?2, ?3, ?4)",
-                params![int(tab), id, int(at), cell],
-            )?;
-        }
-        Ok(())
-    }
-
-    /// The values that [`keep_row`](Self::keep_row) put down.
-    pub(crate) fn kept_row(&self, tab: usize, id: i64) -> Result<Option<Vec<Cell>>, RebaseError> {
-        let list = || -> rusqlite::Result<Vec<Cell>> {
-            let mut statement = self
-                .conn
-                .prepare_cached("SELECT value FROM kept WHERE tab = ?1 AND id = ?2 ORDER BY col")?;
-            let rows = statement
-                .query_map(params![int(tab), id], |row| Ok(Cell::from(row.get_ref(0)?)))?;
-            rows.collect()
-        };
-        let cells = list().map_err(failed("the work database"))?;
-        Ok((!cells.is_empty()).then_some(cells))
-    }
-
-    pub(crate) fn add_move(
-        &self,
-        tab: usize,
-        from: i64,
-        to: i64,
-        old: bool,
-    ) -> Result<(), RebaseError> {
-        self.run(
-            "INSERT OR REPLACE INTO moved VALUES (?1, ?2, ?3, ?4)",
-            params![int(tab), from, to, old],
-        )
-    }
-
-    /// Where a rowid of the local side went; of the base's, if `old`.
-    pub(crate) fn moved(
-        &self,
-        tab: usize,
-        from: i64,
-        old: bool,
-    ) -> Result<Option<i64>, RebaseError> {
-        self.number(
-            "SELECT dest FROM moved WHERE tab = ?1 AND src = ?2 AND old >= ?3",
-            params![int(tab), from, old],
-        )
-    }
-
-    /// Which rowid of the local side went there.
-    pub(crate) fn came_from(&self, tab: usize, to: i64) -> Result<Option<i64>, RebaseError> {
-        self.number(
-            "SELECT src FROM moved WHERE tab = ?1 AND dest = ?2 LIMIT 1",
-            params![int(tab), to],
-        )
-    }
-
-    /// The highest rowid that anything moved to.
-    pub(crate) fn highest_move(&self, tab: usize) -> Result<Option<i64>, RebaseError> {
-        self.number(
-            "SELECT dest FROM moved WHERE tab = ?1 ORDER BY dest DESC LIMIT 1",
-            params![int(tab)],
-        )
-    }
-
-    /// Calls back with each move of this rebase: table, old and new rowid.
-    pub(crate) fn each_move(
-        &self,
-        mut each: impl FnMut(usize, i64, i64),
-    ) -> Result<(), RebaseError> {
-        let mut list = || -> rusqlite::Result<()> {
-            let mut statement =
-                self.conn.prepare("SELECT tab, src, dest FROM moved WHERE NOT old")?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                each(place(row.get(0)?), row.get(1)?, row.get(2)?);
-            }
-            Ok(())
-        };
-        list().map_err(failed("the keys that moved"))
-    }
-
-    /// Notes that a change's row has to be looked at (again).
-    pub(crate) fn push(&self, tab: usize, id: i64) -> Result<(), RebaseError> {
-        self.run("INSERT OR IGNORE INTO todo VALUES (?1, ?2)", params![int(tab), id])
-    }
-
-    /// The next row that has to be looked at.
-    pub(crate) fn pop(&self) -> Result<Option<(usize, i64)>, RebaseError> {
-        let next = self
-            .conn
-            .prepare_cached("SELECT tab, id FROM todo LIMIT 1")
-            .and_then(|mut s| {
-                s.query_row([], |row| Ok((place(row.get(0)?), row.get(1)?))).optional()
-            })
-            .map_err(failed("the work database"))?;
-        if let Some((tab, id)) = next {
-            self.run("DELETE FROM todo WHERE tab = ?1 AND id = ?2", params![int(tab), id])?;
-        }
-        Ok(next)
-    }
-
-    /// Notes the content of a row before (`new` false) or after its change, as a hash.
-    pub(crate) fn add_half(&self, hash: i64, new: bool, id: i64) -> Result<(), RebaseError> {
-        self.run("INSERT INTO half VALUES (?1, ?2, ?3)", params![hash, new, id])
-    }
-
-    /// Calls back with pairs of changes: what the first one's row was is, by its hash, what the
-    /// second one's row became. No row is in two pairs in the same role. Ends with no halves left.
-    pub(crate) fn each_pair(
-        &self,
-        mut each: impl FnMut(i64, i64) -> Result<(), RebaseError>,
-    ) -> Result<(), RebaseError> {
-        self.run("DROP TABLE IF EXISTS pair", [])?;
-        self.run(
-            "CREATE TABLE pair AS
-             SELECT o.id AS old, n.id AS new FROM
-                 (SELECT id, hash, row_number() OVER (PARTITION BY hash ORDER BY id) AS nth
-                  FROM half WHERE NOT new) AS o
-             JOIN (SELECT id, hash, row_number() OVER (PARTITION BY hash ORDER BY id) AS nth
-                  FROM half WHERE new) AS n ON n.hash = o.hash AND n.nth = o.nth",
-            [],
-        )?;
-        let mut after = 0;
-        loop {
-            let next: Option<(i64, i64, i64)> = self
-                .conn
-                .prepare_cached("SELECT rowid, old, new FROM pair WHERE rowid > ?1 LIMIT 1")
-                .and_then(|mut s| {
-                    s.query_row([after], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-                        .optional()
-                })
-                .map_err(failed("the work database"))?;
-            let Some((rowid, old, new)) = next else { break };
-            after = rowid;
-            each(old, new)?;
-        }
-        self.run("DELETE FROM half", [])
-    }
-
     /// How many rows of a table satisfy `filter`.
     pub(crate) fn count(&self, tab: usize, filter: &str) -> Result<u64, RebaseError> {
         let sql = format!("SELECT count(*) FROM c{tab} WHERE {filter}");
         Ok(self.number(&sql, [])?.unwrap_or(0).unsigned_abs())
     }
 
-    fn number(&self, sql: &str, values: impl rusqlite::Params) -> Result<Option<i64>, RebaseError> {
+    pub(super) fn number(
+        &self,
+        sql: &str,
+        values: impl rusqlite::Params,
+    ) -> Result<Option<i64>, RebaseError> {
         self.conn
             .prepare_cached(sql)
             .and_then(|mut s| s.query_row(values, |row| row.get(0)).optional())
             .map_err(failed("the work database"))
     }
 
-    fn run(&self, sql: &str, values: impl rusqlite::Params) -> Result<(), RebaseError> {
+    pub(super) fn run(&self, sql: &str, values: impl rusqlite::Params) -> Result<(), RebaseError> {
         self.conn
             .prepare_cached(sql)
             .and_then(|mut s| s.execute(values))
@@ -542,6 +409,8 @@ fn kind_from(number: i64) -> Option<ConflictKind> {
 pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(rusqlite::Error) -> RebaseError {
     RebaseError::work(what)
 }
+
+mod lists;
 
 /// Places of tables and columns, as the work database has them.
 fn int(place: usize) -> i64 {

@@ -8,9 +8,7 @@
 //! | `GET …/NAME/conflicts[?lineage=ID]` | rows of merged pushes of libSQL clients that did not end as written |
 //! | `GET …/NAME/lineages` | the clients whose pushes were merged |
 //! | `DELETE …/NAME/lineages/ID` | forgets what is kept of one |
-//! | `POST …/NAME/compact[?retain_seconds=N]` | merges old history, drops what is older |
-
-use std::time::Duration;
+//! | `POST …/NAME/compact[?retain-seconds=N]` | merges old history, drops what is older |
 
 use axum::response::Response;
 use hyper::http::request::Parts;
@@ -21,6 +19,8 @@ use crate::database::Database;
 use crate::dispatch::Call;
 use crate::entropy;
 use crate::error::{ApiError, json_response};
+use crate::housekeeping::{self, RETAIN_SECONDS};
+use crate::params::Params;
 
 /// Serves `rest`, the path after `/admin/v1/databases/NAME`.
 pub(crate) async fn serve(
@@ -48,7 +48,10 @@ pub(crate) async fn serve(
         }
         [act] if act == "compact" => {
             call.require_write()?;
-            compact(call, request.uri.query()).await
+            let params = Params::parse(request.uri.query().unwrap_or_default())?;
+            params.only(&[RETAIN_SECONDS])?;
+            let report = housekeeping::compact(&*call.existing().await?, &params).await?;
+            Ok(json_response(StatusCode::OK, &report))
         }
         [list] if list == "conflicts" || list == "lineages" => {
             if method != Method::GET {
@@ -92,21 +95,4 @@ async fn told(database: &Database, status: StatusCode) -> Result<Response, ApiEr
         "page_size": newest.map_or(Value::Null, |m| m.page_size.get().into()),
     });
     Ok(json_response(status, &body))
-}
-
-async fn compact(call: &Call, query: Option<&str>) -> Result<Response, ApiError> {
-    let database = call.existing().await?;
-    let retain = match query.and_then(|query| query.strip_prefix("retain_seconds=")) {
-        None if query.is_some_and(|query| !query.is_empty()) => {
-            return Err(ApiError::bad_request("compact knows one parameter, retain_seconds"));
-        }
-        None => None,
-        Some(text) => Some(Duration::from_secs(
-            text.parse()
-                .map_err(|_| ApiError::bad_request("retain_seconds is no number of seconds"))?,
-        )),
-    };
-    let report = database.housekeeper().compact(&database, retain).await?;
-    let report = serde_json::to_value(report).unwrap_or(Value::Null);
-    Ok(json_response(StatusCode::OK, &report))
 }

@@ -5,10 +5,23 @@ use std::time::Duration;
 
 use anabranch_format::Metadata;
 use anabranch_store::{CompactReport, Progress, StoreError};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::database::Database;
 use crate::entropy;
+use crate::error::ApiError;
+use crate::params::Params;
+
+/// The parameter of a request to compact: history older than so many seconds goes.
+pub(crate) const RETAIN_SECONDS: &str = "retain-seconds";
+
+/// Compacts now, as a request asks. Answers what was done.
+pub(crate) async fn compact(database: &Database, params: &Params<'_>) -> Result<Value, ApiError> {
+    let retain = params.get(RETAIN_SECONDS)?.map(Duration::from_secs);
+    let report = database.housekeeper().compact(database, retain).await?;
+    Ok(serde_json::to_value(report).unwrap_or(Value::Null))
+}
 
 /// Compacts after appends.
 #[derive(Debug)]

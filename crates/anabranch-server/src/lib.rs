@@ -28,12 +28,15 @@ mod databases;
 mod dispatch;
 mod entropy;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod housekeeping;
 mod libsql;
 mod limits;
 mod metrics;
 mod ops;
 mod ours;
+mod params;
 mod server;
 mod tenancy;
 

@@ -70,7 +70,7 @@ pub use capture::{Captured, Compare, How, ScanReason};
 pub use error::{ApplyError, BaseError, CaptureError, FileError, Mismatch, NewPagesError};
 pub use frozen::{EachFrame, Frozen};
 pub use identity::FileIdentity;
-pub use live::{LiveFile, Prepared};
+pub use live::{LiveFile, LockedOut, Prepared};
 pub use mark::Mark;
 pub use overlay::{Difference, LAYER_MEMORY_BYTES_MAX, Overlay, SharedOverlay};
 pub use page_read::{PageRead, SharedPages};

@@ -103,12 +103,7 @@ impl Snapshot {
         let size = u32::from(u16::from_ne_bytes([bytes[14], bytes[15]]));
         // As in the file header, the stored 1 means 65536.
         let size = (size & 0xfe00) | ((size & 1) << 16);
-        let order = if cfg!(target_endian = "big") {
-            anabranch_format::ChecksumOrder::Big
-        } else {
-            anabranch_format::ChecksumOrder::Little
-        };
-        let own = WalChecksum::default().extended(order, &bytes[..40]);
+        let own = WalChecksum::default().extended(native_order(), &bytes[..40]);
         let valid = native(0) == WAL_INDEX_VERSION
             && bytes[12] != 0
             && size == page_size.get()
@@ -122,6 +117,39 @@ impl Snapshot {
             },
             db_size: native(20),
         })
+    }
+}
+
+/// The header of an earlier state of the same run, made of `now`, that of a later one: it ends at
+/// `mark`, with a database of `db_size` pages. `None` if that cannot be.
+pub(crate) fn earlier_header(
+    now: &[u8; SNAPSHOT_BYTES],
+    page_size: PageSize,
+    mark: &Mark,
+    db_size: u32,
+) -> Option<[u8; SNAPSHOT_BYTES]> {
+    let decoded = Snapshot::decode(now, page_size)?;
+    if !mark.same_run(&decoded.mark) || mark.frame == 0 || mark.frame > decoded.mark.frame {
+        return None;
+    }
+    let mut header = *now;
+    let mut put = |at: usize, value: u32| header[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    put(16, mark.frame);
+    put(20, db_size);
+    put(24, mark.checksum.0);
+    put(28, mark.checksum.1);
+    let own = WalChecksum::default().extended(native_order(), &header[..40]);
+    header[40..44].copy_from_slice(&own.0.to_ne_bytes());
+    header[44..48].copy_from_slice(&own.1.to_ne_bytes());
+    Some(header)
+}
+
+/// The order in which the header's own checksum takes its words.
+fn native_order() -> anabranch_format::ChecksumOrder {
+    if cfg!(target_endian = "big") {
+        anabranch_format::ChecksumOrder::Big
+    } else {
+        anabranch_format::ChecksumOrder::Little
     }
 }
 

@@ -35,7 +35,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use anabranch_format::{DeltaError, PageSize, PageSource, Pgno};
+use anabranch_format::{DeltaError, PageSet, PageSize, PageSource, Pgno};
 
 use crate::own_pages::OwnPages;
 use crate::page_read::{PageRead, SharedPages, lock};
@@ -150,6 +150,18 @@ impl Overlay {
 
     fn is_growth(&self, pgno: u32) -> bool {
         pgno > self.visible && pgno <= self.size && pgno != self.page_size.lock_page().get()
+    }
+
+    /// All pages that this layer [contains](Overlay::contains).
+    #[must_use]
+    pub fn page_set(&self) -> PageSet {
+        let mut set = PageSet::new(self.size);
+        let mut after = 0;
+        while let Some(pgno) = self.next_after(after) {
+            set.insert(pgno);
+            after = pgno.get();
+        }
+        set
     }
 
     /// How many pages were put and are still there.

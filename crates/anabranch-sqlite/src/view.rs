@@ -14,11 +14,13 @@ use std::path::Path;
 use anabranch_format::{PageOne, PageSize, Pgno};
 use rusqlite::OptionalExtension;
 
+use crate::capture::ScanReason;
 use crate::error::FileError;
 use crate::ffi;
 use crate::live::LiveFile;
-use crate::mark::{Mark, Snapshot};
+use crate::mark::{Mark, Snapshot, earlier_header};
 use crate::page_read::PageRead;
+use crate::wal::WalFile;
 
 /// One committed state of a live file that is borrowed.
 pub type View<'a> = ViewOf<&'a mut LiveFile>;
@@ -58,6 +60,50 @@ impl PinnedView {
     pub fn begin(mut live: LiveFile) -> Result<Self, FileError> {
         live.ready_to_read()?;
         Self::begin_on(live)
+    }
+
+    /// As [`PinnedView::begin`], of the earlier state at `mark`, when the database had `db_size`
+    /// pages. `None` if it cannot be shown: the `-wal` was restarted since, or copied into the
+    /// database beyond the mark.
+    pub fn begin_at(live: LiveFile, mark: &Mark, db_size: u32) -> Result<Option<Self>, FileError> {
+        let mut view = Self::begin(live)?;
+        if !view.has_commit(mark, db_size) {
+            return Ok(None);
+        }
+        let fail = |e| view.live.error("reading", e);
+        let header = ffi::snapshot(&view.live.conn).map_err(fail)?;
+        let page_size = view.live.page_size;
+        let Some(header) = header.and_then(|now| earlier_header(&now, page_size, mark, db_size))
+        else {
+            return Ok(None);
+        };
+        if !ffi::open_snapshot(&view.live.conn, &header).map_err(fail)? {
+            return Ok(None);
+        }
+        let Start { page_one, db_size: found, snapshot } = look(&view.live)?;
+        let shown = snapshot.as_ref().is_some_and(|snapshot| snapshot.mark == *mark);
+        if !shown || found != db_size {
+            return Ok(None);
+        }
+        (view.page_one, view.db_size, view.snapshot) = (page_one, found, snapshot);
+        Ok(Some(view))
+    }
+
+    /// Whether the frame at `mark` is in the `-wal` as it was marked, and ended a transaction that
+    /// left `db_size` pages.
+    fn has_commit(&self, mark: &Mark, db_size: u32) -> bool {
+        let Some(now) = &self.snapshot else { return false };
+        if !mark.same_run(&now.mark) || mark.frame == 0 || mark.frame > now.mark.frame {
+            return false;
+        }
+        let look = || -> Result<bool, ScanReason> {
+            let wal = WalFile::open(self.live.wal_path(), self.live.page_size, mark)?;
+            wal.check_mark(mark)?;
+            let commit = wal.frame_header(mark.frame)?.commit_size == db_size;
+            wal.check_unchanged()?;
+            Ok(commit)
+        };
+        look().unwrap_or(false)
     }
 }
 
@@ -181,8 +227,13 @@ impl<L: BorrowMut<LiveFile>> Drop for ViewOf<L> {
 }
 
 fn start(live: &LiveFile) -> Result<Start, FileError> {
+    live.conn.execute_batch("BEGIN").map_err(|e| live.error("reading", e))?;
+    look(live)
+}
+
+/// What the transaction shows.
+fn look(live: &LiveFile) -> Result<Start, FileError> {
     let fail = |e| live.error("reading", e);
-    live.conn.execute_batch("BEGIN").map_err(fail)?;
     // The first statement that reads takes the snapshot; everything below sees that one.
     let db_size: u32 = live.conn.query_row("PRAGMA page_count", [], |r| r.get(0)).map_err(fail)?;
     if db_size == 0 {

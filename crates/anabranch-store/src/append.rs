@@ -14,12 +14,15 @@
 //! 5. Before it is acknowledged the floor is read again: a key that was created below it joins no
 //!    log and is deleted.
 //!
+//! On a folder all of it is done at once on one thread, unless the body is large.
+//!
 //! Invariant I1 rests on these steps: an acknowledged push is in the log for ever.
 
 use anabranch_format::{
     DbChecksum, FORMAT_VERSION, Healed, Kind, Lsn, Metadata, Micros, PageSize, PushId, WriterId,
 };
 
+use crate::blocking::at_once;
 use crate::error::StoreError;
 use crate::fault::crash_point;
 use crate::head::{Beyond, Head};
@@ -29,7 +32,7 @@ use crate::log::Log;
 use crate::objects::{Backoff, io_kind, is_already_exists};
 use crate::progress::{Progress, Step};
 use crate::root::StoreKind;
-use crate::spool::Spool;
+use crate::spool::{SMALL_BYTES_MAX, Spool, SpoolReader};
 use crate::upload::Prepared;
 
 /// A generation ends once it has more frames than this, and more than twice the database's pages.
@@ -176,10 +179,25 @@ impl Log {
         progress: &Progress,
     ) -> Result<Appended, AppendError> {
         let metadata = self.segment_metadata(head, &new, healed)?;
-        let after = head.anchor.last;
+        let (body, after) = (new.body.finish(), head.anchor.last);
+        if body.len() > SMALL_BYTES_MAX {
+            return self.append_body(metadata, body, progress).await;
+        }
+        let (log, progress) = (self.clone(), progress.clone());
+        let work = move || async move { log.append_body(metadata, body, &progress).await };
+        let done = at_once(self.objects.kind(), work).await;
+        done.unwrap_or_else(|e| Err(AppendError::Unknown { after, source: Box::new(e) }))
+    }
+
+    async fn append_body(
+        &self,
+        metadata: Metadata,
+        body: SpoolReader,
+        progress: &Progress,
+    ) -> Result<Appended, AppendError> {
+        let after = metadata.from();
         self.check_place(after).await?;
         let target = Target::Segment(metadata.lsn.0);
-        let body = new.body.finish();
         let counter = progress.step(Step::Uploading, Some(body.len()));
         let prepared = match self.prepare(&target, &metadata, &body, false, &counter).await {
             Ok(prepared) => prepared,

@@ -21,6 +21,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore};
 use serde::{Deserialize, Serialize};
 
+use crate::blocking::at_once;
 use crate::error::{Damage, StoreError};
 use crate::fetch::Pushed;
 use crate::history::Position;
@@ -222,6 +223,12 @@ impl Log {
             let (location, at, head) = (self.location().to_owned(), from, to.lsn);
             return Err(StoreError::BeyondHead { location, at, head });
         }
+        let (log, to) = (self.clone(), to.clone());
+        let work = move || async move { log.bundle_newly_planned(from, &to).await };
+        at_once(self.objects.kind(), work).await?
+    }
+
+    async fn bundle_newly_planned(&self, from: Lsn, to: &Position) -> Result<Bundle, StoreError> {
         let mut plans = 1;
         loop {
             match self.try_bundle(from, to).await {

@@ -7,6 +7,7 @@
 
 use anabranch_format::{DatabaseId, DbChecksum, Kind, Lsn, Metadata, PageOrder, PageSize};
 
+use crate::blocking::blocking;
 use crate::context::Context;
 use crate::error::{Damage, StoreError};
 use crate::fetch::{Fetched, Pushed};
@@ -67,9 +68,9 @@ impl Collected {
         self.first.get_or_insert_with(|| metadata.clone());
         self.last = Some(metadata.clone());
         self.last_key.clone_from(&piece.key);
-        tokio::task::spawn_blocking(move || self.runs.add(piece).map(|()| self))
+        blocking(move || self.runs.add(piece).map(|()| self))
             .await
-            .map_err(|_| StoreError::Interrupted)?
+            .ok_or(StoreError::Interrupted)?
     }
 
     /// That the objects lead from `from` to `to`.

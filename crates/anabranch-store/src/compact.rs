@@ -16,6 +16,7 @@ use anabranch_format::{
     SnapshotReader, SnapshotWriter, chunk_bytes,
 };
 
+use crate::blocking::blocking;
 use crate::collect::Collected;
 use crate::error::{Damage, StoreError, causes};
 use crate::fault::crash_point;
@@ -184,15 +185,15 @@ impl Log {
         let spool = Spool::new(self.objects.scratch());
         let (page_size, pages_after) = (last.page_size, last.pages.1);
         let objects = self.objects.clone();
-        let encoded = tokio::task::spawn_blocking(move || {
+        let encode = move || {
             let source: Box<dyn PageSource + Send> = Box::new(Ordered {
                 source: collected.runs.finish()?,
                 order: PageOrder::new(page_size, before.0, pages_after),
             });
             encode_delta(source, spool, page_size, first, pages_after)
                 .map_err(|e| e.unwrap_or_else(|e| objects.scratch_failed(e)))
-        });
-        let encoded = encoded.await.map_err(|_| StoreError::Interrupted)??;
+        };
+        let encoded = blocking(encode).await.ok_or(StoreError::Interrupted)??;
         let Some((spool, frames)) = encoded else { return Ok(None) };
         let mut metadata = Metadata {
             kind: Kind::Delta,

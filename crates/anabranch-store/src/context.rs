@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use anabranch_format::SnapshotError;
+
 use crate::error::{Damage, StoreError};
 
 /// A place, for errors and temporary files. Cheap to clone.
@@ -29,6 +31,23 @@ impl Context {
             key: key.to_owned(),
             source: Box::new(damage.into()),
         }
+    }
+
+    /// The object at `key` cannot be read: it is damaged, unless the error behind that says already
+    /// what failed, as where its bytes are still on their way.
+    pub(crate) fn damaged(&self, key: &str, damage: Damage) -> StoreError {
+        let damage = match damage {
+            Damage::Pages(e) => match StoreError::from_pages(e) {
+                Ok(named) => return named,
+                Err(e) => Damage::Pages(e),
+            },
+            Damage::Snapshot(SnapshotError::Io(e)) => match e.downcast::<StoreError>() {
+                Ok(named) => return named,
+                Err(e) => Damage::Snapshot(SnapshotError::Io(e)),
+            },
+            damage => damage,
+        };
+        self.corrupt(key, damage)
     }
 
     pub(crate) fn contradiction(&self, key: &str, text: impl Into<String>) -> StoreError {

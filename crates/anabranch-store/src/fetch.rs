@@ -20,6 +20,7 @@ use anabranch_format::{
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
+use crate::blocking::{at_once, blocking};
 use crate::collect::Collected;
 use crate::context::Context;
 use crate::error::{Damage, StoreError, causes};
@@ -229,6 +230,17 @@ impl Log {
             let (location, at, head) = (self.location().to_owned(), from, to.lsn);
             return Err(StoreError::BeyondHead { location, at, head });
         }
+        let (log, to, progress) = (self.clone(), to.clone(), progress.clone());
+        let work = move || async move { log.fetch_newly_planned(from, &to, &progress).await };
+        at_once(self.objects.kind(), work).await?
+    }
+
+    async fn fetch_newly_planned(
+        &self,
+        from: Lsn,
+        to: &Position,
+        progress: &Progress,
+    ) -> Result<Fetched, StoreError> {
         let mut plans = 0;
         loop {
             let plan = self.plan(from, to).await;
@@ -243,9 +255,8 @@ impl Log {
             match fetched {
                 Ok((plan, collected)) => {
                     let to = to.clone();
-                    let fetched =
-                        tokio::task::spawn_blocking(move || collected.fetched(plan.from, &to));
-                    return fetched.await.map_err(|_| StoreError::Interrupted)?;
+                    let fetched = blocking(move || collected.fetched(plan.from, &to)).await;
+                    return fetched.ok_or(StoreError::Interrupted)?;
                 }
                 Err(e) if is_vanished(&e) && plans < PLANS_MAX => {}
                 Err(e) => return Err(e),
@@ -402,10 +413,9 @@ impl Log {
     ) -> Result<(Metadata, crate::spool::SpoolReader), StoreError> {
         let opened = self.objects.open(key, memory_bytes_max, counter).await?;
         let (mut reader, _) = opened.ok_or_else(|| self.objects.missing(key))?;
-        let decoded = tokio::task::spawn_blocking(move || {
-            Metadata::decode(&mut reader).map(|metadata| (metadata, reader.rest()))
-        });
-        let decoded = decoded.await.map_err(|_| StoreError::Interrupted)?;
+        let decode =
+            move || Metadata::decode(&mut reader).map(|metadata| (metadata, reader.rest()));
+        let decoded = blocking(decode).await.ok_or(StoreError::Interrupted)?;
         decoded.map_err(|e| match e {
             MetadataError::Io(e) => self.objects.scratch_failed(e),
             e => self.objects.corrupt(key, Damage::Metadata(e)),

@@ -1,4 +1,4 @@
-//! A folder as an object store: `object_store`'s own, with four repairs.
+//! A folder as an object store: `object_store`'s own, with five repairs.
 //!
 //! 1. Directories are made below the root only. Left to itself the store would make the root anew
 //!    after it was moved away or its disk unmounted, and a push would land in a new, empty folder.
@@ -7,11 +7,12 @@
 //!    synced, before anybody is told that it is there.
 //! 4. Listings pass over what cannot be an object: names that are not UTF-8, links that lead nowhere
 //!    or in a circle. They look closely only at files that are wanted: one beyond a key reads names.
+//! 5. What an append or a look at the head does runs on the thread it is called on, if that is one
+//!    that may block (see [`crate::blocking`]).
 
-use std::collections::HashSet;
 use std::fmt;
-use std::fs::{DirEntry, File};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 
@@ -22,9 +23,16 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyMode, CopyOptions, Extensions, GetOptions, GetResult, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyMode, CopyOptions, Extensions, GetOptions, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, Result,
 };
+
+use crate::blocking;
+
+mod listing;
+
+use listing::{Entry, Listing};
 
 /// A folder that must stay where it is.
 #[derive(Debug)]
@@ -62,119 +70,21 @@ impl Folder {
     }
 
     async fn make_parents(&self, location: &Path) -> Result<()> {
-        let root = self.root.clone();
-        let parents: Vec<String> = location.parts().map(|p| p.as_ref().to_owned()).collect();
-        blocking(&self.root, move || {
-            let directories = parents.split_last().map_or(&[][..], |(_, directories)| directories);
-            make_directories(&root, directories)
-        })
-        .await
-    }
-}
-
-/// What a directory holds that can be, or hold, an object.
-enum Entry {
-    Object(ObjectMeta),
-    /// Its key.
-    Directory(String),
-}
-
-/// A listing of the objects whose keys are greater than `after`.
-struct Listing {
-    root: PathBuf,
-    after: String,
-    /// Directories that links led to: each is followed once, so that no circle is.
-    followed: HashSet<PathBuf>,
-}
-
-impl Listing {
-    fn new(root: PathBuf, after: String) -> Self {
-        Listing { root, after, followed: HashSet::new() }
-    }
-
-    fn all_below(mut self, prefix: String) -> io::Result<Vec<ObjectMeta>> {
-        let mut objects = Vec::new();
-        let mut directories = vec![prefix];
-        while let Some(directory) = directories.pop() {
-            for entry in self.entries(&directory)? {
-                match entry {
-                    Entry::Object(meta) => objects.push(meta),
-                    Entry::Directory(key) => directories.push(key),
-                }
-            }
-        }
-        Ok(objects)
-    }
-
-    /// What lies in the directory `key`; nothing if that is none.
-    fn entries(&mut self, key: &str) -> io::Result<Vec<Entry>> {
-        let found = match std::fs::read_dir(path_of(&self.root, key)) {
-            Ok(found) => found,
-            Err(e) if leads_nowhere(&e) => return Ok(Vec::new()),
-            Err(e) => return Err(e),
-        };
-        let mut entries = Vec::new();
-        for entry in found {
-            let entry = entry?;
-            match self.entry(key, &entry) {
-                Ok(Some(entry)) => entries.push(entry),
-                Ok(None) => {}
-                // Deleted since.
-                Err(e) if leads_nowhere(&e) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(entries)
-    }
-
-    fn entry(&mut self, directory: &str, entry: &DirEntry) -> io::Result<Option<Entry>> {
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| staged_for(name).is_none()) else {
-            return Ok(None);
-        };
-        let key = if directory.is_empty() { name.into() } else { format!("{directory}/{name}") };
-        let Ok(location) = Path::parse(&key) else { return Ok(None) };
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            return Ok(self.reaches(&key).then_some(Entry::Directory(key)));
-        }
-        if kind.is_file() && key <= self.after {
-            return Ok(None);
-        }
-        let metadata = match std::fs::metadata(entry.path()) {
-            // To nothing, or in a circle.
-            Err(_) if kind.is_symlink() => return Ok(None),
-            metadata => metadata?,
-        };
-        if metadata.is_dir() {
-            let follow = self.reaches(&key) && self.is_new(&entry.path());
-            return Ok(follow.then_some(Entry::Directory(key)));
-        }
-        if !metadata.is_file() || key <= self.after {
-            return Ok(None);
-        }
-        let last_modified = metadata.modified()?.into();
-        let size = metadata.len();
-        let meta = ObjectMeta { location, last_modified, size, e_tag: None, version: None };
-        Ok(Some(Entry::Object(meta)))
-    }
-
-    /// Whether keys below the directory `key` can be greater than `after`.
-    fn reaches(&self, key: &str) -> bool {
-        let below = format!("{key}/");
-        below > self.after || self.after.starts_with(&below)
-    }
-
-    /// Whether a link leads to a directory where this listing has not been.
-    fn is_new(&mut self, link: &FsPath) -> bool {
-        let Ok(target) = link.canonicalize() else { return false };
-        !link.starts_with(&target) && self.followed.insert(target)
+        let (root, parents) = (self.root.clone(), directories(location));
+        blocking(&self.root, move || make_directories(&root, &parents)).await
     }
 }
 
 /// The name leads to nothing, or to nothing that has entries.
 fn leads_nowhere(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// The directories on the way to an object.
+fn directories(location: &Path) -> Vec<String> {
+    let mut parts: Vec<String> = location.parts().map(|p| p.as_ref().to_owned()).collect();
+    parts.pop();
+    parts
 }
 
 /// Makes each directory in turn, syncing the one it is entered in; never the root itself.
@@ -266,8 +176,67 @@ async fn blocking<T: Send + 'static>(
     path: &FsPath,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
-    let result = tokio::task::spawn_blocking(work).await?;
+    let stopping = || Err(io::Error::other("the program is stopping"));
+    let result = blocking::blocking(work).await.unwrap_or_else(stopping);
     result.map_err(|e| generic(path, e))
+}
+
+/// A file of its own beside `path`, under a name that [`staged_for`] knows.
+fn stage(path: &FsPath) -> io::Result<(File, PathBuf)> {
+    for number in 1u64.. {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!("#{number}"));
+        let name = PathBuf::from(name);
+        match File::options().write(true).create_new(true).open(&name) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            opened => return opened.map(|file| (file, name)),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// Creates the file at `path`, durably, if it is absent. The content is durable before the name is
+/// there: no power failure leaves a name with half of it.
+fn create(path: &FsPath, payload: &PutPayload) -> io::Result<()> {
+    let (mut file, staged) = stage(path)?;
+    let linked = payload
+        .iter()
+        .try_for_each(|part| file.write_all(part))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::hard_link(&staged, path));
+    drop(file);
+    // What stays is swept some day.
+    let _ = std::fs::remove_file(&staged);
+    linked?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// The start of an answer to a read: the file, and what is known of it.
+fn open(path: PathBuf, location: Path, options: &GetOptions) -> Result<GetResult> {
+    let found = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
+    let (metadata, file) = match found {
+        Ok((metadata, _)) if metadata.is_dir() => {
+            return Err(generic(&path, io::ErrorKind::NotFound.into()));
+        }
+        found => found.map_err(|e| generic(&path, e))?,
+    };
+    let last_modified = metadata.modified().map_err(|e| generic(&path, e))?.into();
+    let size = metadata.len();
+    let meta = ObjectMeta { location, last_modified, size, e_tag: None, version: None };
+    options.check_preconditions(&meta)?;
+    let range = match &options.range {
+        None => 0..size,
+        Some(range) => range
+            .as_range(size)
+            .map_err(|e| object_store::Error::Generic { store: "folder", source: Box::new(e) })?,
+    };
+    Ok(GetResult {
+        payload: GetResultPayload::File(file, path),
+        meta,
+        range,
+        attributes: object_store::Attributes::default(),
+        extensions: Extensions::default(),
+    })
 }
 
 fn generic(path: &FsPath, source: io::Error) -> object_store::Error {
@@ -298,8 +267,25 @@ impl ObjectStore for Folder {
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
-        self.make_parents(location).await?;
-        self.inner.put_opts(location, payload, opts).await
+        if opts.mode != PutMode::Create || !opts.attributes.is_empty() {
+            self.make_parents(location).await?;
+            return self.inner.put_opts(location, payload, opts).await;
+        }
+        let path = self.inner.path_to_filesystem(location)?;
+        let (root, parents) = (self.root.clone(), directories(location));
+        let shown = path.clone();
+        blocking(&shown, move || {
+            match create(&path, &payload) {
+                // Its directory, most likely.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    make_directories(&root, &parents)?;
+                    create(&path, &payload)
+                }
+                created => created,
+            }
+        })
+        .await?;
+        Ok(PutResult { e_tag: None, version: None, extensions: Extensions::default() })
     }
 
     async fn put_multipart_opts(
@@ -312,7 +298,11 @@ impl ObjectStore for Folder {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
+        let (path, location) = (self.inner.path_to_filesystem(location)?, location.clone());
+        match blocking::blocking(move || open(path, location, &options)).await {
+            Some(opened) => opened,
+            None => Err(generic(&self.root, io::Error::other("the program is stopping"))),
+        }
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
@@ -323,7 +313,15 @@ impl ObjectStore for Folder {
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let root = self.root.clone();
+        let delete = move |location: Path| {
+            let path = path_of(&root, location.as_ref());
+            async move {
+                let shown = path.clone();
+                blocking(&shown, move || std::fs::remove_file(path)).await.map(|()| location)
+            }
+        };
+        locations.and_then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -370,112 +368,4 @@ impl ObjectStore for Folder {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use object_store::ObjectStoreExt;
-
-    #[tokio::test]
-    async fn a_folder_that_was_moved_away_is_not_made_anew() {
-        let parent = tempfile::tempdir().unwrap();
-        let root = parent.path().join("remote");
-        std::fs::create_dir(&root).unwrap();
-        let folder = Folder::open(&root).unwrap();
-        folder.put(&Path::from("a/b/c"), "x".into()).await.unwrap();
-        settle(folder.root(), "a/b/c").unwrap();
-        std::fs::rename(&root, parent.path().join("elsewhere")).unwrap();
-        for key in ["a/b/d", "n/e/w"] {
-            let error = folder.put(&Path::from(key), "x".into()).await.unwrap_err();
-            assert!(matches!(error, object_store::Error::NotFound { .. }), "{error}");
-        }
-        assert!(!root.exists());
-    }
-
-    #[test]
-    fn what_killed_writers_left_is_swept_and_what_may_be_in_use_is_not() {
-        let root = tempfile::tempdir().unwrap();
-        let shard = root.path().join("db/x/log/0");
-        std::fs::create_dir_all(&shard).unwrap();
-        for name in ["a", "a#1", "a#2", "b#1", "c#1", "d#x", "#", "e"] {
-            std::fs::write(shard.join(name), "x").unwrap();
-        }
-        assert_eq!(sweep(root.path(), "db/x/log", &|key| key == "db/x/log/0/c").unwrap(), 3);
-        let left = std::fs::read_dir(&shard).unwrap().map(|e| e.unwrap().file_name());
-        let mut left: Vec<String> = left.map(|n| n.into_string().unwrap()).collect();
-        left.sort();
-        assert_eq!(left, ["#", "a", "b#1", "d#x", "e"]);
-        assert_eq!(sweep(root.path(), "db/none", &|_| true).unwrap(), 0);
-    }
-
-    async fn listed(folder: &Folder, prefix: &str, after: &str) -> Vec<String> {
-        let (prefix, after) = (Path::from(prefix), Path::from(after));
-        let listed = folder.list_with_offset(Some(&prefix), &after);
-        let listed: Vec<ObjectMeta> = listed.try_collect().await.unwrap();
-        let mut keys: Vec<String> = listed.into_iter().map(|o| o.location.into()).collect();
-        keys.sort();
-        keys
-    }
-
-    #[tokio::test]
-    async fn a_listing_has_what_is_beyond_a_key_and_no_staging_files() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = Folder::open(root.path()).unwrap();
-        for key in ["log/0/a", "log/0/b", "log/1/a", "log/10/a", "log/x", "other/a"] {
-            folder.put(&Path::from(key), "x".into()).await.unwrap();
-        }
-        std::fs::write(root.path().join("log/1/b#1"), "x").unwrap();
-        let all = ["log/0/a", "log/0/b", "log/1/a", "log/10/a", "log/x"];
-        assert_eq!(listed(&folder, "log", "").await, all);
-        for (n, after) in all.iter().enumerate() {
-            assert_eq!(listed(&folder, "log", after).await, all[n + 1..], "{after}");
-        }
-        assert_eq!(listed(&folder, "log", "log/1").await, all[2..]);
-        assert_eq!(listed(&folder, "log/0/a", "").await, [""; 0]);
-        assert_eq!(listed(&folder, "none", "").await, [""; 0]);
-        let level = folder.list_with_delimiter(Some(&Path::from("log"))).await.unwrap();
-        assert_eq!(level.common_prefixes.len(), 3);
-        assert_eq!(level.objects[0].location.as_ref(), "log/x");
-    }
-
-    #[cfg(unix)]
-    #[tokio::test]
-    async fn what_cannot_be_an_object_does_not_stop_a_listing() {
-        use std::os::unix::ffi::OsStrExt;
-        use std::os::unix::fs::symlink;
-        let parent = tempfile::tempdir().unwrap();
-        let root = parent.path().join("remote");
-        std::fs::create_dir(&root).unwrap();
-        let folder = Folder::open(&root).unwrap();
-        folder.put(&Path::from("log/0/a"), "x".into()).await.unwrap();
-        std::fs::write(root.join(std::ffi::OsStr::from_bytes(b"log/caf\xe9")), "x").unwrap();
-        std::fs::create_dir(root.join(std::ffi::OsStr::from_bytes(b"log/\xff"))).unwrap();
-        symlink("self", root.join("log/self")).unwrap();
-        symlink("..", root.join("log/up")).unwrap();
-        symlink("nowhere", root.join("log/0/nothing")).unwrap();
-        // A circle of two; each is followed once, and leads to objects that are there.
-        let elsewhere = parent.path().join("elsewhere");
-        std::fs::create_dir(&elsewhere).unwrap();
-        std::fs::write(elsewhere.join("b"), "x").unwrap();
-        symlink(&elsewhere, root.join("log/1")).unwrap();
-        symlink(root.join("log"), elsewhere.join("back")).unwrap();
-        assert_eq!(listed(&folder, "log", "").await, ["log/0/a", "log/1/b"]);
-        let level = folder.list_with_delimiter(Some(&Path::from("log"))).await.unwrap();
-        let mut directories: Vec<&str> = level.common_prefixes.iter().map(AsRef::as_ref).collect();
-        directories.sort_unstable();
-        assert_eq!(directories, ["log/0", "log/1"]);
-    }
-
-    #[cfg(unix)]
-    #[tokio::test]
-    async fn linking_in_place_works_below_a_path_that_is_not_utf8() {
-        use std::os::unix::ffi::OsStrExt;
-        let parent = tempfile::tempdir().unwrap();
-        let root = parent.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9 #1"));
-        std::fs::create_dir(&root).unwrap();
-        let folder = Folder::open(&root).unwrap();
-        let (stage, key) = (Path::from("tmp/x"), Path::from("log/0/y"));
-        folder.put(&stage, "x".into()).await.unwrap();
-        folder.copy_if_not_exists(&stage, &key).await.unwrap();
-        let again = folder.copy_if_not_exists(&stage, &key).await.unwrap_err();
-        assert!(matches!(again, object_store::Error::AlreadyExists { .. }), "{again}");
-    }
-}
+mod tests;

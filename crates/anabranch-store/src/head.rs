@@ -14,6 +14,7 @@
 use anabranch_format::{Lsn, Metadata, Micros, PushId};
 use serde::{Deserialize, Serialize};
 
+use crate::blocking::at_once;
 use crate::error::StoreError;
 use crate::keys::Keys;
 use crate::log::Log;
@@ -113,6 +114,11 @@ impl Log {
     /// [`StoreError::Rewound`] if the log does not hold the segment that the caller knows, and with
     /// [`StoreError::Incomplete`] if a segment is missing before others.
     pub async fn head(&self, known: &Anchor) -> Result<Head, StoreError> {
+        let (log, known) = (self.clone(), known.clone());
+        at_once(self.objects.kind(), move || async move { log.find_head(&known).await }).await?
+    }
+
+    async fn find_head(&self, known: &Anchor) -> Result<Head, StoreError> {
         for _ in 0..ROUNDS_MAX {
             let floor = self.floor().await?;
             let Some(start) = self.walk_start(known, floor).await? else { continue };
@@ -187,7 +193,11 @@ impl Log {
     /// [`StoreError::BelowFloor`] if nothing can be said any more, and with
     /// [`StoreError::Incomplete`] if the segment is missing.
     pub async fn next(&self, at: &Anchor) -> Result<Option<Metadata>, StoreError> {
-        let at = at.last;
+        let (log, at) = (self.clone(), at.last);
+        at_once(self.objects.kind(), move || async move { log.find_next(at).await }).await?
+    }
+
+    async fn find_next(&self, at: Lsn) -> Result<Option<Metadata>, StoreError> {
         let found = self.segment_after(at).await?;
         let beyond =
             async { if found.is_some() { Ok(None) } else { self.listed_beyond(at).await } };
@@ -207,17 +217,26 @@ impl Log {
     /// [`Log::head`]; `false` proves nothing, as an absent key never does, but that a folder is there.
     pub async fn may_have_moved(&self, known: &Anchor) -> Result<bool, StoreError> {
         let Some(first) = known.last.next() else { return Ok(false) };
-        if self.objects.size(&self.keys.segment(first)).await?.is_some() {
-            return Ok(true);
-        }
-        self.objects.check_root().await?;
-        Ok(false)
+        let (log, key) = (self.clone(), self.keys.segment(first));
+        let look = move || async move {
+            if log.objects.size(&key).await?.is_some() {
+                return Ok(true);
+            }
+            log.objects.check_root().await?;
+            Ok(false)
+        };
+        at_once(self.objects.kind(), look).await?
     }
 
     /// Who stands at the key that follows `after`, durably: decides what became of an append whose
     /// outcome is unknown. `None`: nobody yet, which decides nothing. Below the floor
     /// ([`StoreError::BelowFloor`]) [`Log::last_push`] decides.
     pub async fn at_key_after(&self, after: Lsn) -> Result<Option<Metadata>, StoreError> {
+        let log = self.clone();
+        at_once(self.objects.kind(), move || async move { log.find_after(after).await }).await?
+    }
+
+    async fn find_after(&self, after: Lsn) -> Result<Option<Metadata>, StoreError> {
         let found = self.segment_after(after).await?;
         let floor = self.floor().await?;
         if floor > after {

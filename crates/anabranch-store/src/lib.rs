@@ -17,11 +17,13 @@
 //! | [`Bundle`], [`Arrival`] | the same, on its way from one that has the log to one that has not |
 //!
 //! Absent on purpose: this crate knows nothing of live database files, reads no clock (callers pass
-//! the time in) and keeps no state between calls, so a killed program leaves nothing to repair.
+//! the time in; [`fresh`] has it for them) and keeps no state between calls, so a killed program
+//! leaves nothing to repair.
 
 mod append;
 mod arrival;
 mod aside;
+mod blocking;
 mod bundle;
 mod collect;
 mod compact;
@@ -31,6 +33,7 @@ mod fault;
 mod fetch;
 mod folder;
 mod frames;
+pub mod fresh;
 mod growing;
 mod head;
 mod history;

@@ -5,7 +5,7 @@
 //! mean. Every length that is read is bounded.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path as FsPath;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use object_store::{
     PutMode, PutOptions,
 };
 
+use crate::blocking::{blocking, pause};
 use crate::context::Context;
 use crate::error::{Damage, StoreError};
 use crate::folder;
@@ -58,7 +59,7 @@ impl Backoff {
             return false;
         }
         self.tries_left -= 1;
-        tokio::time::sleep(Duration::from_millis(self.wait_ms)).await;
+        pause(Duration::from_millis(self.wait_ms)).await;
         self.wait_ms = (self.wait_ms * 2).min(PUT_BACKOFF_MS_MAX);
         true
     }
@@ -132,11 +133,15 @@ impl Objects {
     /// A folder must still be there; a bucket answers for itself.
     pub(crate) async fn check_root(&self) -> Result<(), StoreError> {
         let StoreKind::Folder(root) = self.kind() else { return Ok(()) };
-        match tokio::fs::metadata(root).await {
-            Ok(found) if found.is_dir() => Ok(()),
-            Ok(_) => Err(self.gone("it is not a folder any more")),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(self.gone("no such folder")),
-            Err(e) => Err(self.gone(&e.to_string())),
+        let root = root.clone();
+        match blocking(move || std::fs::metadata(root)).await {
+            Some(Ok(found)) if found.is_dir() => Ok(()),
+            Some(Ok(_)) => Err(self.gone("it is not a folder any more")),
+            Some(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => {
+                Err(self.gone("no such folder"))
+            }
+            Some(Err(e)) => Err(self.gone(&e.to_string())),
+            None => Err(StoreError::Interrupted),
         }
     }
 
@@ -190,9 +195,8 @@ impl Objects {
     async fn is_settled(&self, key: &str) -> Result<bool, StoreError> {
         let StoreKind::Folder(root) = self.kind() else { return Ok(true) };
         let (root, at) = (root.clone(), key.to_owned());
-        let settled = tokio::task::spawn_blocking(move || folder::settle(&root, &at))
-            .await
-            .map_err(|_| StoreError::Interrupted)?;
+        let settled = blocking(move || folder::settle(&root, &at)).await;
+        let settled = settled.ok_or(StoreError::Interrupted)?;
         match settled {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
@@ -326,7 +330,7 @@ impl Objects {
             let text = format!("{} bytes, more than the {bytes_max} allowed", found.meta.size);
             return Err(self.corrupt(key, Damage::Contradiction(text)));
         }
-        match found.bytes().await {
+        match contents(found).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(self.failed(key, e)),
@@ -365,7 +369,7 @@ impl Objects {
             Ok(None) => Ok(None),
             Ok(Some(found)) => {
                 let meta = found.meta.clone();
-                match found.bytes().await {
+                match contents(found).await {
                     Ok(bytes) => Ok(Some((bytes, meta))),
                     Err(object_store::Error::NotFound { .. }) => Ok(None),
                     Err(e) => Err(self.failed(key, e)),
@@ -421,7 +425,7 @@ impl Objects {
         let Some(found) = self.get(key, GetOptions::default()).await? else { return Ok(None) };
         let (size, modified) = (found.meta.size, micros(&found.meta));
         let reader = if size <= memory_bytes_max {
-            match found.bytes().await {
+            match contents(found).await {
                 Ok(bytes) => {
                     counter.add(size);
                     SpoolReader::from_bytes(bytes)
@@ -522,6 +526,21 @@ impl From<ObjectMeta> for Listed {
     fn from(meta: ObjectMeta) -> Self {
         Listed { modified: micros(&meta), bytes: meta.size, key: meta.location.into() }
     }
+}
+
+/// The bytes of an answer: a folder's are read where that may be done.
+async fn contents(found: GetResult) -> object_store::Result<Bytes> {
+    let range = found.range.clone();
+    let GetResultPayload::File(mut file, _) = found.payload else { return found.bytes().await };
+    let read = blocking(move || {
+        let length = usize::try_from(range.end - range.start).map_err(std::io::Error::other)?;
+        let mut bytes = vec![0; length];
+        file.seek(SeekFrom::Start(range.start))?;
+        file.read_exact(&mut bytes).map(|()| Bytes::from(bytes))
+    });
+    let stopping = || Err(std::io::Error::other("the program is stopping"));
+    let read = read.await.unwrap_or_else(stopping);
+    read.map_err(|e| object_store::Error::Generic { store: "folder", source: Box::new(e) })
 }
 
 fn micros(meta: &ObjectMeta) -> Micros {

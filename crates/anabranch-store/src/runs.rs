@@ -187,7 +187,7 @@ impl Runs {
         };
         match opened {
             Ok(source) => Ok(Box::new(Named { context: self.context.clone(), key, source })),
-            Err(damage) => Err(self.context.corrupt(&key, damage)),
+            Err(damage) => Err(self.context.damaged(&key, damage)),
         }
     }
 
@@ -210,7 +210,7 @@ impl Runs {
         metadata: &Metadata,
         frames: Option<u64>,
     ) -> Result<(Source, u32), StoreError> {
-        let damaged = |e: DeltaError| self.context.corrupt(key, Damage::Pages(e));
+        let damaged = |e: DeltaError| self.context.damaged(key, Damage::Pages(e));
         let mut segment = SegmentReader::new(body, metadata).map_err(damaged)?;
         let mut file = self.scratch_file()?;
         let mut page = vec![0; self.page_size.bytes()];
@@ -300,14 +300,9 @@ struct Named {
 
 impl PageSource for Named {
     fn next_page(&mut self, page: &mut [u8]) -> Result<Option<Pgno>, DeltaError> {
-        self.source.next_page(page).map_err(|e| {
-            match StoreError::from_pages(e) {
-                // It says already what failed, as where the bytes are still on their way.
-                Ok(named) => named,
-                Err(e) => self.context.corrupt(&self.key, Damage::Pages(e)),
-            }
-            .into_pages_error()
-        })
+        self.source
+            .next_page(page)
+            .map_err(|e| self.context.damaged(&self.key, Damage::Pages(e)).into_pages_error())
     }
 }
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{CopyMode, CopyOptions, ObjectStore, ObjectStoreExt, WriteMultipart};
 
+use crate::blocking::blocking;
 use crate::error::{Damage, StoreError};
 use crate::keys::{Keys, Target};
 use crate::log::Log;
@@ -109,12 +110,11 @@ impl Log {
         body: &SpoolReader,
     ) -> Result<Bytes, StoreError> {
         let mut body = body.rewound();
-        let whole = tokio::task::spawn_blocking(move || {
+        let read = move || {
             let mut whole = head;
             body.read_to_end(&mut whole).map(|_| whole)
-        })
-        .await
-        .map_err(|_| StoreError::Interrupted)?;
+        };
+        let whole = blocking(read).await.ok_or(StoreError::Interrupted)?;
         whole.map(Bytes::from).map_err(|e| self.objects.scratch_failed(e))
     }
 

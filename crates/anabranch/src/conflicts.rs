@@ -247,8 +247,7 @@ impl Table<'_> {
     fn get(&self, key: &Row) -> rusqlite::Result<Option<Row>> {
         let sql = format!("SELECT * FROM {} {}", self.name(), Self::by_key(key, 0));
         let mut statement = self.conn.prepare(&sql)?;
-        let columns: Vec<String> =
-            statement.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let count = columns.len();
         statement
             .query_row(params_from_iter(&key.values), |row| {

@@ -2,9 +2,10 @@
 //! user can do.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anabranch_format::{DeltaError, Lsn, PageSize};
-use anabranch_rebase::{Conflict, RebaseError, Value};
+use anabranch_rebase::{Conflict, RebaseError, Side, Value};
 use anabranch_sqlite::{ApplyError, BaseError, CaptureError, FileError, ScratchError};
 use anabranch_store::{AppendError, LocationError, StoreError};
 
@@ -63,6 +64,43 @@ pub enum Error {
         local: String,
         /// The remote's statement; empty if it was dropped there.
         remote: String,
+    },
+    /// What both sides changed cannot be one schema: an object of one side needs what the other side
+    /// dropped or changed.
+    #[error(
+        "the {kind} {name} of {} does not work in the schema of both: {why}. Nothing was changed. \
+         `anabranch sync {path} --take local` goes on with the schema of this side, `--take remote` \
+         with that of the others",
+        match of { Side::Local => "this side", Side::Remote => "the remote" }, path = path.display()
+    )]
+    SchemaBroken {
+        /// The database.
+        path: PathBuf,
+        /// `table`, `index`, `view` or `trigger`.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Whose object it is.
+        of: Side,
+        /// What SQLite says.
+        why: String,
+    },
+    /// An object of the schema uses what only the application has.
+    #[error(
+        "{object} uses the {kind} {name}, which only the application that made it knows: what both \
+         sides changed of it cannot be merged here. Nothing was changed. `anabranch repair {path} \
+         --take-remote` goes on from the remote's state and keeps the file as it is beside it",
+        path = path.display()
+    )]
+    OnlyTheApplicationKnows {
+        /// The database.
+        path: PathBuf,
+        /// What uses it.
+        object: String,
+        /// `function`, `collation`, `module` or `tokenizer`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
     },
     /// Both sides changed a table whose content cannot be merged row by row.
     #[error(
@@ -491,6 +529,19 @@ pub enum Error {
         /// The database.
         path: PathBuf,
     },
+    /// Other programs would have been kept from writing for too long.
+    #[error(
+        "{path} is written all the time, and putting its changes on top of what the remote has took \
+         longer than other programs should have to wait ({waited:?}); nothing was changed. Sync again \
+         when less is written, or with a longer busy timeout",
+        path = path.display()
+    )]
+    TooLong {
+        /// The database.
+        path: PathBuf,
+        /// How long they had to.
+        waited: Duration,
+    },
     /// Others appended to the log whenever this replica was about to.
     #[error(
         "others were faster at {remote} again and again: what changed here is safe in the file, and \
@@ -661,6 +712,12 @@ impl Error {
             RebaseError::SchemaConflict { kind, name, local, remote } => {
                 Error::SchemaConflict { path, kind, name, local, remote }
             }
+            RebaseError::SchemaBroken { kind, name, of, why } => {
+                Error::SchemaBroken { path, kind, name, of, why }
+            }
+            RebaseError::Unknown { object, kind, name } => {
+                Error::OnlyTheApplicationKnows { path, object, kind, name }
+            }
             RebaseError::Unmergeable { table, why } => Error::Unmergeable { path, table, why },
             RebaseError::Aborted { table, conflict, .. } => {
                 Error::Aborted { path, table, conflict }
@@ -690,15 +747,18 @@ impl Error {
             | Error::Behind { .. }
             | Error::BaseGone { .. }
             | Error::SchemaConflict { .. }
+            | Error::SchemaBroken { .. }
+            | Error::OnlyTheApplicationKnows { .. }
             | Error::Unmergeable { .. }
             | Error::Aborted { .. } => ErrorKind::Diverged,
             Error::Offline { .. }
             | Error::Unconfirmed { .. }
             | Error::Undecided { .. }
             | Error::RemoteGone { .. } => ErrorKind::Offline,
-            Error::Locked { .. } | Error::KeepsMoving { .. } | Error::Races { .. } => {
-                ErrorKind::Busy
-            }
+            Error::Locked { .. }
+            | Error::KeepsMoving { .. }
+            | Error::TooLong { .. }
+            | Error::Races { .. } => ErrorKind::Busy,
             Error::Location(_)
             | Error::ServerUrl(_)
             | Error::Usage(_)

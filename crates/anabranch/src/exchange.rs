@@ -306,7 +306,7 @@ impl Replica {
                 // Either the pull compared the file with the base, and nothing had been committed before
                 // this sync began that is not at the remote; what came later is the next sync's. Or the
                 // file is ahead now.
-                compared = taken.rebased.is_none();
+                compared = !taken.ahead;
                 done.took(taken);
             }
             if compared {

@@ -18,6 +18,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anabranch_format::{PageOne, PageSource, Pgno};
+use anabranch_rebase::Changed;
 use anabranch_sqlite::{LiveFile, Mark, Overlay, PageSet, PinnedView, SharedOverlay, SharedPages};
 
 use crate::error::Error;
@@ -101,6 +102,15 @@ impl Layers {
     ) -> Result<Self, Error> {
         let base = lay_base(session, &local, earlier, fetch)?;
         Ok(Layers { local, base })
+    }
+
+    /// What differs between base and file.
+    pub(crate) fn changed(&self) -> Changed {
+        Changed {
+            before: self.base.clone(),
+            after: self.local.shared(),
+            pages: Arc::new(self.local.changed.clone()),
+        }
     }
 
     /// A further layer on top of `lower`, with the pages of `content`, which has the same page size.

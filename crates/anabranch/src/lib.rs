@@ -63,6 +63,8 @@ mod waiting;
 mod watch;
 
 pub mod blocking;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 
 pub use adopt::AdoptError;
 pub use anabranch_format::{Lsn, Micros, WriterId};

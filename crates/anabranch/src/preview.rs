@@ -4,10 +4,10 @@
 //! changes replayed, on layers that are thrown away.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use anabranch_format::Lsn;
-use anabranch_rebase::{BoxError, Conflict, RowChange, changed_rows};
+use anabranch_rebase::{BoxError, Changed, Conflict, RowChange, changed_rows};
 use anabranch_sqlite::{PageSet, Scratch, SharedPages};
 use anabranch_store::Fetched;
 use serde::Serialize;
@@ -78,11 +78,11 @@ impl Replica {
         told(
             move |each| {
                 let states = States::lay(&session, &with, fetched)?;
-                let (before, after) = match which {
-                    Differing::Here => (states.base(), states.local()),
-                    Differing::Remote => (states.base(), states.remote()),
+                let changed = match which {
+                    Differing::Here => states.layers.changed(),
+                    Differing::Remote => states.changed_there(),
                 };
-                compare(&session, before, after, each)
+                compare(&session, &changed, each)
             },
             each,
         )
@@ -142,23 +142,29 @@ impl States {
         Ok(States { layers, remote: Some(remote), to })
     }
 
-    fn base(&self) -> SharedPages {
-        self.layers.base.clone()
-    }
-
-    fn local(&self) -> SharedPages {
-        self.layers.local.shared()
-    }
-
-    fn remote(&self) -> SharedPages {
-        self.remote.as_ref().map_or_else(|| self.base(), |remote| remote.pages.clone())
+    /// What differs between base and remote.
+    fn changed_there(&self) -> Changed {
+        let before: SharedPages = self.layers.base.clone();
+        let mut pages = PageSet::new(0);
+        let Some(remote) = &self.remote else {
+            return Changed { after: Arc::clone(&before), before, pages: Arc::new(pages) };
+        };
+        let layer = remote.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut after = 0;
+        while let Some(pgno) = layer.next_after(after) {
+            after = pgno.get();
+            pages.grow(after);
+            pages.insert(pgno);
+        }
+        drop(layer);
+        Changed { before, after: remote.pages.clone(), pages: Arc::new(pages) }
     }
 }
 
 fn preview(session: &Session, with: &With, beyond: Option<Beyond>) -> Result<Preview, Error> {
     let states = States::lay(session, with, beyond)?;
-    let push = count(session, states.base(), states.local())?;
-    let pull = count(session, states.base(), states.remote())?;
+    let push = count(session, &states.layers.changed())?;
+    let pull = count(session, &states.changed_there())?;
     let mut conflicts = Vec::new();
     let changed_here = !states.layers.local.changes.is_empty();
     let rebased = match &states.remote {
@@ -186,13 +192,9 @@ fn preview(session: &Session, with: &With, beyond: Option<Beyond>) -> Result<Pre
     Ok(Preview { position, remote_lsn, pull, push, rebased, conflicts })
 }
 
-fn count(
-    session: &Session,
-    before: SharedPages,
-    after: SharedPages,
-) -> Result<Vec<TableChanges>, Error> {
+fn count(session: &Session, changed: &Changed) -> Result<Vec<TableChanges>, Error> {
     let mut tables: BTreeMap<String, TableChanges> = BTreeMap::new();
-    compare(session, before, after, &mut |change: RowChange| {
+    compare(session, changed, &mut |change: RowChange| {
         let counted = tables.entry(change.table).or_insert_with_key(|table| TableChanges {
             table: table.clone(),
             inserted: 0,
@@ -217,15 +219,14 @@ struct Enough;
 /// Tells `each` of the rows that differ, until it answers `false`.
 fn compare(
     session: &Session,
-    before: SharedPages,
-    after: SharedPages,
+    changed: &Changed,
     each: &mut dyn FnMut(RowChange) -> bool,
 ) -> Result<(), Error> {
     let failed = |e| of_scratch(session, e);
-    let before = Scratch::read_only(before).map_err(failed)?;
-    let after = Scratch::read_only(after).map_err(failed)?;
+    let before = Scratch::read_only(changed.before.clone()).map_err(failed)?;
+    let after = Scratch::read_only(changed.after.clone()).map_err(failed)?;
     let mut enough = false;
-    let compared = changed_rows(&before, &after, &mut |change| match each(change) {
+    let compared = changed_rows(&before, &after, Some(changed), &mut |change| match each(change) {
         true => Ok(()),
         false => {
             enough = true;

@@ -14,7 +14,7 @@
 //! while the other writes, and the checksum is compared before the intent; if it is wrong the
 //! transaction is rolled back. The write lock is held no longer for that, since unpacking is the
 //! faster of the two; where it is not (one core), by the length of unpacking
-//! [`STREAMED_BYTES_MAX`] at most.
+//! what is checked while it is written at most.
 //!
 //! Killed between 4 and 5, the next operation decides from the file whether the commit happened:
 //! along the WAL, else by the pages (all are at their old image or all at their new one, but for
@@ -23,40 +23,39 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_format::{DbChecksum, DeltaError, Lsn, PageSize, Pgno};
+use anabranch_format::{Lsn, Pgno};
 use anabranch_sqlite::{
-    Applied, ApplyDelta, ApplyError, ApplyIntent, BaseError, BaseMap, CookieRule, Hashed, Mark,
-    NewPage, NewPages, NewPagesError, PageEntry, PageSet, UnderLock, Verdict, View,
+    Applied, ApplyDelta, ApplyError, ApplyIntent, CookieRule, Mark, PageSet, UnderLock, View,
 };
-use anabranch_store::{Anchor, Fetched, Head, Progress, Step};
+use anabranch_store::{Anchor, Fetched, Head, Progress};
 
 use crate::crash::crash_point;
 use crate::entropy;
 use crate::error::Error;
-use crate::image::{cookie_of, folder_of};
+use crate::image::cookie_of;
 use crate::kept::Kept;
 use crate::layers::{Local, spooling};
-use crate::page_count::Pages;
-use crate::page_spool::PageSpool;
-use crate::read_ahead::ReadAhead;
 use crate::rebase::{self, With};
 use crate::remote::{Remote, of_store};
 use crate::replica::{Options, blocking};
 use crate::report::{Pulled, Rebased};
-use crate::session::{Act, LocalChanges, Session};
-use crate::state::{Base, Intent, PullIntent, Stage};
+use crate::session::{LocalChanges, Session};
+use crate::state::{Intent, PullIntent, Stage};
+
+mod change;
+mod recover;
+mod stand;
+
+pub(crate) use change::Change;
+use change::{mismatch, of_pages};
+pub(crate) use recover::recover;
+pub(crate) use stand::stand;
 
 /// How often an apply starts over because somebody committed in between.
 const ROUNDS_MAX: usize = 20;
 
 /// After this many rounds a replacement takes the write lock before it copies what it replaces.
 const ROUNDS_WITHOUT_LOCK: usize = 2;
-
-/// Up to this much content is unpacked while it is written.
-const STREAMED_BYTES_MAX: u64 = 64 << 20;
-
-/// Content of a large delta that is unpacked ahead.
-const BYTES_AHEAD: u64 = 2 << 20;
 
 /// Brings the file from its base to `head`.
 pub(crate) async fn pull(
@@ -95,6 +94,8 @@ pub(crate) struct Taken {
     pub(crate) rebased: Option<Rebased>,
     /// Where the file as it was is kept.
     pub(crate) kept: Option<PathBuf>,
+    /// The file may be ahead of the base now.
+    pub(crate) ahead: bool,
 }
 
 /// Checks and applies what was fetched.
@@ -108,263 +109,9 @@ pub(crate) fn take(
     let (from, bytes) = (session.state.base.lsn(), fetched.bytes);
     let mut change = Change::new(session, fetched, anchor, mine, progress)?;
     let (pages, kept, rebased) = apply(session, &mut change, mine)?;
-    Ok(Taken { pulled: Pulled { from, to: change.anchor.last, pages, bytes }, rebased, kept })
-}
-
-/// What a change must lead to, and from where.
-#[derive(Debug, Clone, Copy)]
-struct Expect {
-    /// Database checksum before; that of nothing if the whole database came.
-    sum_before: DbChecksum,
-    /// Size of the base: pages above it are in no base map that counts.
-    base_size: u32,
-    /// Database checksum and size after. Where the remote states no checksum it is what was found
-    /// when the pages were kept.
-    after: (DbChecksum, u32),
-    /// The checksum after is to be found out.
-    unstated: bool,
-    /// The whole database came, not a change from the base.
-    replace: bool,
-    /// Pages that are as in the base need not be written.
-    skip_equal: bool,
-    pages_max: u64,
-    page_size: PageSize,
-}
-
-/// A change that is ready to be written.
-pub(crate) struct Change {
-    anchor: Anchor,
-    expect: Expect,
-    pages: Source,
-    progress: Progress,
-}
-
-/// Where the pages come from.
-enum Source {
-    /// Unpacked and checked while they are read, once.
-    Ahead(ReadAhead),
-    /// Checked, and kept.
-    Spool(PageSpool),
-}
-
-impl Change {
-    pub(crate) fn new(
-        session: &Session,
-        fetched: Fetched,
-        anchor: Anchor,
-        mine: Mine<'_>,
-        progress: &Progress,
-    ) -> Result<Self, Error> {
-        let base = &session.state.base;
-        let page_size = fetched.page_size;
-        if page_size != session.state.page_size {
-            return Err(Error::PageSizeChanged {
-                path: session.db.clone(),
-                found: session.state.page_size,
-                expected: page_size,
-            });
-        }
-        let replace = fetched.from.is_none();
-        if let Some(before) = fetched.stated_before().filter(|_| !replace)
-            && before != (base.size, base.sum)
-        {
-            return Err(mismatch(base.lsn(), base.sum, before.1));
-        }
-        refuse_impossible_size(&fetched, if replace { 0 } else { base.size })?;
-        let mut expect = Expect {
-            sum_before: if replace { DbChecksum::EMPTY } else { base.sum },
-            base_size: base.size,
-            after: (fetched.stated_sum().unwrap_or(DbChecksum::EMPTY), fetched.pages.1),
-            unstated: fetched.stated_sum().is_none(),
-            replace,
-            skip_equal: matches!(mine, Mine::Rebase(_)),
-            pages_max: fetched.pages_max,
-            page_size,
-        };
-        let bytes_max = expect.pages_max.saturating_mul(u64::from(page_size.get()));
-        // Only who knows the checksum beforehand may write first and check last.
-        let stated = !expect.unstated;
-        let streamed = bytes_max <= STREAMED_BYTES_MAX && fetched.in_memory && stated;
-        let ahead = if streamed { STREAMED_BYTES_MAX } else { BYTES_AHEAD };
-        let map = session.base_map();
-        let ahead = ReadAhead::hashed(fetched, map.hasher(), ahead)?;
-        let pages = if streamed {
-            Source::Ahead(ahead)
-        } else {
-            let (spool, sum) = check_and_keep(session, &expect, ahead, anchor.last)?;
-            expect.after.0 = sum;
-            Source::Spool(spool)
-        };
-        Ok(Change { anchor, expect, pages, progress: progress.clone() })
-    }
-
-    /// The position that it leads to.
-    pub(crate) fn to(&self) -> Lsn {
-        self.anchor.last
-    }
-
-    /// The segment that ends there.
-    pub(crate) fn anchor(&self) -> &Anchor {
-        &self.anchor
-    }
-
-    /// Database checksum and size there.
-    pub(crate) fn after(&self) -> (DbChecksum, u32) {
-        self.expect.after
-    }
-
-    /// Tells `each` of every page that is not as in the base (and of page 1 if it came), ascending; all
-    /// are checked once it has returned. Pages that are read ahead come once.
-    pub(crate) fn each_page(
-        &mut self,
-        session: &Session,
-        map: &BaseMap<'_>,
-        each: &mut dyn FnMut(Pgno, PageEntry, &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let to = self.to();
-        let mut pages =
-            self.pages.read(&self.expect, map, None).map_err(|e| spooling(session, e))?;
-        while let Some(new) = pages.next_new().map_err(|e| of_pages(to, e))? {
-            each(new.pgno, new.entry, new.page)?;
-        }
-        Ok(())
-    }
-}
-
-/// More pages than came, on top of those that are here, can be in no database. Told before anything
-/// is made room for.
-fn refuse_impossible_size(fetched: &Fetched, size_before: u32) -> Result<(), Error> {
-    let lock_page = u64::from(fetched.page_size.lock_page().get());
-    let most = u64::from(size_before).saturating_add(fetched.pages_max);
-    let most = if most >= lock_page { most.saturating_add(1) } else { most };
-    if u64::from(fetched.pages.1) <= most {
-        return Ok(());
-    }
-    let first = size_before.checked_add(1).and_then(Pgno::new).unwrap_or(Pgno::ONE);
-    Err(Error::Pages(DeltaError::Growth { page: first }))
-}
-
-/// Reads all pages, checks them and keeps those that count. Answers the checksum after, too.
-fn check_and_keep(
-    session: &Session,
-    expect: &Expect,
-    ahead: ReadAhead,
-    to: Lsn,
-) -> Result<(PageSpool, DbChecksum), Error> {
-    let mut spool = PageSpool::new(session.state.page_size, folder_of(&session.db));
-    let (map, mut ahead) = (session.base_map(), ahead);
-    let mut pages = Checking::new(&mut ahead, &map, expect, None);
-    while let Some(new) = pages.next_new().map_err(|e| of_pages(to, e))? {
-        spool.push(new.pgno, new.page).map_err(|e| spooling(session, e))?;
-    }
-    let sum = pages.sum;
-    Ok((spool, sum))
-}
-
-impl Source {
-    /// The pages, from the first on; those that are read ahead come once.
-    fn read<'a>(
-        &'a mut self,
-        expect: &Expect,
-        map: &'a BaseMap<'a>,
-        progress: Option<&Progress>,
-    ) -> std::io::Result<Box<dyn NewPages + 'a>> {
-        Ok(match self {
-            Source::Ahead(source) => {
-                let total = expect.pages_max.saturating_mul(u64::from(expect.page_size.get()));
-                let counted =
-                    progress.map(|p| Pages::of(p, Step::Applying, total, expect.page_size));
-                Box::new(Checking::new(source, map, expect, counted))
-            }
-            Source::Spool(spool) => {
-                Box::new(Hashed::new(spool.source(progress)?, map.hasher(), expect.page_size))
-            }
-        })
-    }
-}
-
-/// Checks pages as they pass: they must lead from the base to the state that the log states.
-struct Checking<'a> {
-    source: &'a mut ReadAhead,
-    map: &'a BaseMap<'a>,
-    expect: Expect,
-    sum: DbChecksum,
-    counted: Option<Pages>,
-}
-
-impl<'a> Checking<'a> {
-    fn new(
-        source: &'a mut ReadAhead,
-        map: &'a BaseMap<'a>,
-        expect: &Expect,
-        counted: Option<Pages>,
-    ) -> Self {
-        Checking { source, map, expect: *expect, sum: expect.sum_before, counted }
-    }
-
-    /// What the page is in the base.
-    fn in_base(&self, pgno: Pgno) -> Result<Option<PageEntry>, BaseError> {
-        if pgno.get() > self.expect.base_size {
-            return Ok(None);
-        }
-        self.map.get(pgno)
-    }
-
-    /// Takes a page of the state before out of the sum: of nothing, if the whole database came.
-    fn take_out(&mut self, page: Option<PageEntry>) {
-        if let Some(page) = page.filter(|_| !self.expect.replace) {
-            self.sum.toggle(page.shared);
-        }
-    }
-
-    fn end(&mut self) -> Result<(), NewPagesError> {
-        let (sum, size) = self.expect.after;
-        for pgno in (size.saturating_add(1)..=self.expect.base_size).filter_map(Pgno::new) {
-            let gone = self.in_base(pgno)?;
-            self.take_out(gone);
-        }
-        if self.sum == sum || self.expect.unstated {
-            Ok(())
-        } else {
-            Err(NewPagesError::Checksum { found: self.sum, expected: sum })
-        }
-    }
-}
-
-impl NewPages for Checking<'_> {
-    fn next_new(&mut self) -> Result<Option<NewPage<'_>>, NewPagesError> {
-        loop {
-            let Some(pgno) = self.source.advance()? else {
-                self.end()?;
-                return Ok(None);
-            };
-            if let Some(counted) = &mut self.counted {
-                counted.one();
-            }
-            let entry = self.source.entry();
-            let old = self.in_base(pgno)?;
-            self.take_out(old);
-            self.sum.toggle(entry.shared);
-            let needless = self.expect.skip_equal && old == Some(entry) && pgno != Pgno::ONE;
-            if !needless {
-                return Ok(Some(NewPage { pgno, entry, page: self.source.page() }));
-            }
-        }
-    }
-}
-
-fn mismatch(lsn: Lsn, found: DbChecksum, expected: DbChecksum) -> Error {
-    Error::Mismatch { lsn, found: found.to_string(), expected: expected.to_string() }
-}
-
-/// Why the pages of the change to `lsn` do not come.
-fn of_pages(lsn: Lsn, e: NewPagesError) -> Error {
-    match e {
-        NewPagesError::Pages(e) => Error::from_pages(e),
-        NewPagesError::Base(e) => Error::BaseMap(e),
-        NewPagesError::Checksum { found, expected } => mismatch(lsn, found, expected),
-        other => Error::Panicked(other.to_string()),
-    }
+    let ahead = rebased.is_some();
+    let pulled = Pulled { from, to: change.anchor.last, pages, bytes };
+    Ok(Taken { pulled, rebased, kept, ahead })
 }
 
 /// Applies and settles the change. Answers the number of pages, where a copy is kept, and what became
@@ -382,7 +129,8 @@ fn apply(
         let done = match (attempt?, mine) {
             (Attempt::Done(done), _) => *done,
             (Attempt::Both { id, local }, Mine::Rebase(with)) => {
-                let (pages, rebased) = rebase::rebase(session, change, *local, id, with)?;
+                let local = local.map(|local| *local);
+                let (pages, rebased) = rebase::rebase(session, change, local, id, with)?;
                 return Ok((pages, None, Some(rebased)));
             }
             _ => continue,
@@ -403,10 +151,10 @@ enum Attempt {
     Moved,
     Done(Box<Done>),
     /// Both sides changed. How the file did is staged for the intent `id`, in the sidecar's transaction
-    /// that is open.
+    /// that is open; `None`: it was written since.
     Both {
         id: i64,
-        local: Box<Local>,
+        local: Option<Box<Local>>,
     },
 }
 
@@ -480,10 +228,7 @@ fn try_apply(
             }
             Compared::Changed(changes, pages) => {
                 let pinned = Local::pin(session.live()?, view.mark(), pages, *changes)?;
-                return Ok(match pinned {
-                    Some(local) => Attempt::Both { id, local: Box::new(local) },
-                    None => Attempt::Moved,
-                });
+                return Ok(Attempt::Both { id, local: pinned.map(Box::new) });
             }
         },
         Mine::Replace => {
@@ -619,113 +364,4 @@ fn equal(
     session.sidecar.commit_durably()?;
     let (mark, change_counter) = (changes.mark, changes.change_counter);
     Ok(Attempt::Done(Box::new(Done { id, intent, mark, change_counter, kept: None })))
-}
-
-/// Takes the whole database `fetched` for the base, and leaves the file as it is: whatever differs from
-/// it is a local change from now on. One transaction of the sidecar.
-pub(crate) fn stand(
-    session: &mut Session,
-    fetched: Fetched,
-    anchor: Anchor,
-) -> Result<Taken, Error> {
-    let (from, to, bytes) = (session.state.base.lsn(), anchor.last, fetched.bytes);
-    let (size, stated) = (fetched.pages.1, fetched.stated_sum());
-    let (cookie, counter) = {
-        let mut live = session.live_prepared()?;
-        let view = live.begin()?;
-        session.check_still_the_same()?;
-        (view.page_one().schema_cookie, view.page_one().change_counter)
-    };
-    session.sidecar.begin()?;
-    let id = session.sidecar.next_intent_id()?;
-    let (mut sum, mut log_cookie) = (DbChecksum::EMPTY, 0);
-    {
-        let map = session.base_map();
-        let mut pages = ReadAhead::hashed(fetched, map.hasher(), BYTES_AHEAD)?;
-        let mut staging = map.stage(id);
-        while let Some(pgno) = pages.advance().map_err(Error::from_pages)? {
-            if pgno == Pgno::ONE {
-                log_cookie = cookie_of(pages.page());
-            }
-            sum.toggle(pages.entry().shared);
-            staging.push(pgno, pages.entry())?;
-        }
-        staging.finish()?;
-    }
-    if let Some(expected) = stated.filter(|expected| *expected != sum) {
-        session.sidecar.rollback()?;
-        return Err(mismatch(to, sum, expected));
-    }
-    // Another cookie than the file's: the push that follows tells that the schema changed.
-    let base = Base { anchor, size, sum, log_cookie, file_cookie: !cookie };
-    // What this replica was at earlier positions must not make the file look older than it is.
-    session.sidecar.forget_history()?;
-    session.settle_standing(id, base, counter, entropy::now())?;
-    Ok(Taken { pulled: Pulled { from, to, pages: 0, bytes }, rebased: None, kept: None })
-}
-
-/// Decides a pull that an earlier operation left undecided, from the file. Answers a line about it.
-pub(crate) fn recover(session: &mut Session) -> Result<Option<String>, Error> {
-    let found = session.sidecar.intents()?.into_iter().find_map(|(id, intent)| {
-        Some((
-            id,
-            match intent {
-                Intent::Pull(pull) => {
-                    Undecided { base: pull.base_after(), apply: pull.apply, act: Act::Plain(id) }
-                }
-                Intent::Rebase(rebase) => Undecided {
-                    base: rebase.base_after(),
-                    apply: rebase.apply,
-                    act: Act::Rebase(id),
-                },
-                Intent::Push(_) => return None,
-            },
-        ))
-    });
-    let Some((id, pull)) = found else { return Ok(None) };
-    let to = pull.base.lsn();
-    let (verdict, counter) = verdict_on(session, &pull.apply)?;
-    match verdict {
-        Verdict::Applied => {
-            session.forget_tables();
-            session.settle_earlier_act(pull.act, pull.base, None, counter, entropy::now())?;
-            Ok(Some(format!("an interrupted pull had been applied, up to position {to}")))
-        }
-        Verdict::NotApplied => {
-            session.forget(&[id])?;
-            Ok(Some("an interrupted pull had not been applied; it starts over".to_owned()))
-        }
-        Verdict::Undecided => {
-            session.forget_undecided(id)?;
-            Ok(Some(
-                "whether an interrupted pull had been applied cannot be told; it starts over, and \
-                 rows that are as the remote has them count as the remote's"
-                    .to_owned(),
-            ))
-        }
-    }
-}
-
-/// A pull that may or may not be in the file.
-struct Undecided {
-    act: Act,
-    /// The base, if it is.
-    base: Base,
-    apply: ApplyIntent,
-}
-
-/// Whether the pull is in the file; and the file's change counter.
-fn verdict_on(session: &Session, apply: &ApplyIntent) -> Result<(Verdict, u32), Error> {
-    let mut question = apply.clone();
-    if !session.same_boot()? {
-        question.mark_before = None;
-    }
-    let mut live = session.live()?;
-    let view = live.begin()?;
-    let verdict = view.was_applied(&question, &session.base_map())?;
-    if verdict == Verdict::Applied {
-        // It may have been cut short before the disk had it.
-        view.sync_wal()?;
-    }
-    Ok((verdict, view.page_one().change_counter))
 }

@@ -12,38 +12,39 @@
 //!    with the push that follows.
 //!
 //! Nobody is locked out while rows are compared, so a program that writes all the time could make
-//! every attempt vain: after [`ROUNDS_WITHOUT_LOCK`] of them the write lock is taken first, and the work
-//! given up after [`LOCKED_MAX`].
+//! every attempt vain: after [`ROUNDS_WITHOUT_LOCK`] of them the write lock is taken first. Others are
+//! kept waiting no longer than this program itself would wait for them; then the work is given up.
 //!
 //! Killed before COMMIT, nothing has happened; after it, the next operation decides as after any pull.
 //! Memory: a bounded part of each layer, see [`Overlay`](anabranch_sqlite::Overlay), and what
 //! `anabranch-rebase` states.
 
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::PoisonError;
+use std::time::Instant;
 
 use anabranch_format::{PageSource, Pgno};
-use anabranch_rebase::{Conflict, KeyMap, Resolve, Rules, Side, Sides, Summary};
+use anabranch_rebase::Summary;
 use anabranch_sqlite::{
-    Applied, ApplyDelta, ApplyError, CookieRule, Difference, Hashed, PageRead, PageSet, Scratch,
-    ScratchError, SharedOverlay, UnderLock, View,
+    Applied, ApplyDelta, ApplyError, CookieRule, Difference, Hashed, PageRead, PageSet,
+    SharedOverlay, UnderLock, View,
 };
-use anabranch_store::{Progress, StoreError};
-use tokio::runtime::Handle;
 
 use crate::crash::crash_point;
-use crate::deadline::Deadline;
 use crate::entropy;
 use crate::error::Error;
 use crate::image::cookie_of;
 use crate::journal::Origin;
 use crate::layers::{Layers, Local, cookie_in, page_in, reading, spooling};
 use crate::pull::{Change, of_apply};
-use crate::remote::{BaseAt, BasePages, LibsqlError, Remote, of_store};
-use crate::replica::Options;
-use crate::report::{Rebased, TableRebased};
+use crate::report::Rebased;
 use crate::session::Session;
 use crate::state::{Base, Intent, RebaseIntent, Stage};
+
+mod replay;
+mod with;
+
+pub(crate) use replay::{Replay, of_scratch, report};
+pub(crate) use with::With;
 
 /// How often all of it is tried.
 const ROUNDS_MAX: u32 = 5;
@@ -51,82 +52,8 @@ const ROUNDS_MAX: u32 = 5;
 /// After so many rounds the write lock is taken before the rows are compared.
 const ROUNDS_WITHOUT_LOCK: u32 = 2;
 
-/// How long other programs may be kept from writing meanwhile: no longer than most of them wait.
-const LOCKED_MAX: Duration = Duration::from_secs(4);
-
-/// What a rebase needs beside the replica.
-#[derive(Clone)]
-pub(crate) struct With {
-    remote: Arc<dyn Remote>,
-    runtime: Handle,
-    rules: Option<Rules>,
-    resolve: Option<Arc<dyn Resolve>>,
-    pub(crate) take: Option<Side>,
-    progress: Progress,
-}
-
-impl With {
-    /// To be called within the runtime that the remote needs.
-    pub(crate) fn new(remote: Arc<dyn Remote>, options: &Options) -> Self {
-        With {
-            remote,
-            runtime: Handle::current(),
-            rules: options.rules.clone(),
-            resolve: options.resolve.clone(),
-            take: options.take,
-            progress: options.progress.clone(),
-        }
-    }
-
-    pub(crate) fn progress(&self) -> &Progress {
-        &self.progress
-    }
-
-    /// The rules that hold for a replica.
-    pub(crate) fn rules(&self, session: &Session) -> Result<Rules, Error> {
-        let rules = match &self.rules {
-            Some(rules) => rules.clone(),
-            None => session.sidecar.rules()?,
-        };
-        Ok(Rules {
-            take_schema: self.take.or(rules.take_schema),
-            equal_rows_are_one: rules.equal_rows_are_one || session.state.undecided,
-            resolve: self.resolve.clone().or(rules.resolve),
-            ..rules
-        })
-    }
-
-    /// Fetches pages of the base, from a thread that may wait for it.
-    pub(crate) fn fetch_base(
-        &self,
-        session: &Session,
-        pages: &PageSet,
-    ) -> Result<BasePages, Error> {
-        let base = &session.state.base;
-        let wanted =
-            BaseAt { lsn: base.lsn(), page_size: session.state.page_size, size: base.size, pages };
-        let fetched = self.runtime.block_on(self.remote.base_pages(&wanted, &self.progress));
-        let gone = || Error::BaseGone { base: base.lsn(), local_pages: pages.len() };
-        let fetched = fetched.map_err(|e| match is_gone(&e) {
-            true => gone(),
-            false => of_store(&session.remote_name(), e),
-        })?;
-        let fetched = fetched.ok_or_else(gone)?;
-        crash_point!("rebase::after-base-pages");
-        Ok(fetched)
-    }
-}
-
-/// Whether the remote says that it does not keep a state any more.
-fn is_gone(e: &StoreError) -> bool {
-    match e {
-        StoreError::BelowFloor { .. } | StoreError::BeforeHistory { .. } => true,
-        StoreError::Other { source, .. } => {
-            matches!(source.downcast_ref(), Some(LibsqlError::GenerationGone { .. }))
-        }
-        _ => false,
-    }
-}
+/// How often the write lock is tried for.
+const LOCKS_MAX: u32 = 100;
 
 /// The remote's state, as pages to lay on the base.
 pub(crate) struct RemoteState {
@@ -185,10 +112,11 @@ struct Merged {
 
 /// Brings the file, in which `local` changed, to the state that `change` leads to, with the local
 /// changes on top. The sidecar's transaction in which `local` was staged for the intent `id` is open.
+/// Without `local` the file is looked at first.
 pub(crate) fn rebase(
     session: &mut Session,
     change: &mut Change,
-    local: Local,
+    local: Option<Local>,
     id: i64,
     with: &With,
 ) -> Result<(u64, Rebased), Error> {
@@ -211,22 +139,34 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn rounds(&mut self, session: &mut Session, local: Local) -> Result<(u64, Rebased), Error> {
-        let mut first = Some(local);
+    fn rounds(
+        &mut self,
+        session: &mut Session,
+        mut first: Option<Local>,
+    ) -> Result<(u64, Rebased), Error> {
         for round in 0..ROUNDS_MAX {
             let locked = round >= ROUNDS_WITHOUT_LOCK;
             let mut live = session.live_prepared()?;
             // While one connection stays the `-wal` does, and with it what tells how far the file was
             // looked at: the push that follows need not read every page.
             session.hold()?;
-            let view = live.begin_apply()?;
-            if locked {
+            let mut tries = 0..LOCKS_MAX;
+            let view = loop {
+                if !locked {
+                    break live.begin_apply()?;
+                }
+                tries.next().ok_or_else(|| Error::KeepsMoving { path: session.db.clone() })?;
+                // Who asks for the lock must have seen the newest state: another connection keeps
+                // others out until it has.
+                let others = session.keep_out()?;
+                let view = live.begin_apply()?;
+                drop(others);
                 match view.lock::<Error>() {
-                    Ok(()) => {}
-                    Err(ApplyError::Moved) => continue,
+                    Ok(()) => break view,
+                    Err(ApplyError::Moved) => {}
                     Err(e) => return Err(of_apply(session, self.change.to(), e)),
                 }
-            }
+            };
             let local = match first.take() {
                 Some(local) => local,
                 None => self.look_again(session)?,
@@ -234,7 +174,7 @@ impl Work<'_> {
             if local.mark.as_ref() != view.mark() {
                 continue;
             }
-            let deadline = locked.then(|| Instant::now() + LOCKED_MAX);
+            let deadline = locked.then(|| Instant::now() + session.patience());
             let Some(merged) = self.merge(session, local, deadline)? else {
                 drop(view);
                 return self.only_move_on(session);
@@ -400,54 +340,6 @@ impl Work<'_> {
     }
 }
 
-/// One replay of the local changes.
-pub(crate) struct Replay<'a> {
-    pub(crate) layers: &'a Layers,
-    pub(crate) remote: &'a SharedOverlay,
-    /// Lies on the remote's state; becomes the result.
-    pub(crate) result: &'a SharedOverlay,
-    pub(crate) rules: &'a Rules,
-    /// Until when it must be done.
-    pub(crate) deadline: Option<Instant>,
-}
-
-impl Replay<'_> {
-    /// Replays the local changes, telling `journal` of each conflict.
-    pub(crate) fn run(
-        &self,
-        session: &Session,
-        journal: &mut dyn FnMut(Conflict) -> Result<(), Error>,
-    ) -> Result<Summary, Error> {
-        let failed = |e| of_scratch(session, e);
-        let base = Scratch::read_only(self.layers.base.clone()).map_err(failed)?;
-        let local = Scratch::read_only(self.layers.local.shared()).map_err(failed)?;
-        let remote = Scratch::read_only(self.remote.clone()).map_err(failed)?;
-        let onto = Scratch::writable(self.result).map_err(failed)?;
-        let all = [&base, &local, &remote, &onto];
-        let _watch = self.deadline.map(|deadline| Deadline::watch(deadline, &all)).transpose()?;
-        let sides = Sides { base: &base, local: &local, remote: &remote, onto: &onto };
-        let mut keys = KeyMap::default();
-        let done = anabranch_rebase::rebase(sides, self.rules, &mut keys, &mut |conflict| {
-            journal(conflict).map_err(Into::into)
-        });
-        done.map_err(|e| {
-            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Error::KeepsMoving { path: session.db.clone() };
-            }
-            // What the pages beneath say is the reason for what SQLite says.
-            let failure = all.into_iter().rev().find_map(|scratch| scratch.take_failure());
-            match failure {
-                Some(failure) => of_scratch(session, failure.into()),
-                None => Error::from_rebase(&session.db, e),
-            }
-        })
-    }
-}
-
-pub(crate) fn of_scratch(session: &Session, source: ScratchError) -> Error {
-    Error::Layers { path: session.db.clone(), source: Box::new(source) }
-}
-
 /// Sees to it that page 1 of the result is part of the change, and has another cookie than the file:
 /// programs that have the file open must not go on with the schema they know.
 fn show_new_schema(
@@ -479,18 +371,4 @@ fn stage(session: &Session, number: i64, layer: &SharedOverlay) -> Result<(), Er
     }
     staging.finish()?;
     Ok(())
-}
-
-pub(crate) fn report(summary: &Summary) -> Rebased {
-    let tables = summary.tables.iter().map(|(table, done)| TableRebased {
-        table: table.clone(),
-        inserted: done.inserted,
-        updated: done.updated,
-        deleted: done.deleted,
-        conflicts: done.conflicts,
-        renumbered: done.renumbered,
-    });
-    let tables: Vec<_> = tables.collect();
-    let conflicts = tables.iter().map(|table| table.conflicts + table.renumbered).sum();
-    Rebased { tables, schema: summary.objects as u64, conflicts }
 }

@@ -6,19 +6,17 @@
 
 use std::borrow::BorrowMut;
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_format::{DbChecksum, Lsn, Micros, Pgno, content_hash};
+use anabranch_format::{DbChecksum, Pgno, content_hash};
 use anabranch_sqlite::{
-    BaseMap, Compare, FileError, FileIdentity, How, LiveFile, Mark, PageEntry, PageSet, ScanReason,
-    ViewOf,
+    BaseMap, Compare, FileError, FileIdentity, How, LiveFile, LockedOut, Mark, PageEntry, PageSet,
+    ScanReason, ViewOf,
 };
 
 use crate::adopt;
-use crate::crash::crash_point;
 use crate::entropy;
 use crate::error::Error;
 use crate::keep::Keep;
@@ -26,8 +24,13 @@ use crate::lock::ReplicaLock;
 use crate::remote;
 use crate::replica::Options;
 use crate::report::Note;
-use crate::sidecar::{self, REPLACED_PAGES_MAX, Replaced, Sidecar};
-use crate::state::{Base, Known, Stage, State};
+use crate::sidecar::{self, Sidecar};
+use crate::state::{Known, State};
+
+mod older;
+mod settle;
+
+pub(crate) use settle::Act;
 
 /// An operation under way.
 pub(crate) struct Session {
@@ -211,6 +214,16 @@ impl Session {
         Ok(())
     }
 
+    /// Keeps everybody else from writing to the database until the answer is dropped.
+    pub(crate) fn keep_out(&self) -> Result<LockedOut, Error> {
+        Ok(self.live()?.keep_out()?)
+    }
+
+    /// How long other programs' locks are waited for.
+    pub(crate) fn patience(&self) -> Duration {
+        self.busy
+    }
+
     /// Closes what [`Session::hold`] keeps open.
     pub(crate) fn let_go(&mut self) {
         self.held = None;
@@ -341,31 +354,6 @@ impl Session {
         })
     }
 
-    /// Another database that was copied over this one looks like one with local changes. VACUUM may
-    /// leave no page as it was, and a schema may be made anew from end to end; both at once, out of
-    /// sight, is taken for another database. Of a small one an ordinary change may leave nothing.
-    fn refuse_foreign<L: BorrowMut<LiveFile>>(
-        &self,
-        view: &ViewOf<L>,
-        changes: &LocalChanges,
-    ) -> Result<(), Error> {
-        let known = &self.state.known.tables;
-        if changes.unchanged > 0 || known.is_empty() || self.state.base.size < FOREIGN_PAGES_MIN {
-            return Ok(());
-        }
-        // A schema that is empty or cannot be read proves nothing.
-        let now = tables_of(view).unwrap_or_default();
-        if now.is_empty() || now.iter().any(|table| known.contains(table)) {
-            return Ok(());
-        }
-        Err(Error::NotTheSameFile {
-            path: self.db.clone(),
-            what: "it holds another database: not one page is as it was, and none of its tables \
-                   is there any more"
-                .to_owned(),
-        })
-    }
-
     /// Reads the names of the tables of the file.
     pub(crate) fn read_tables(&self) -> Result<Known, Error> {
         let mut live = self.live()?;
@@ -384,78 +372,6 @@ impl Session {
         if known.tables.is_empty() || known.cookie != cookie {
             *self.tables.borrow_mut() = Some(known_of(view));
         }
-    }
-
-    /// A file that went back looks like one with local changes. Where the WAL proves that its
-    /// changes came after the base there is no doubt; elsewhere the state is compared with those
-    /// this replica had before.
-    fn refuse_older<L: BorrowMut<LiveFile>>(
-        &self,
-        view: &ViewOf<L>,
-        changes: &LocalChanges,
-    ) -> Result<(), Error> {
-        // A copy that nobody wrote since cannot have counted further than the file itself had.
-        let counted_on = changes.change_counter > self.state.change_counter;
-        let lsn = self.sidecar.position_of(changes.sum, self.state.base.lsn())?;
-        if lsn.is_some() && !counted_on {
-            return Err(self.older(lsn));
-        }
-        if self.newest_deltas_are_undone(view)? {
-            return Err(self.older(None));
-        }
-        Ok(())
-    }
-
-    /// Whether the newest settled deltas, one or several, are missing from the file as if it were a
-    /// copy from before them that was written since: none of the pages they left is there as they
-    /// left it, and at least half of those that are there are as some earlier position had them. If
-    /// the change counter is beyond what it was, the file itself has been written, and one page that
-    /// is as before, a row that was added and deleted again, is no sign yet.
-    ///
-    /// Pages that are not there tell nothing: deleting rows and VACUUM cut them off, too. Nor does
-    /// page 1, which many commits rewrite, nor a page that the base has as an earlier position had
-    /// it.
-    pub(crate) fn newest_deltas_are_undone<L: BorrowMut<LiveFile>>(
-        &self,
-        view: &ViewOf<L>,
-    ) -> Result<bool, Error> {
-        let map = self.base_map();
-        let deltas = self.sidecar.replaced()?;
-        let earlier: HashSet<_> = deltas.iter().flatten().map(|r| (r.pgno, r.keyed)).collect();
-        let mut looked_at = HashSet::new();
-        let mut page = vec![0; self.state.page_size.bytes()];
-        let counted_on = view.page_one().change_counter > self.state.change_counter;
-        let least = if counted_on { 2 } else { 1 };
-        let (mut present, mut as_before) = (0, 0);
-        for delta in &deltas {
-            if delta.is_empty() {
-                // Too large to be remembered.
-                return Ok(false);
-            }
-            for replaced in delta {
-                // Newest first: what an older delta left on the same page is gone anyway.
-                let new = looked_at.insert(replaced.pgno);
-                let Some(pgno) = Pgno::new(replaced.pgno).filter(|_| new) else { continue };
-                if pgno == Pgno::ONE || pgno.get() > view.db_size() {
-                    continue;
-                }
-                view.page(pgno, &mut page)?;
-                let now = map.entry(pgno, &page).keyed.0;
-                if map.get(pgno)?.map_or(ABSENT, |entry| entry.keyed.0) == now {
-                    return Ok(false);
-                }
-                present += 1;
-                as_before += usize::from(earlier.contains(&(pgno.get(), now)));
-            }
-            if as_before >= least && as_before * 2 >= present {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    pub(crate) fn older(&self, lsn: Option<Lsn>) -> Error {
-        Error::FileIsOlder { path: self.db.clone(), lsn, base: self.state.base.lsn() }
     }
 
     /// Remembers how far the `-wal` was looked at, if a scan has found the file to be as its base:
@@ -499,228 +415,10 @@ impl Session {
         let view = live.begin()?;
         self.capture(&view, &mut |_, _, _| Ok(()))
     }
-
-    /// Settles the staged entries of `intent`: the base is `base` from now on, every intent is
-    /// decided. For a state of the file that this very operation has seen.
-    pub(crate) fn settle(
-        &mut self,
-        intent: i64,
-        base: Base,
-        mark: Option<Mark>,
-        change_counter: u32,
-        now: Micros,
-    ) -> Result<(), Error> {
-        self.settle_unseen(Act::Plain(intent), base, mark, change_counter, now)?;
-        if let Some(keep) = &self.keep {
-            keep.settled(&self.state);
-        }
-        Ok(())
-    }
-
-    /// As [`Session::settle`], for a rebase: the file is what it leads to at `mark`, and may be ahead
-    /// of the new base in the pages that are staged for that.
-    pub(crate) fn settle_rebase(
-        &mut self,
-        intent: i64,
-        base: Base,
-        mark: Option<Mark>,
-        change_counter: u32,
-        now: Micros,
-    ) -> Result<(), Error> {
-        self.settle_unseen(Act::Rebase(intent), base, mark, change_counter, now)?;
-        if let Some(keep) = &self.keep {
-            match self.ahead()? {
-                Some(ahead) => keep.captured(ahead, self.state.mark.as_ref(), &self.state),
-                None => keep.distrust(),
-            }
-        }
-        Ok(())
-    }
-
-    /// As [`Session::settle`], for a base that the file is not compared with yet.
-    pub(crate) fn settle_standing(
-        &mut self,
-        intent: i64,
-        base: Base,
-        change_counter: u32,
-        now: Micros,
-    ) -> Result<(), Error> {
-        self.settle_earlier_act(Act::Stand(intent), base, None, change_counter, now)
-    }
-
-    /// The pages in which the file was ahead of its base at the mark; `None`: it was not.
-    pub(crate) fn ahead(&self) -> Result<Option<PageSet>, Error> {
-        let Some(staged) = self.state.ahead else { return Ok(None) };
-        Ok(Some(self.base_map().staged_pages(staged)?))
-    }
-
-    /// As [`Session::settle`], for a state that an earlier operation has left: what was written
-    /// since is known to no watcher.
-    pub(crate) fn settle_earlier(
-        &mut self,
-        intent: i64,
-        base: Base,
-        mark: Option<Mark>,
-        change_counter: u32,
-        now: Micros,
-    ) -> Result<(), Error> {
-        self.settle_earlier_act(Act::Plain(intent), base, mark, change_counter, now)
-    }
-
-    /// As [`Session::settle_earlier`], for any act.
-    pub(crate) fn settle_earlier_act(
-        &mut self,
-        act: Act,
-        base: Base,
-        mark: Option<Mark>,
-        change_counter: u32,
-        now: Micros,
-    ) -> Result<(), Error> {
-        self.settle_unseen(act, base, mark, change_counter, now)?;
-        if let Some(keep) = &self.keep {
-            keep.distrust();
-        }
-        Ok(())
-    }
-
-    fn settle_unseen(
-        &mut self,
-        act: Act,
-        base: Base,
-        mark: Option<Mark>,
-        change_counter: u32,
-        now: Micros,
-    ) -> Result<(), Error> {
-        let mut next = self.state.clone();
-        next.base = base;
-        next.mark = mark;
-        // Without a mark every page is looked at anyway.
-        next.ahead = match act {
-            Act::Rebase(intent) if mark.is_some() => Some(Stage::Ahead.of(intent)),
-            _ => None,
-        };
-        next.undecided = false;
-        next.change_counter = change_counter;
-        // The file that was looked at, whatever lies there by now; the boot is the present one.
-        next.identity = match &self.seen {
-            Some(seen) => seen.clone(),
-            None => self.identity()?,
-        };
-        next.settled_at = Some(now);
-        if let Some(tables) = self.tables.get_mut().take() {
-            next.known = tables;
-        }
-        if !self.sidecar.is_within_transaction() {
-            self.sidecar.begin_settling()?;
-        }
-        if let Err(e) = self.settle_within(act, &next) {
-            // The first error is the one to report.
-            let _ = self.sidecar.rollback();
-            return Err(e);
-        }
-        crash_point!("settle::before-commit");
-        self.sidecar.commit_settled()?;
-        crash_point!("settle::after-commit");
-        self.state = next;
-        Ok(())
-    }
-
-    fn settle_within(&self, act: Act, next: &State) -> Result<(), Error> {
-        let map = self.base_map();
-        let staged = match act {
-            Act::Plain(intent) | Act::Stand(intent) => intent,
-            Act::Rebase(intent) => {
-                self.sidecar.confirm_conflicts(intent)?;
-                Stage::Base.of(intent)
-            }
-        };
-        let replaced = match act {
-            Act::Stand(_) => Vec::new(),
-            _ => self.replaced_by(&map, staged)?,
-        };
-        map.settle(staged, next.base.size)?;
-        if let Some(ahead) = self.state.ahead {
-            map.drop_staged(ahead)?;
-        }
-        for (id, _) in self.sidecar.intents()? {
-            self.drop_intent(id, next.ahead)?;
-        }
-        self.sidecar.remember_replaced(next.base.lsn(), &replaced)?;
-        self.sidecar.remember(next.base.lsn(), next.base.sum)?;
-        self.sidecar.save_state(next)
-    }
-
-    /// What the staged pages of `intent` are in the base; nothing for a very large delta.
-    fn replaced_by(&self, map: &BaseMap<'_>, intent: i64) -> Result<Vec<Replaced>, Error> {
-        let mut replaced = Vec::new();
-        for staged in map.staged(intent) {
-            let (pgno, _) = staged?;
-            if replaced.len() == REPLACED_PAGES_MAX {
-                return Ok(Vec::new());
-            }
-            let keyed = map.get(pgno)?.map_or(ABSENT, |entry| entry.keyed.0);
-            replaced.push(Replaced { pgno: pgno.get(), keyed });
-        }
-        Ok(replaced)
-    }
-
-    /// Forgets the intents `ids`: their acts are known not to have happened.
-    pub(crate) fn forget(&self, ids: &[i64]) -> Result<(), Error> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        self.sidecar.begin_settling()?;
-        for &id in ids {
-            self.drop_intent(id, None)?;
-        }
-        self.sidecar.commit_settled()
-    }
-
-    /// Forgets a pull of which nobody can tell whether it was applied. It counts as not applied: the
-    /// other way round, what was written here could be taken back at the remote. Its conflicts stay in
-    /// the journal: if it was applied, they are nowhere else.
-    pub(crate) fn forget_undecided(&mut self, id: i64) -> Result<(), Error> {
-        let next = State { undecided: true, ..self.state.clone() };
-        self.sidecar.begin_settling()?;
-        self.sidecar.confirm_conflicts(id)?;
-        self.drop_intent(id, None)?;
-        self.sidecar.save_state(&next)?;
-        self.sidecar.commit_settled()?;
-        self.state = next;
-        Ok(())
-    }
-
-    /// Forgets an intent and what belongs to it, but what is staged under `kept`. Conflicts that were
-    /// not confirmed go with it.
-    pub(crate) fn drop_intent(&self, id: i64, kept: Option<i64>) -> Result<(), Error> {
-        let map = self.base_map();
-        map.drop_staged(id)?;
-        for staged in Stage::ALL.map(|stage| stage.of(id)) {
-            if Some(staged) != kept {
-                map.drop_staged(staged)?;
-            }
-        }
-        self.sidecar.drop_conflicts(id)?;
-        self.sidecar.delete_intent(id)
-    }
-}
-
-/// What settles, by the number of its intent.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Act {
-    /// What was staged for it became the base, and the file is the base.
-    Plain(i64),
-    /// What was staged for the base became the base, and the file is ahead of it.
-    Rebase(i64),
-    /// What was staged for it became the base, and the file is something else.
-    Stand(i64),
 }
 
 /// Scans of fewer pages are made again and again rather than waiting for the disk once.
 const SCAN_PAGES_MAX: u64 = 1024;
-
-/// Stands for the checksum of a page that is not there. A real page has it once in 2^64.
-const ABSENT: u64 = 0;
 
 /// The database's name as SQLite resolves it: symbolic links followed, made absolute. SQLite is not
 /// asked: if nobody else had the database open, closing it would delete the `-wal`, and with it the
@@ -745,9 +443,6 @@ fn refuse_what_is_no_replica(db: &Path, busy: Duration) -> Result<(), Error> {
     LiveFile::open(db, busy)?;
     Err(Error::NotAReplica { path: db.to_owned(), sidecar })
 }
-
-/// Smaller databases are not told from others by what is gone.
-const FOREIGN_PAGES_MIN: u32 = 16;
 
 /// How many tables are remembered by name: a few are enough to know a database again.
 const TABLES_MAX: u32 = 256;

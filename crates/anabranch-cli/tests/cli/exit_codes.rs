@@ -140,7 +140,7 @@ fn i1_a_hole_in_the_log_is_told_and_nothing_is_pushed_into_it() {
     assert_eq!(yard.run(["sync", "b.db", "--json"]).json_error()["code"], "incomplete");
     assert!(!lost.exists());
     fs::rename(yard.path("lost"), &lost).unwrap();
-    yard.fails(3, ["sync", "b.db"]);
+    yard.ok(["sync", "b.db"]);
 }
 
 #[test]

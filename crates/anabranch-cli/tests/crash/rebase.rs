@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::oracle::{assert_identical, assert_verified};
 use crate::points::{die, drive_all, perhaps_die_again, succeed};
-use crate::world::{App, Rng, World, rounds};
+use crate::world::{App, Ended, Rng, World, rounds};
 
 /// Those that a rebase passes, up to its settling.
 pub(crate) const REBASE: &[&str] = &[
@@ -285,4 +285,77 @@ fn applications_write_to_both_sides_through_rebases() {
         world.ok(["clone", "remote", "fresh.db"]);
         assert_rows(&world, &["a.db", "b.db", "fresh.db"], &[&sides[0], &sides[1]]);
     }
+}
+
+/// I1: a pull was applied, and all that could tell was rewritten since. What came with it counts as
+/// the remote's: it is there once, not once more as an insert of this side.
+#[test]
+fn i1_rows_of_a_pull_that_nobody_can_decide_on_are_not_doubled() {
+    let world = World::new();
+    let mut rng = Rng::new(1, "undecided");
+    world.stock("a.db", &schema(&mut rng));
+    world.ok(["init", "a.db", "--remote", "remote"]);
+    world.ok(["clone", "remote", "b.db"]);
+    let mut there = Side::new("a");
+    for _ in 0..3 {
+        world.stock("a.db", &there.adding(&mut rng));
+    }
+    succeed(&world, &["sync", "a.db"]);
+    die(&world, "apply::after-commit", &["pull", "b.db"]);
+    // Everything lies elsewhere afterwards, and the `-wal` is gone.
+    world.stock(
+        "b.db",
+        "PRAGMA wal_checkpoint(TRUNCATE); DELETE FROM entry WHERE token LIKE 'old %';
+         DELETE FROM auto WHERE token LIKE 'old %';
+         UPDATE shared SET v = v || hex(randomblob(400)); VACUUM;",
+    );
+    let report = world.ok(["sync", "b.db"]);
+    let notes = report["notes"].to_string();
+    assert!(notes.contains("cannot be told"), "{report}");
+    succeed(&world, &["sync", "a.db"]);
+    let tokens = |db: &str| world.stock(db, "SELECT token FROM auto WHERE token NOT LIKE 'old %'");
+    assert_eq!(tokens("b.db").lines().count(), there.autos.len(), "I1: {}", tokens("b.db"));
+    assert_eq!(world.stock("a.db", "SELECT count(*) FROM entry WHERE token LIKE 'old %'"), "0");
+    for db in ["a.db", "b.db"] {
+        assert_verified(&world, db);
+    }
+    assert_identical(&world.path("a.db"), &world.path("b.db"));
+}
+
+/// I5: several operations at once on one replica, while both sides changed: the merge happens once.
+#[test]
+fn i5_operations_at_once_merge_once() {
+    let world = World::new();
+    let mut rng = Rng::new(2, "at once");
+    world.stock("a.db", &schema(&mut rng));
+    world.ok(["init", "a.db", "--remote", "remote"]);
+    world.ok(["clone", "remote", "b.db"]);
+    let (mut there, mut here) = (Side::new("a"), Side::new("b"));
+    for _ in 0..3 {
+        world.stock("a.db", &(there.adding(&mut rng) + &there.changing(&mut rng)));
+        succeed(&world, &["sync", "a.db"]);
+        world.stock("b.db", &(here.adding(&mut rng) + &here.changing(&mut rng)));
+        let keys_then = keys(&world, "b.db");
+        let commands = [["sync", "b.db"], ["pull", "b.db"], ["sync", "b.db"]];
+        let children: Vec<_> = commands.iter().map(|line| world.spawn("", line)).collect();
+        for child in children {
+            let ended = Ended::of(child.wait_with_output().unwrap());
+            assert_eq!(ended.code, Some(0), "{ended:?}");
+        }
+        for db in ["b.db", "a.db"] {
+            succeed(&world, &["sync", db]);
+        }
+        assert_rows(&world, &["a.db", "b.db"], &[&here, &there]);
+        let moved = keys(&world, "b.db")
+            .iter()
+            .filter(|(t, id)| keys_then.get(*t).is_some_and(|then| then != *id))
+            .count();
+        let renumbered =
+            journal(&world, "b.db").iter().filter(|e| e["decision"] == "renumbered").count();
+        assert!(renumbered >= moved, "I2: {renumbered} of {moved}");
+        // What both changed is settled: the next round begins from there.
+        here.shared.clear();
+        there.shared.clear();
+    }
+    assert!(journal(&world, "a.db").is_empty());
 }

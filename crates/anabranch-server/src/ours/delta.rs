@@ -15,10 +15,10 @@ use hyper::header::{
 use hyper::{HeaderMap, StatusCode};
 
 use super::database;
-use super::params::Params;
 use crate::database::Database;
 use crate::dispatch::Call;
 use crate::error::ApiError;
+use crate::params::Params;
 
 /// Sends the objects that lead to `upto`, or to the end of the log.
 pub(super) async fn delta(

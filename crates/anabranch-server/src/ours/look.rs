@@ -1,7 +1,5 @@
 //! What can be asked of a log: where it ends, what was pushed, what there was before.
 
-use std::time::Duration;
-
 use anabranch_format::{Lsn, Metadata, Micros, WriterId};
 use anabranch_store::{At, Entry, Head, Position, StoreError};
 use axum::response::Response;
@@ -9,9 +7,10 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::database;
-use super::params::Params;
 use crate::dispatch::Call;
 use crate::error::{ApiError, json_response};
+use crate::housekeeping;
+use crate::params::Params;
 
 /// Entries of the history in one answer.
 const ENTRIES_MAX: usize = 1_000;
@@ -144,8 +143,6 @@ pub(super) async fn entries(call: &Call, params: &Params<'_>) -> Result<Response
 /// Merges and deletes old history.
 pub(super) async fn compact(call: &Call, params: &Params<'_>) -> Result<Response, ApiError> {
     call.require_write()?;
-    let retain = params.get("retain-seconds")?.map(Duration::from_secs);
     let database = database(call, params).await?;
-    let report = database.housekeeper().compact(&database, retain).await?;
-    Ok(ok(&serde_json::to_value(report).unwrap_or(Value::Null)))
+    Ok(ok(&housekeeping::compact(&database, params).await?))
 }

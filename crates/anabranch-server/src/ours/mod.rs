@@ -18,7 +18,6 @@
 mod delta;
 mod look;
 mod pages;
-mod params;
 mod push;
 mod receive;
 mod watch;
@@ -35,7 +34,7 @@ use serde_json::json;
 use crate::database::Database;
 use crate::dispatch::Call;
 use crate::error::{ApiError, json_response};
-use params::Params;
+use crate::params::Params;
 
 /// Says in each answer that this dialect is spoken here, and in which version.
 const PROTOCOL: (&str, HeaderValue) = ("anabranch-protocol", HeaderValue::from_static("1"));

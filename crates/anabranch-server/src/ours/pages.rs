@@ -15,9 +15,9 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 
 use super::database;
-use super::params::Params;
 use crate::dispatch::Call;
 use crate::error::ApiError;
+use crate::params::Params;
 
 /// So many pages can be asked for at once.
 const PAGES_MAX: usize = 65_536;

@@ -18,11 +18,11 @@ use hyper::{HeaderMap, StatusCode};
 use serde_json::json;
 
 use super::look::metadata_json;
-use super::params::Params;
 use super::{database, receive};
 use crate::database::Database;
 use crate::dispatch::Call;
 use crate::error::{ApiError, json_response};
+use crate::params::Params;
 
 /// So much of a body that does not count is read, so that the client gets to read the answer.
 const DRAINED_BYTES_MAX: usize = 1 << 20;

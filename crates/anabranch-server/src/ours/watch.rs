@@ -15,9 +15,9 @@ use bytes::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 
 use super::database;
-use super::params::Params;
 use crate::dispatch::Call;
 use crate::error::ApiError;
+use crate::params::Params;
 
 /// After this long without an event a comment is sent.
 const HEARTBEAT: Duration = Duration::from_secs(15);

@@ -62,6 +62,25 @@ pub(crate) fn snapshot(conn: &Connection) -> rusqlite::Result<Option<[u8; SNAPSH
     Ok(Some(bytes))
 }
 
+/// Moves the connection's read transaction to the state that a WAL-index header describes; `false` if
+/// SQLite cannot show it any more.
+///
+/// The header must be one of the `-wal` as it is, no later than its end: SQLite takes it as it comes.
+pub(crate) fn open_snapshot(
+    conn: &Connection,
+    header: &[u8; SNAPSHOT_BYTES],
+) -> rusqlite::Result<bool> {
+    let mut snapshot = ffi::sqlite3_snapshot { hidden: *header };
+    // SAFETY: the handle is valid while `conn` is borrowed; SQLite copies what it needs of the
+    // snapshot before it returns.
+    let code =
+        unsafe { ffi::sqlite3_snapshot_open(conn.handle(), MAIN.as_ptr(), &raw mut snapshot) };
+    match code {
+        ffi::SQLITE_ERROR | ffi::SQLITE_ERROR_SNAPSHOT => Ok(false),
+        code => check(code).map(|()| true),
+    }
+}
+
 /// Makes COMMIT leave free pages where they are, whatever `auto_vacuum` says: pages are written here
 /// exactly as they came.
 pub(crate) fn never_autovacuum(conn: &Connection) -> rusqlite::Result<()> {

@@ -61,7 +61,8 @@ pub(crate) fn open(file: Box<dyn DatabaseFile>, flags: OpenFlags) -> rusqlite::R
     waiting().insert(number, file);
     let conn = Connection::open_with_flags_and_vfs(format!("{FILE_PREFIX}{number}"), flags, NAME);
     // It is still there only if SQLite failed before it asked for it.
-    drop(waiting().remove(&number));
+    let unused = waiting().remove(&number);
+    drop(unused);
     conn
 }
 

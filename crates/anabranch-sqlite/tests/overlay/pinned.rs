@@ -49,6 +49,7 @@ fn it_captures_as_a_borrowed_view_does() {
         watched: None,
         restarted: false,
         base_size: 0,
+        ahead: None,
         page_one_always: false,
     };
     let mut file = live(&path);
@@ -76,4 +77,47 @@ fn it_captures_as_a_borrowed_view_does() {
     pinned.read(p(2), &mut page).unwrap();
     assert_eq!(page, seen.0[1].1);
     assert!(pinned.read(p(99), &mut page).is_err());
+}
+
+#[test]
+fn an_earlier_state_is_shown_as_long_as_the_wal_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let other = written(&path);
+    other.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+    let mut file = live(&path);
+    let view = file.begin().unwrap();
+    let (mark, size) = (*view.mark().unwrap(), view.db_size());
+    drop(view);
+    let again = |mark, size| PinnedView::begin_at(live(&path), mark, size).unwrap();
+    assert!(again(&mark, size).is_some(), "it is the newest");
+    other
+        .execute_batch(
+            "UPDATE t SET v = 100; CREATE TABLE more(v); INSERT INTO more VALUES (zeroblob(90000))",
+        )
+        .unwrap();
+    let earlier = again(&mark, size).unwrap();
+    assert_eq!((earlier.mark(), earlier.db_size()), (Some(&mark), size));
+    assert_eq!(earlier.tables(9).unwrap().len(), 1, "the schema of then");
+    let earlier: anabranch_sqlite::SharedPages =
+        std::sync::Arc::new(std::sync::Mutex::new(earlier));
+    let conn = anabranch_sqlite::Scratch::read_only(earlier).unwrap();
+    assert_eq!(count(&conn, "SELECT sum(v) FROM t"), 3);
+    assert_eq!(crate::support::integrity(&conn), "ok");
+    assert!(again(&mark, size + 1).is_none(), "never of another size");
+    // Held by a reader, a checkpoint goes no further; without one it does.
+    let checkpoint = || other.query_row("PRAGMA wal_checkpoint", [], |_| Ok(())).unwrap();
+    checkpoint();
+    assert!(again(&mark, size).is_some());
+    drop(conn);
+    checkpoint();
+    assert!(again(&mark, size).is_none(), "copied beyond the mark");
+    other.execute_batch("UPDATE t SET v = 7").unwrap();
+    assert!(again(&mark, size).is_none(), "restarted");
+    let now = file.begin().unwrap();
+    let (mark, size) = (*now.mark().unwrap(), now.db_size());
+    drop(now);
+    drop(file);
+    other.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).unwrap();
+    assert!(again(&mark, size).is_none(), "not in WAL mode");
 }

@@ -53,6 +53,8 @@ fn what_was_cut_off_never_comes_back() {
     assert!(first(13).is_err());
     let mut layer = layer.lock().unwrap();
     assert_eq!(numbers(layer.pages(), PageSize::MIN), [3, 8, 9, 10, 11, 12]);
+    let set: Vec<u32> = layer.page_set().iter().map(|pgno| pgno.get()).collect();
+    assert_eq!(set, [3, 8, 9, 10, 11, 12]);
     assert_eq!((layer.own_pages(), layer.size()), (2, 12));
     assert!(!layer.contains(p(7)) && layer.contains(p(8)) && !layer.contains(p(13)));
     assert!(layer.put(p(1), &[0; 511]).is_err());

@@ -63,6 +63,12 @@ fn parse(text: &[u8]) -> Result<Spot, AdoptError> {
     Ok(Spot { generation: info.generation, frame: info.durable_frame_num })
 }
 
+/// For the fuzz target: whether the text says where a client is, and generation and frame if so.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(text: &[u8]) -> Option<(u32, u32)> {
+    parse(text).ok().map(|spot| (spot.generation, spot.frame))
+}
+
 fn hash(info: &Info) -> u32 {
     let words = [info.version, info.durable_frame_num, info.generation];
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();

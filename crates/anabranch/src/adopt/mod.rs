@@ -34,6 +34,9 @@ use crate::sidecar::{self, Sidecar};
 use crate::state::{self, Phase, RemoteText, State};
 use crate::transaction_hash::TransactionHash;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use info_file::fuzz as fuzz_info_file;
+
 mod info_file;
 mod ledger;
 

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
 /// What the proxy does to the next answers, and what it saw.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Rules {
     /// The first line of each request.
     pub requests: Vec<String>,
@@ -24,7 +24,15 @@ pub struct Rules {
     pub cut: Option<(&'static str, u32, usize)>,
     /// A byte of each answer to requests that begin so is flipped, so far from its start.
     pub flip: Option<(&'static str, usize)>,
+    /// So many requests that begin so are answered with this instead of being passed on; `{target}`
+    /// in it is what was asked for.
+    pub answer: Option<(&'static str, u32, String)>,
+    /// Runs when an answer has been cut off, before the client learns of it.
+    pub on_cut: Option<Box<dyn FnOnce() + Send>>,
 }
+
+/// Answers to the heads of requests.
+type Answers = dyn Fn(&str) -> String + Send + Sync;
 
 /// A server and the proxy before it.
 pub struct Net {
@@ -92,18 +100,33 @@ impl Net {
 
     /// Something that answers every request with `answer`, at the URL it gives.
     pub fn answering(&self, answer: &'static str) -> String {
+        self.scripted(move |_| answer.to_owned()).0
+    }
+
+    /// Something that answers requests as `answer` says, which gets their heads; where it is, and the
+    /// heads that it gets.
+    pub fn scripted(
+        &self,
+        answer: impl Fn(&str) -> String + Send + Sync + 'static,
+    ) -> (String, Arc<Mutex<Vec<String>>>) {
+        let (answer, heads): (Arc<Answers>, _) = (Arc::new(answer), Arc::default());
+        let kept: Arc<Mutex<Vec<String>>> = Arc::clone(&heads);
         let listener = self.runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         self.runtime.spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
+                let (answer, kept) = (Arc::clone(&answer), Arc::clone(&kept));
                 tokio::spawn(async move {
                     let mut request = vec![0; 4096];
-                    let _ = client.read(&mut request).await;
+                    let read = client.read(&mut request).await.unwrap_or(0);
+                    let head = String::from_utf8_lossy(&request[..read]).into_owned();
+                    let answer = answer(&head);
+                    kept.lock().unwrap().push(head);
                     let _ = client.write_all(answer.as_bytes()).await;
                 });
             }
         });
-        format!("http://{address}/x")
+        (format!("http://{address}/x"), heads)
     }
 }
 
@@ -120,6 +143,10 @@ async fn carry(mut client: TcpStream, server: SocketAddr, rules: Arc<Mutex<Rules
                     request = line.lines().next().unwrap_or_default().to_owned();
                     sent = 0;
                     rules.lock().unwrap().requests.push(request.clone());
+                    if let Some(answer) = answered(&rules, &request) {
+                        let _ = client.write_all(answer.as_bytes()).await;
+                        return;
+                    }
                 }
                 if server.write_all(&up[..n]).await.is_err() {
                     return;
@@ -131,11 +158,28 @@ async fn carry(mut client: TcpStream, server: SocketAddr, rules: Arc<Mutex<Rules
                 let ended = pass < n;
                 sent += pass;
                 rules.lock().unwrap().bytes += pass as u64;
-                if client.write_all(&down[..pass]).await.is_err() || ended {
+                let written = client.write_all(&down[..pass]).await;
+                if ended && let Some(act) = { rules.lock().unwrap().on_cut.take() } {
+                    // A runtime of its own may be started there.
+                    let act = move || std::thread::spawn(act).join().unwrap();
+                    tokio::task::block_in_place(act);
+                }
+                if written.is_err() || ended {
                     return;
                 }
             }
         }
+    }
+}
+
+/// The answer to a request that is not passed on.
+fn answered(rules: &Mutex<Rules>, request: &str) -> Option<String> {
+    match &mut rules.lock().unwrap().answer {
+        Some((start, left @ 1.., answer)) if request.starts_with(*start) => {
+            *left -= 1;
+            Some(answer.replace("{target}", request.split(' ').nth(1).unwrap_or_default()))
+        }
+        _ => None,
     }
 }
 

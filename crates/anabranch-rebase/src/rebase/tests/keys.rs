@@ -221,3 +221,19 @@ fn rows_without_a_key_are_content() {
     assert_eq!(done.rows("SELECT a FROM t ORDER BY a"), ["b", "c", "c", "here", "there"]);
     assert_eq!(done.told(), []);
 }
+
+#[test]
+fn rows_without_a_key_are_found_where_the_remote_moved_them() {
+    let base = "CREATE TABLE t(a); INSERT INTO t VALUES ('a'), ('b'), ('c'), ('c'), ('d'), ('e')";
+    let done = Case::new(
+        base,
+        "UPDATE t SET a = 'B' WHERE a = 'b'; DELETE FROM t WHERE a = 'e'; INSERT INTO t VALUES ('f');
+         DELETE FROM t WHERE rowid = 4; UPDATE t SET a = 'D' WHERE a = 'd'",
+        // As VACUUM does it.
+        "DELETE FROM t WHERE a IN ('a', 'd'); CREATE TABLE x AS SELECT a FROM t ORDER BY rowid;
+         DELETE FROM t; INSERT INTO t SELECT a FROM x ORDER BY rowid; DROP TABLE x",
+    )
+    .run();
+    assert_eq!(done.rows("SELECT a FROM t ORDER BY a"), ["B", "D", "c", "f"]);
+    assert_eq!(done.told(), [(ConflictKind::UpdateDelete, Decision::Local)]);
+}

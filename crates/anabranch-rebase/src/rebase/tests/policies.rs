@@ -203,7 +203,7 @@ fn rows_that_differ_are_listed() {
         "",
     );
     let mut found = Vec::new();
-    changed_rows(&case.base, &case.local, &mut |row| {
+    changed_rows(&case.base, &case.local, None, &mut |row| {
         found.push((row.table, row.before.map(|r| r.values), row.after.map(|r| r.values)));
         Ok(())
     })

@@ -92,6 +92,40 @@ fn a_refused_parent_takes_its_local_children_along() {
 }
 
 #[test]
+fn children_of_a_row_that_a_unique_index_displaced() {
+    let base = "CREATE TABLE p(id INTEGER PRIMARY KEY, u UNIQUE);
+        CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p);";
+    let there = "INSERT INTO p VALUES (900, 'x'); INSERT INTO c VALUES (800, 900)";
+    let done = Case::new(base, "INSERT INTO p VALUES (500, 'x')", there).run();
+    // The child must have its parent, so that the local row in turn cannot stand.
+    assert_eq!(done.rows("SELECT * FROM p"), ["900|x"]);
+    assert_eq!(done.rows("SELECT * FROM c"), ["800|900"]);
+    assert_eq!(done.told().len(), 1);
+    let cascade = base.replace("REFERENCES p", "REFERENCES p ON DELETE CASCADE");
+    let done = Case::new(&cascade, "INSERT INTO p VALUES (500, 'x')", there).run();
+    assert_eq!(done.rows("SELECT * FROM p"), ["500|x"]);
+    assert_eq!(done.rows("SELECT * FROM c"), Vec::<String>::new());
+    assert_eq!(
+        done.told(),
+        [(ConflictKind::Unique, Decision::Local), (ConflictKind::ForeignKey, Decision::Local)]
+    );
+}
+
+#[test]
+fn a_reference_in_the_key_is_not_set_to_null() {
+    let done = Case::new(
+        "CREATE TABLE p(id INTEGER PRIMARY KEY);
+         CREATE TABLE c(p REFERENCES p ON DELETE SET NULL, n, PRIMARY KEY(p, n));
+         INSERT INTO p VALUES (1)",
+        "DELETE FROM p",
+        "INSERT INTO c VALUES (1, 1)",
+    )
+    .run();
+    assert_eq!(done.rows("SELECT p.id, c.n FROM p, c"), ["1|1"]);
+    assert_eq!(done.told(), [(ConflictKind::ForeignKey, Decision::Remote)]);
+}
+
+#[test]
 fn rows_that_refer_to_each_other() {
     let done = Case::new(
         "CREATE TABLE t(id INTEGER PRIMARY KEY, up REFERENCES t(id));

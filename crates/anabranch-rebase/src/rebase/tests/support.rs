@@ -1,9 +1,52 @@
 //! Three states made by SQL, and what a rebase makes of them.
 
+use std::sync::{Arc, Mutex};
+
+use anabranch_format::{PageSet, PageSize, Pgno};
+use anabranch_sqlite::PageRead;
 use rusqlite::backup::Backup;
 
 use super::*;
+use crate::candidates::Changed;
 use crate::keymap::KeyMap;
+
+/// The pages of a database.
+struct Pages {
+    size: PageSize,
+    bytes: Vec<u8>,
+}
+
+impl Pages {
+    fn page(&self, pgno: u32) -> Option<&[u8]> {
+        self.bytes.chunks(self.size.bytes()).nth(pgno as usize - 1)
+    }
+}
+
+impl PageRead for Pages {
+    fn page_size(&self) -> PageSize {
+        self.size
+    }
+
+    fn size(&self) -> u32 {
+        u32::try_from(self.bytes.len() / self.size.bytes()).unwrap()
+    }
+
+    fn read(&mut self, pgno: Pgno, buf: &mut [u8]) -> std::io::Result<()> {
+        buf.copy_from_slice(self.page(pgno.get()).unwrap());
+        Ok(())
+    }
+}
+
+fn pages(conn: &Connection) -> Pages {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join("pages.db");
+    let mut file = Connection::open(&path).unwrap();
+    file.pragma_update(None, "synchronous", "OFF").unwrap();
+    Backup::new(conn, &mut file).unwrap().step(-1).unwrap();
+    drop(file);
+    let size: u32 = conn.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap();
+    Pages { size: PageSize::new(size).unwrap(), bytes: std::fs::read(path).unwrap() }
+}
 
 /// The states of a database.
 pub(super) struct Case {
@@ -61,11 +104,39 @@ impl Case {
     }
 
     pub(super) fn try_run(&self) -> Result<Done, RebaseError> {
+        self.run_with(None)
+    }
+
+    /// As [`run`](Self::run), with the pages that differ.
+    pub(super) fn run_by_pages(&self) -> Done {
+        let [before, after] = [&self.base, &self.local].map(pages);
+        let different = (1..=before.size().max(after.size()))
+            .filter(|&n| before.page(n) != after.page(n))
+            .filter_map(Pgno::new);
+        let mut set = PageSet::new(before.size().max(after.size()));
+        for pgno in different {
+            set.insert(pgno);
+        }
+        let changed = Changed {
+            before: Arc::new(Mutex::new(before)),
+            after: Arc::new(Mutex::new(after)),
+            pages: Arc::new(set),
+        };
+        self.run_with(Some(&changed)).unwrap()
+    }
+
+    fn run_with(&self, changed: Option<&Changed>) -> Result<Done, RebaseError> {
         let result = copy(&self.remote);
         let mut journal = Vec::new();
         let mut keys = self.keys.clone();
         let summary = rebase(
-            Sides { base: &self.base, local: &self.local, remote: &self.remote, onto: &result },
+            Sides {
+                base: &self.base,
+                local: &self.local,
+                remote: &self.remote,
+                onto: &result,
+                changed,
+            },
             &self.rules,
             &mut keys,
             &mut |conflict| {

@@ -95,7 +95,7 @@ fn two_tables_of_one_name_are_refused() {
         )
     };
     assert_eq!(conflict(&world()).1, "u");
-    assert_eq!(world().take(Side::Remote).unwrap().text("SELECT count(*) FROM u"), "1");
+    assert_eq!(world().take(Side::Remote).unwrap().text("SELECT count(*) FROM u"), "2");
     let world = World::new(T, "ALTER TABLE t RENAME TO u", "CREATE TABLE u(x)");
     assert!(matches!(world.merge(&Rules::default()), Err(RebaseError::SchemaBroken { .. })));
 }

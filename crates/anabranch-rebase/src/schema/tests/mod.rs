@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
-use rusqlite::OptionalExtension;
+use anabranch_format::{PageSet, PageSize, Pgno};
+use anabranch_sqlite::PageRead;
 use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 
@@ -18,11 +20,13 @@ mod virtuals;
 /// Three files: the base, and two that started from it.
 struct World {
     dir: tempfile::TempDir,
+    /// Whether the pages that differ are told.
+    by_pages: bool,
 }
 
 impl World {
     fn new(base: &str, local: &str, remote: &str) -> Self {
-        let world = Self { dir: tempfile::tempdir().unwrap() };
+        let world = Self { dir: tempfile::tempdir().unwrap(), by_pages: true };
         world.run("base", base);
         for (name, sql) in [("local", local), ("remote", remote)] {
             std::fs::copy(world.path("base"), world.path(name)).unwrap();
@@ -47,49 +51,58 @@ impl World {
         conn.execute_batch(sql).unwrap();
     }
 
-    /// Connections as a rebase has them.
+    /// Connections as a rebase has them: base, local, remote.
     fn open(&self) -> (Connection, Connection, Connection) {
         let open = |name| {
             let conn = Connection::open(self.path(name)).unwrap();
-            for off in [
-                DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER,
-                DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY,
-                DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA,
-                DbConfig::SQLITE_DBCONFIG_DEFENSIVE,
-            ] {
-                conn.set_db_config(off, false).unwrap();
-            }
-            conn.execute_batch("PRAGMA cell_size_check = ON").unwrap();
+            conn.execute_batch("PRAGMA query_only = ON").unwrap();
+            crate::prepare(&conn).unwrap();
             conn
         };
-        let (base, local) = (open("base"), open("local"));
-        for conn in [&base, &local] {
-            conn.execute_batch("PRAGMA query_only = ON").unwrap();
-        }
-        let onto = open("remote");
-        onto.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF").unwrap();
-        (base, local, onto)
+        (open("base"), open("local"), open("remote"))
     }
 
-    /// Merges into the remote's file.
+    /// The pages in which base and local file differ.
+    fn changed(&self) -> Changed {
+        let [before, after] = ["base", "local"].map(|name| {
+            let bytes = std::fs::read(self.path(name)).unwrap();
+            let size = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
+            Bytes { bytes, size }
+        });
+        let mut pages = PageSet::new(before.size().max(after.size()));
+        for pgno in (1..=before.size().max(after.size())).filter_map(Pgno::new) {
+            if before.page(pgno) != after.page(pgno) {
+                pages.insert(pgno);
+            }
+        }
+        Changed {
+            before: Arc::new(Mutex::new(before)),
+            after: Arc::new(Mutex::new(after)),
+            pages: Arc::new(pages),
+        }
+    }
+
+    /// Merges into a copy of the remote's file.
     fn merge(&self, rules: &Rules) -> Result<Merged, RebaseError> {
-        let (base, local, onto) = self.open();
+        let (base, local, remote) = self.open();
+        std::fs::copy(self.path("remote"), self.path("onto")).unwrap();
+        let onto = Connection::open(self.path("onto")).unwrap();
+        onto.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF").unwrap();
+        onto.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false).unwrap();
+        let changed = self.by_pages.then(|| self.changed());
+        let changed = changed.as_ref();
+        let sides =
+            crate::Sides { base: &base, local: &local, remote: &remote, onto: &onto, changed };
         let mut conflicts = Vec::new();
-        let mut journal = |conflict| {
+        let mut keys = crate::KeyMap::default();
+        let summary = crate::rebase(sides, rules, &mut keys, &mut |conflict| {
             conflicts.push(conflict);
             Ok(())
-        };
-        let mut plan = plan(&base, &local, &onto, rules)?;
-        plan.carry_before_rows(&mut journal)?;
-        for table in &plan.tables {
-            replay(table, &base, &local, &onto);
-        }
-        plan.carry_after_rows()?;
-        drop(plan);
+        })?;
         drop(onto);
-        let conn = Connection::open(self.path("remote")).unwrap();
+        let conn = Connection::open(self.path("onto")).unwrap();
         sound(&conn);
-        Ok(Merged { conn, conflicts })
+        Ok(Merged { conn, conflicts, objects: summary.objects })
     }
 
     /// Merges without a rule for schemas.
@@ -102,9 +115,37 @@ impl World {
     }
 }
 
+/// The pages of a file.
+struct Bytes {
+    bytes: Vec<u8>,
+    size: usize,
+}
+
+impl Bytes {
+    fn page(&self, pgno: Pgno) -> Option<&[u8]> {
+        self.bytes.chunks(self.size).nth(pgno.get() as usize - 1)
+    }
+}
+
+impl PageRead for Bytes {
+    fn page_size(&self) -> PageSize {
+        PageSize::new(u32::try_from(self.size).unwrap()).unwrap()
+    }
+
+    fn size(&self) -> u32 {
+        u32::try_from(self.bytes.len() / self.size).unwrap()
+    }
+
+    fn read(&mut self, pgno: Pgno, buf: &mut [u8]) -> std::io::Result<()> {
+        buf.copy_from_slice(self.page(pgno).unwrap());
+        Ok(())
+    }
+}
+
 struct Merged {
     conn: Connection,
     conflicts: Vec<Conflict>,
+    objects: usize,
 }
 
 impl Merged {
@@ -154,8 +195,11 @@ fn rows(conn: &Connection, sql: &str) -> Vec<Vec<Value>> {
 
 /// What must hold of any result.
 fn sound(conn: &Connection) {
-    let said: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-    assert_eq!(said, "ok");
+    match conn.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)) {
+        Ok(said) => assert_eq!(said, "ok"),
+        // It cannot be checked without the application.
+        Err(error) => assert!(error.to_string().contains("no such collation"), "{error}"),
+    }
     let mut left =
         conn.prepare("SELECT name FROM sqlite_schema WHERE name LIKE 'anabranch_aside%'").unwrap();
     assert!(!left.exists([]).unwrap());
@@ -184,83 +228,5 @@ fn sound(conn: &Connection) {
             }
             Err(error) => panic!("{name}: {error}"),
         }
-    }
-}
-
-/// Rows of the local side in place of those of the base, as simply as it can be said: conflicts
-/// between rows are not what is tested here.
-fn replay(table: &TablePlan, base: &Connection, local: &Connection, onto: &Connection) {
-    use crate::plan::Key;
-    let keys: Vec<String> = match &table.key {
-        Key::RowidColumn { column, .. } => vec![column.clone()],
-        Key::Rowid { alias } => vec![(*alias).to_owned()],
-        Key::Columns { columns, .. } => columns.clone(),
-    };
-    if matches!(table.how, How::Sequence | How::Statistics) {
-        return;
-    }
-    let extra = matches!(table.key, Key::Rowid { .. }).then(|| keys[0].clone());
-    let result: Vec<String> =
-        extra.iter().cloned().chain(table.columns.iter().map(|c| c.result.clone())).collect();
-    let read = |conn: &Connection, name: &str, of: fn(&Column) -> &Option<String>| {
-        let named = |c: &String| {
-            let column = table.columns.iter().find(|column| column.result == *c);
-            match column {
-                Some(column) => of(column).as_deref().map_or("NULL".to_owned(), quoted),
-                None => c.clone(),
-            }
-        };
-        let list: Vec<String> = keys.iter().chain(&result).map(named).collect();
-        let sql = format!("SELECT {} FROM {}", list.join(", "), quoted(name));
-        let all = rows(conn, &sql).into_iter().map(|mut row| {
-            let values = row.split_off(keys.len());
-            (format!("{row:?}"), (row, values))
-        });
-        all.collect::<BTreeMap<_, _>>()
-    };
-    let before = match &table.base {
-        Some(side) => read(base, &side.name, |c| &c.base),
-        None => BTreeMap::new(),
-    };
-    let after = read(local, &table.local.name, |c| &c.local);
-    let condition: Vec<String> = keys.iter().map(|k| format!("{} IS ?", quoted(k))).collect();
-    let from = quoted(&table.result);
-    let delete = format!("DELETE FROM {from} WHERE {}", condition.join(" AND "));
-    let here: Vec<usize> = (0..result.len())
-        .filter(|&at| {
-            table.columns.iter().find(|c| c.result == result[at]).is_none_or(|c| c.local.is_some())
-        })
-        .collect();
-    let list: Vec<String> = here.iter().map(|&at| quoted(&result[at])).collect();
-    let places = vec!["?"; list.len()].join(", ");
-    let list = list.join(", ");
-    let insert = format!("INSERT INTO {from} ({list}) VALUES ({places})");
-    let get = format!("SELECT {list} FROM {from} WHERE {}", condition.join(" AND "));
-    for (key, (values, _)) in &before {
-        if !after.contains_key(key) {
-            onto.execute(&delete, rusqlite::params_from_iter(values)).unwrap();
-        }
-    }
-    for (key, (values, row)) in &after {
-        let old = before.get(key).map(|(_, old)| old);
-        if old == Some(row) {
-            continue;
-        }
-        let now = onto
-            .query_row(&get, rusqlite::params_from_iter(values), |row| {
-                (0..here.len())
-                    .map(|at| row.get::<_, Value>(at))
-                    .collect::<rusqlite::Result<Vec<_>>>()
-            })
-            .optional()
-            .unwrap();
-        // What the base had and this side left alone is as the remote has it.
-        let value = |(place, &at): (usize, &usize)| match (old, &now) {
-            (Some(old), Some(now)) if old[at] == row[at] => now[place].clone(),
-            _ => row[at].clone(),
-        };
-        let row: Vec<Value> = here.iter().enumerate().map(value).collect();
-        onto.execute(&delete, rusqlite::params_from_iter(values)).unwrap();
-        onto.execute(&insert, rusqlite::params_from_iter(row)).unwrap();
     }
 }

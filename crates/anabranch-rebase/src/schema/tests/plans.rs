@@ -7,8 +7,9 @@ use crate::plan::Key;
 fn planned(sql: &str) -> (Vec<TablePlan>, Vec<ForeignKey>) {
     let world = World::new(sql, "", "");
     let (base, local, onto) = world.open();
+    onto.execute_batch("PRAGMA query_only = OFF").unwrap();
     let rules = Rules::default();
-    let mut plan = plan(&base, &local, &onto, &rules).unwrap();
+    let mut plan = plan(&base, &local, &onto, None, &rules).unwrap();
     plan.carry_before_rows(&mut |_| panic!("a conflict")).unwrap();
     assert_eq!(plan.carried, 0);
     (plan.tables.clone(), plan.foreign_keys.clone())

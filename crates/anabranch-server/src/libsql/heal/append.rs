@@ -7,7 +7,7 @@ use anabranch_format::{
     ChecksumOrder, DeltaEncoder, Healed, Lsn, PageOne, PageSource, PartHeader, Pgno, Salts,
     WalChecksum, canonicalise_page_one,
 };
-use anabranch_rebase::KeyMap;
+use anabranch_rebase::{Changed, KeyMap};
 use anabranch_sqlite::{Difference, Overlay, PageRead, SharedOverlay, SharedPages};
 use anabranch_store::{
     AppendError, Appended, AsideName, GENERATION_MAX, Head, NewSegment, Rollover, Spool,
@@ -176,15 +176,17 @@ async fn merged(
         states::lay(&mut local, &frames, first, last)?;
         let before = cookie(&mut *lock(&base)?)?;
         let cookies = (before, cookie(&mut local)?);
+        let pages = Arc::new(local.page_set());
         let local: SharedPages = local.shared();
-        Ok((base, local, cookies))
+        let changed = Changed { before: Arc::clone(&base), after: Arc::clone(&local), pages };
+        Ok((changed, cookies))
     });
-    let (base, local, cookies) = layers.await?.map_err(|e: std::io::Error| scratch(&e))?;
-    let changed = cookies.0 != cookies.1 || own.continued().is_some_and(|l| l.cookie.is_some());
+    let (changed, cookies) = layers.await?.map_err(|e: std::io::Error| scratch(&e))?;
+    let schema = cookies.0 != cookies.1 || own.continued().is_some_and(|l| l.cookie.is_some());
     let check = own.first() == 1;
     let (onto, scratch) = (mirror.pages(), db.libsql().scratch.clone());
-    let merged = merge(Merging { base, local, onto, keys, scratch, check }).await?;
-    Ok(merged.map(|merged| (merged, changed.then_some(cookies.1))))
+    let merged = merge(Merging { changed, onto, keys, scratch, check }).await?;
+    Ok(merged.map(|merged| (merged, schema.then_some(cookies.1))))
 }
 
 /// The schema cookie of a state; 0 of an empty one, as SQLite has it.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anabranch_rebase::{KeyMap, RebaseError, Rules, Sides};
+use anabranch_rebase::{Changed, KeyMap, RebaseError, Rules, Sides};
 use anabranch_sqlite::{Overlay, Scratch, ScratchError, SharedOverlay, SharedPages};
 use anabranch_store::{Spool, causes};
 use rusqlite::InterruptHandle;
@@ -28,10 +28,8 @@ const KEYS_MAX: usize = 1_000_000;
 
 /// The states.
 pub(super) struct Merging {
-    /// The client's, before its new frames.
-    pub(super) base: SharedPages,
-    /// The client's, after them.
-    pub(super) local: SharedPages,
+    /// The client's, before and after its new frames.
+    pub(super) changed: Changed,
     /// That of the head.
     pub(super) onto: SharedPages,
     /// Keys that were renumbered before.
@@ -105,19 +103,25 @@ impl Watch {
 }
 
 fn run(merging: Merging, watch: &Watch) -> Result<Merged, NotMerged> {
-    let Merging { base, local, onto, mut keys, scratch, check } = merging;
+    let Merging { changed, onto, mut keys, scratch, check } = merging;
     let layer = Overlay::new(Arc::clone(&onto), &scratch).map_err(failed)?.shared();
     let mut journal = journal::Writer::new(Spool::new(&scratch));
     {
-        let base = Scratch::read_only(base).map_err(unreadable)?;
-        let local = Scratch::read_only(local).map_err(unreadable)?;
+        let base = Scratch::read_only(Arc::clone(&changed.before)).map_err(unreadable)?;
+        let local = Scratch::read_only(Arc::clone(&changed.after)).map_err(unreadable)?;
         let remote = Scratch::read_only(onto).map_err(unreadable)?;
         let onto = Scratch::writable(&layer).map_err(unreadable)?;
         [&base, &local, &remote, &onto].into_iter().for_each(|connection| watch.add(connection));
         if check {
             sound(&local)?;
         }
-        let sides = Sides { base: &base, local: &local, remote: &remote, onto: &onto };
+        let sides = Sides {
+            base: &base,
+            local: &local,
+            remote: &remote,
+            onto: &onto,
+            changed: Some(&changed),
+        };
         let mut write = |conflict| journal.write(&conflict).map_err(Into::into);
         let merged = anabranch_rebase::rebase(sides, &Rules::default(), &mut keys, &mut write);
         merged.map_err(|e| refused(&e, &[&base, &local, &remote, &onto]))?;

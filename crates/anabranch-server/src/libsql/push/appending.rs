@@ -12,6 +12,32 @@ struct Packed {
     map: PageMap,
     session: Option<Session>,
     outcome: Result<Content, SegmentError>,
+    /// Number of the last of their frames, if all lie in the generation's file, unpublished.
+    laid: std::io::Result<u32>,
+}
+
+/// Lays frames down where nobody looks before they are published.
+struct Laying<'a> {
+    generation: &'a Generation,
+    /// Number of the last frame that was laid down.
+    last: std::io::Result<u32>,
+}
+
+impl<'a> Laying<'a> {
+    fn after_published(generation: &'a Generation) -> Self {
+        Laying { generation, last: Ok(generation.frames.last()) }
+    }
+
+    /// The next frames. After an error nothing more is laid down.
+    fn add(&mut self, frames: &Frames) {
+        if let Ok(last) = self.last {
+            let count = u32::try_from(frames.len()).map_err(std::io::Error::other);
+            let write = |count| {
+                self.generation.frames.write(last + 1, frames.bytes()).map(|()| last + count)
+            };
+            self.last = count.and_then(write);
+        }
+    }
 }
 
 struct Content {
@@ -41,8 +67,8 @@ impl Turn<'_> {
         let Pending { session, from, to, order } = pending;
         let engine = self.db.engine();
         let map = engine.take_map(self.db, head).await?;
-        let packed = self.pack(map, session, (from, to), head, core.schema).await?;
-        let Packed { map, session, outcome } = packed;
+        let packed = self.pack(map, session, (from, to), head, (current, core.schema)).await?;
+        let Packed { map, session, outcome, laid } = packed;
         let content = match outcome {
             Ok(content) => content,
             Err(e) => {
@@ -103,7 +129,7 @@ impl Turn<'_> {
         let last = self.push.frames.get(to - 1).header;
         let frame = self.push.start + u32::try_from(to - 1).unwrap_or(u32::MAX);
         core.proofs.insert(last.salts, Proof { order, frame, checksum: last.checksum });
-        self.lay_down(core, current, session, (from, to)).await;
+        self.publish(core, current, laid);
         let mut answer = Answer::ok(self.push.generation, self.push.last());
         if !done {
             let mut session = self.new_session(current, to, order, content.size_after);
@@ -121,47 +147,31 @@ impl Turn<'_> {
         session: Option<Session>,
         (from, to): (usize, usize),
         head: &Head,
-        schema: SchemaSeen,
+        (current, schema): (&Arc<Generation>, SchemaSeen),
     ) -> Result<Packed, ApiError> {
         let frames = self.push.frames.part(from, to);
         let rest = self.push.frames.part(to, self.push.frames.len());
         let size = head.newest.as_ref().map_or(0, |newest| newest.pages.1);
         let spool = Spool::new(&self.db.libsql().scratch);
+        let generation = Arc::clone(current);
         blocking(move || {
             let kept = session.as_ref().map(|session| &session.kept);
-            let outcome = pack(&map, kept, &frames, &rest, size, spool, schema);
-            Packed { map, session, outcome }
+            let mut laying = Laying::after_published(&generation);
+            let new = Whole { kept, frames: &frames, rest: &rest };
+            let outcome = pack(&map, &new, size, spool, schema, &mut laying);
+            Packed { map, session, outcome, laid: laying.last }
         })
         .await
     }
 
     /// Makes the frames that were appended servable. If that fails they are read from the log again.
-    async fn lay_down(
-        &self,
-        core: &mut Core,
-        current: &Arc<Generation>,
-        session: Option<Session>,
-        (from, to): (usize, usize),
-    ) {
-        let (generation, frames) = (Arc::clone(current), self.push.frames.part(from, to));
-        let written = blocking(move || {
-            let mut number = generation.frames.last() + 1;
-            if let Some(session) = session {
-                each_part(&session.kept, |part| {
-                    generation.frames.write(number, part.bytes())?;
-                    number += u32::try_from(part.len()).map_err(std::io::Error::other)?;
-                    Ok::<(), std::io::Error>(())
-                })?;
+    fn publish(&self, core: &mut Core, current: &Generation, laid: std::io::Result<u32>) {
+        match laid {
+            Ok(last) => current.frames.publish(last),
+            Err(error) => {
+                tracing::warn!(database = %self.db.name(), %error, "laying frames down failed; the log has them");
+                core.current = None;
             }
-            generation.frames.write(number, frames.bytes())?;
-            generation
-                .frames
-                .publish(number + u32::try_from(frames.len()).map_err(std::io::Error::other)? - 1);
-            Ok::<(), std::io::Error>(())
-        });
-        if !matches!(written.await, Ok(Ok(()))) {
-            tracing::warn!(database = %self.db.name(), "laying frames down failed; the log has them");
-            core.current = None;
         }
     }
 
@@ -203,16 +213,23 @@ pub(super) fn each_part<E: From<std::io::Error>>(
     Ok(())
 }
 
+/// Whole transactions, and the start of the one that follows.
+struct Whole<'a> {
+    /// Frames that came in earlier requests.
+    kept: Option<&'a Kept>,
+    frames: &'a Frames,
+    rest: &'a Frames,
+}
+
 fn pack(
     map: &PageMap,
-    kept: Option<&Kept>,
-    frames: &Frames,
-    rest: &Frames,
+    new: &Whole<'_>,
     size: u32,
     spool: Spool,
     mut schema: SchemaSeen,
+    laying: &mut Laying<'_>,
 ) -> Result<Content, SegmentError> {
-    let salts = frames.get(0).header.salts;
+    let salts = new.frames.get(0).header.salts;
     let mut encoder = SegmentEncoder::new(spool, PAGE_SIZE, size, salts)?;
     let mut change = Change::default();
     let mut stale_cookie = false;
@@ -225,13 +242,17 @@ fn pack(
         }
         Ok::<(), SegmentError>(())
     };
-    if let Some(kept) = kept {
-        each_part(kept, |part| part.iter().try_for_each(|frame| add(&frame)))?;
+    if let Some(kept) = new.kept {
+        each_part(kept, |part| {
+            laying.add(part);
+            part.iter().try_for_each(|frame| add(&frame))
+        })?;
     }
-    frames.iter().try_for_each(|frame| add(&frame))?;
+    laying.add(new.frames);
+    new.frames.iter().try_for_each(|frame| add(&frame))?;
     let encoded = encoder.finish()?;
     let mut rules = Transaction::new(PAGE_SIZE, encoded.size_after);
-    rest.iter().try_for_each(|frame| rules.frame(frame.pgno(), 0))?;
+    new.rest.iter().try_for_each(|frame| rules.frame(frame.pgno(), 0))?;
     Ok(Content {
         body: encoded.sink,
         frames: encoded.frames,

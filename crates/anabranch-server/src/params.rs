@@ -9,10 +9,10 @@ use crate::error::ApiError;
 
 /// The parameters of a request; those with names that nobody knows are passed over.
 #[derive(Debug)]
-pub(super) struct Params<'a>(Vec<(&'a str, &'a str)>);
+pub(crate) struct Params<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Params<'a> {
-    pub(super) fn parse(query: &'a str) -> Result<Self, ApiError> {
+    pub(crate) fn parse(query: &'a str) -> Result<Self, ApiError> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.=&".contains(&b);
         if !query.bytes().all(plain) {
             return Err(ApiError::bad_request("a parameter has characters that none needs"));
@@ -22,7 +22,7 @@ impl<'a> Params<'a> {
     }
 
     /// The value of `name`, if it is given.
-    pub(super) fn get<T: FromStr<Err: std::fmt::Display>>(
+    pub(crate) fn get<T: FromStr<Err: std::fmt::Display>>(
         &self,
         name: &str,
     ) -> Result<Option<T>, ApiError> {
@@ -34,7 +34,7 @@ impl<'a> Params<'a> {
     }
 
     /// The value of `name`, which must be given.
-    pub(super) fn require<T: FromStr<Err: std::fmt::Display>>(
+    pub(crate) fn require<T: FromStr<Err: std::fmt::Display>>(
         &self,
         name: &str,
     ) -> Result<T, ApiError> {
@@ -42,8 +42,19 @@ impl<'a> Params<'a> {
         self.get(name)?.ok_or_else(missing)
     }
 
+    /// Refuses names that are not among `known`: for requests of people, who mistype them.
+    pub(crate) fn only(&self, known: &[&str]) -> Result<(), ApiError> {
+        match self.0.iter().find(|(name, _)| !known.contains(name)) {
+            Some((name, _)) => Err(ApiError::bad_request(format!(
+                "no parameter '{name}' is known here, only {}",
+                known.join(", ")
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// The segment whose end the client knows: `first`, `after` (its last position) and `push`.
-    pub(super) fn anchor(&self) -> Result<Option<Anchor>, ApiError> {
+    pub(crate) fn anchor(&self) -> Result<Option<Anchor>, ApiError> {
         let (first, last) = (self.get::<Lsn>("first")?, self.get::<Lsn>("after")?);
         let Some((first, last)) = first.zip(last) else { return Ok(None) };
         Ok(Some(Anchor { first, last, push: self.get("push")? }))
@@ -64,6 +75,8 @@ mod tests {
         assert_eq!(params.require::<u64>("count").unwrap_err().status, 400);
         assert_eq!(params.require::<u64>("push").unwrap_err().status, 400);
         assert!(Params::parse("").unwrap().anchor().unwrap().is_none());
+        assert!(Params::parse("after=7").unwrap().only(&["after"]).is_ok());
+        assert_eq!(Params::parse("aftre=7").unwrap().only(&["after"]).unwrap_err().status, 400);
         assert_eq!(Params::parse("a=%41").unwrap_err().status, 400);
     }
 }
