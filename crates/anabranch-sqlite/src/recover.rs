@@ -6,10 +6,12 @@
 //!
 //! 1. the WAL, if it reaches back to the mark before the apply: the first transaction after the mark
 //!    is the apply or it is not (we held the write lock from the mark to COMMIT);
-//! 2. the pages: one page as the apply would have left it, and none as it was before: applied. The
-//!    reverse: not applied. Pages written by others since say nothing;
-//! 3. the schema cookie, where the apply gave the file a new, random one: programs only count it up.
-//!    Where the apply replaced a state that was not the base's, this comes before the pages.
+//! 2. the schema cookie, where the apply gave the file a new, random one: programs only count it up;
+//! 3. the pages: one page as the apply would have left it, and none as it was before: applied. The
+//!    reverse: not applied. Pages written by others since say nothing. If the schema cookie is
+//!    neither the one before nor the one after, no page says anything: `VACUUM` counts it up, and
+//!    may put by chance on one page what had been there before. Nor does one if the apply replaced a
+//!    state that was not the base's.
 //!
 //! What all this leaves open is [`Verdict::Undecided`]; it is never assumed.
 
@@ -57,15 +59,16 @@ impl View<'_> {
             Some(Next::None | Next::Theirs) => return Ok(Verdict::NotApplied),
             None => {}
         }
-        if intent.replaces {
-            // The base does not tell what the pages were before; the cookie is always a new one.
-            return Ok(self.by_cookie(intent));
+        let verdict = self.by_cookie(intent);
+        let now = self.page_one().schema_cookie;
+        let same_schema = now == intent.cookie_before || Some(now) == intent.cookie_after;
+        if verdict != Verdict::Undecided || intent.replaces || !same_schema {
+            return Ok(verdict);
         }
-        let (at_target, at_old) = self.vote(intent, base)?;
-        Ok(match (at_target, at_old) {
+        Ok(match self.vote(intent, base)? {
             (1.., 0) => Verdict::Applied,
             (0, 1..) => Verdict::NotApplied,
-            _ => self.by_cookie(intent),
+            _ => Verdict::Undecided,
         })
     }
 

@@ -164,6 +164,21 @@ fn a_file_that_was_ahead_of_its_base_is_told_by_how_it_was() {
 }
 
 #[test]
+fn pages_tell_nothing_once_others_counted_the_schema_cookie_up() {
+    for applied in [true, false] {
+        let sql = &["UPDATE t SET v = 'other' WHERE id = 1"];
+        let mut cut = cut(applied, sql, CookieRule::Keep);
+        // As it was before, and what `VACUUM` might do without leaving the other pages alone.
+        cli(
+            &cut.replica.db,
+            "UPDATE t SET v = 'start' WHERE id = 1; CREATE TABLE mine(a); DROP TABLE mine",
+        );
+        lose_the_wal(&mut cut);
+        assert_eq!(verdict(&mut cut), Verdict::Undecided);
+    }
+}
+
+#[test]
 fn an_intent_and_its_mark_survive_their_text() {
     let cut = cut(true, UPDATE, CookieRule::Keep);
     let text = serde_json::to_string(&cut.intent).unwrap();
