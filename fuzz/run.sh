@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs every fuzz target for FUZZ_SECONDS each (default 10) on the stable toolchain: fuzz/run.sh [TARGET...]
+# Runs the fuzz targets for FUZZ_SECONDS each (default 10) on the stable toolchain: fuzz/run.sh [TARGET...]
+#   FUZZ_REMOTE=1 fuzz/run.sh   those of client, server and store as well, which take minutes to build
 #
 # With cargo-fuzz and a nightly toolchain, which adds the address sanitizer:
 #   cargo +nightly fuzz run delta
@@ -10,7 +11,15 @@ seconds=${FUZZ_SECONDS:-10}
 [ "$seconds" -gt 0 ] 2>/dev/null || seconds=10
 target_dir=${CARGO_TARGET_DIR:-$PWD/target}
 host=$(rustc -vV | sed -n 's/^host: //p')
-targets=${*:-$(sed -n 's/^path = "fuzz_targets\/\(.*\)\.rs"/\1/p' Cargo.toml)}
+remote="arrival libsql info_file"
+all=$(sed -n 's/^path = "fuzz_targets\/\(.*\)\.rs"/\1/p' Cargo.toml)
+features=
+if [ "${FUZZ_REMOTE:-}" ]; then
+    features="--features remote"
+else
+    for target in $remote; do all=$(echo "$all" | grep -vx "$target"); done
+fi
+targets=${*:-$all}
 
 cargo run --quiet --bin seeds -- corpus
 
@@ -21,7 +30,7 @@ for target in $targets; do bins="$bins --bin $target"; done
 RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares" \
-    cargo build --quiet --release --target "$host" $bins
+    cargo build --quiet --release --target "$host" $features $bins
 
 for target in $targets; do
     echo "== $target, $seconds s"

@@ -4,20 +4,22 @@
 //! target takes an input in two ways: as it is, as an attacker's first try, and as a recipe from
 //! which an object with fitting checksums is made, as an attacker who knows the format would.
 
-use std::path::Path;
-use std::sync::OnceLock;
+#[cfg(feature = "remote")]
+use std::{path::Path, sync::OnceLock};
 
 use anabranch_format::{
     DbChecksum, FORMAT_VERSION, Kind, Lsn, Metadata, Micros, PageSize, Pgno, Salts, WalHeader,
     WalWriter,
 };
 
+#[cfg(feature = "remote")]
 /// Where temporary files go: none of them has a name.
 pub fn scratch() -> &'static Path {
     static SCRATCH: OnceLock<tempfile::TempDir> = OnceLock::new();
     SCRATCH.get_or_init(|| tempfile::tempdir().expect("a temporary directory")).path()
 }
 
+#[cfg(feature = "remote")]
 /// Runs what is asynchronous; one thread, so that what happens is the same each time.
 pub fn runtime() -> &'static tokio::runtime::Runtime {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();

@@ -41,7 +41,11 @@ fn main() -> std::io::Result<()> {
     put("arrival", "one", &[9, 0, 0, 99, 3, 1, 0, 7, 2, 0, 8, 3, 200, 3, 9])?;
     put("libsql", "path", b"1/2/baton\n0")?;
     put("libsql", "two", &[4, 1, 0, 1, 2, 200, 2, 5, 3, 0, 9, 4, 200, 4, 1, 1, 0, 4, 0])?;
-    put("info_file", "json", br#"{"hash":2375342450,"version":0,"durable_frame_num":213,"generation":1}"#)?;
+    put(
+        "info_file",
+        "json",
+        br#"{"hash":2375342450,"version":0,"durable_frame_num":213,"generation":1}"#,
+    )?;
     let mut page = vec![0; 512];
     page[..16].copy_from_slice(SQLITE_MAGIC);
     page[16..18].copy_from_slice(&512u16.to_be_bytes());

@@ -136,6 +136,33 @@ fn what_cannot_be_told_is_undecided() {
     }
 }
 
+/// The file was ahead of its base before the apply: its own pages from before are those that are
+/// staged, not the base's.
+#[test]
+fn a_file_that_was_ahead_of_its_base_is_told_by_how_it_was() {
+    let mut cut = cut(false, UPDATE, CookieRule::Keep);
+    cli(&cut.replica.db, "UPDATE t SET v = 'mine' WHERE id % 10 = 0");
+    {
+        let map = BaseMap::new(&cut.replica.sidecar, SEED, cut.replica.live.page_size());
+        let view = cut.replica.live.begin().unwrap();
+        let mut before = map.stage(-5);
+        let mut page = vec![0; 4096];
+        for n in cut.change.pages.keys() {
+            let pgno = crate::support::p(*n);
+            view.page(pgno, &mut page).unwrap();
+            before.push(pgno, map.entry(pgno, &page)).unwrap();
+        }
+        before.finish().unwrap();
+    }
+    lose_the_wal(&mut cut);
+    cut.intent.mark_before = None;
+    assert_eq!(verdict(&mut cut), Verdict::Undecided, "nothing is as in the base");
+    cut.intent.before = Some(-5);
+    assert_eq!(verdict(&mut cut), Verdict::NotApplied);
+    let text = serde_json::to_string(&cut.intent).unwrap();
+    assert_eq!(serde_json::from_str::<ApplyIntent>(&text).unwrap(), cut.intent);
+}
+
 #[test]
 fn pages_tell_nothing_once_others_counted_the_schema_cookie_up() {
     for applied in [true, false] {

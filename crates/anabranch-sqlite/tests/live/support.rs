@@ -282,11 +282,13 @@ impl Replica {
         let mut staging = map.stage(self.intents);
         let mut found = BTreeMap::new();
         let with = Compare {
+            ahead: None,
             restarted: false,
             watched: watched.as_ref(),
             since: self.mark.as_ref(),
             base_size: self.base_size,
             page_one_always: false,
+            ahead: None,
         };
         let captured = view
             .capture(&with, &map, &mut |pgno, page, entry| {

@@ -49,6 +49,7 @@ fn it_captures_as_a_borrowed_view_does() {
         watched: None,
         restarted: false,
         base_size: 0,
+        ahead: None,
         page_one_always: false,
     };
     let mut file = live(&path);
