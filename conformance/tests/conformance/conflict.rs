@@ -1,4 +1,4 @@
-//! Two clients that wrote without having seen each other.
+//! Two clients that wrote without having seen each other, where the server heals nothing.
 //!
 //! To the official client a conflict is a dead end (libsql #2122): each later sync fails the same way,
 //! and only deleting the local files helps. The server must make sure that this is loud, that nothing
@@ -10,7 +10,7 @@ use crate::support::{ALL, TABLE, Yard, insert, insert_many, numbered};
 
 #[test]
 fn the_second_to_push_is_told_of_the_conflict_each_time_and_keeps_its_rows() {
-    let yard = Yard::new();
+    let yard = Yard::with(&["--heal", "off"]);
     let mut a = yard.client("a");
     let mut b = yard.client("b");
     a.execute(TABLE);
@@ -44,7 +44,7 @@ fn the_second_to_push_is_told_of_the_conflict_each_time_and_keeps_its_rows() {
 
 #[test]
 fn a_conflict_in_the_middle_of_a_large_push_leaves_nothing_behind() {
-    let yard = Yard::new();
+    let yard = Yard::with(&["--heal", "off"]);
     let mut a = yard.client("a");
     let mut b = yard.client("b");
     a.execute(TABLE);
@@ -62,7 +62,7 @@ fn a_conflict_in_the_middle_of_a_large_push_leaves_nothing_behind() {
 fn equal_inserts_of_two_clients_do_not_become_one_row_in_silence() {
     // Both write the same row at the same place: their frames are equal byte for byte, salts aside. It
     // looks like the repeat of a push whose answer was lost, and is not: two commits, two orders.
-    let yard = Yard::new();
+    let yard = Yard::with(&["--heal", "off"]);
     let mut a = yard.client("a");
     let mut b = yard.client("b");
     a.execute(TABLE);
@@ -86,7 +86,7 @@ fn equal_inserts_of_two_clients_do_not_become_one_row_in_silence() {
 
 #[test]
 fn our_replica_and_an_official_client_in_conflict() {
-    let yard = Yard::new();
+    let yard = Yard::with(&["--heal", "off"]);
     let Some(ours) = yard.ours() else { return };
     let mut a = yard.client("a");
     a.execute(TABLE);

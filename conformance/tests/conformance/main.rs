@@ -21,6 +21,7 @@ mod client_facts;
 mod conflict;
 mod failures;
 mod guard;
+mod heal;
 mod large;
 mod push_pull;
 mod refuse;

@@ -154,7 +154,7 @@ fn frames_pushed_before_a_rollover_may_be_pushed_again_after_it() {
 fn writes_that_wait_at_a_rollover_are_a_loud_conflict_and_stay_in_the_file() {
     // By design of the dialect: the frames are numbered in a generation that is closed. Nothing may be
     // lost silently: the client reports it on every sync, keeps the rows, and the server is as it was.
-    let yard = Yard::new();
+    let yard = Yard::with(&["--heal", "off"]);
     let mut a = yard.client("a");
     let mut b = yard.client("b");
     a.execute(TABLE);

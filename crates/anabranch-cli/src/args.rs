@@ -407,6 +407,9 @@ pub(crate) struct Serve {
     /// No other program writes to the store: reads need not ask it what is new
     #[arg(long, env = "ANABRANCH_SOLE_SERVER")]
     pub(crate) sole_server: bool,
+    /// Merge what libSQL clients wrote past a conflict, instead of refusing it for ever
+    #[arg(long, value_name = "WHETHER", default_value = "on", env = "ANABRANCH_HEAL")]
+    pub(crate) heal: Switch,
     /// How long every state stays restorable
     #[arg(
         long,
@@ -424,6 +427,15 @@ pub(crate) struct Serve {
     pub(crate) log_format: LogFormat,
     #[command(flatten)]
     pub(crate) limits: ServeLimits,
+}
+
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Switch {
+    /// It is
+    On,
+    /// It is not
+    Off,
 }
 
 /// What one client, or all of them, may take.

@@ -22,6 +22,7 @@ mod lsn;
 mod metadata;
 mod page;
 mod page_set;
+mod part;
 mod segment;
 mod snapshot;
 mod wal;
@@ -35,14 +36,15 @@ pub use delta::{
 pub use frames::{FrameInfo, FrameSplitter, FrameUnpacker, PackedFrame, ZSTD_HEADER_BYTES_MAX};
 pub use lsn::{Lsn, ParseLsnError};
 pub use metadata::{
-    DatabaseId, FORMAT_VERSION, Kind, METADATA_BYTES_MAX, Metadata, MetadataError, Micros,
-    ParseIdError, PushId, SKIPPABLE_HEADER_BYTES, SKIPPABLE_MAGIC, WriterId,
+    DatabaseId, FORMAT_VERSION, Healed, Kind, LineageId, METADATA_BYTES_MAX, Metadata,
+    MetadataError, Micros, ParseIdError, PushId, SKIPPABLE_HEADER_BYTES, SKIPPABLE_MAGIC, WriterId,
 };
 pub use page::{
     DB_HEADER_BYTES, InvalidPageSize, LOCAL_FIELDS, PageOne, PageOneError, PageSize, Pgno,
     SQLITE_MAGIC, canonicalise_page_one,
 };
 pub use page_set::PageSet;
+pub use part::{PART_BYTES_MAX, PartHeader, SectionWriter, read_section, skip_section};
 pub use segment::{EncodedSegment, SegmentEncoder, SegmentError, Transaction, TransactionError};
 pub use snapshot::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNKS_MAX, Layout, SeekTable, SnapshotError, SnapshotReader,

@@ -153,6 +153,10 @@ id! {
     WriterId
 }
 id! {
+    /// Names the WAL of a libSQL client whose frames left the shared log: its frames from there on.
+    LineageId
+}
+id! {
     /// Names one attempt to push, so that a repeat after a lost answer is recognised.
     PushId
 }
@@ -182,6 +186,20 @@ impl Kind {
 )]
 #[serde(transparent)]
 pub struct Micros(pub i64);
+
+/// A segment that holds the rows of a client's frames, merged, instead of the frames themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Healed {
+    /// The client's WAL.
+    #[serde(rename = "wal")]
+    pub lineage: LineageId,
+    /// The number that serves as a generation of that client alone.
+    #[serde(rename = "gen")]
+    pub number: u32,
+    /// First and last frame of that WAL whose rows were merged.
+    #[serde(with = "pair")]
+    pub frames: (u32, u32),
+}
 
 /// What an object says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,6 +253,9 @@ pub struct Metadata {
     /// How many transactions the WAL has; absent if it is one with pages ascending.
     #[serde(rename = "txns", default, skip_serializing_if = "Option::is_none")]
     pub transactions: Option<u64>,
+    /// Of a segment that was merged from a client's frames: which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healed: Option<Healed>,
     /// Bytes of a chunk of a snapshot, uncompressed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk: Option<u32>,
@@ -432,6 +453,13 @@ impl Metadata {
         if self.body.as_deref().is_some_and(|name| !is_object_name(name)) {
             return Some("the name of a body that is not the name of an object");
         }
+        if self
+            .healed
+            .as_ref()
+            .is_some_and(|h| h.number == 0 || !(1..=h.frames.1).contains(&h.frames.0))
+        {
+            return Some("merged frames that are none");
+        }
         match self.kind {
             Kind::Snapshot => self.snapshot_contradiction(),
             Kind::Segment | Kind::Delta => self.wal_contradiction(),
@@ -510,6 +538,7 @@ pub(crate) mod tests {
             sum: (DbChecksum::EMPTY, DbChecksum(77)),
             frames: None,
             transactions: None,
+            healed: None,
             chunk: None,
             body: None,
         }
@@ -548,6 +577,7 @@ pub(crate) mod tests {
             pages: (0, 7),
             frames: Some(7),
             transactions: Some(3),
+            healed: Some(Healed { lineage: "00aa".parse().unwrap(), number: 4, frames: (7, 9) }),
             chunk: Some(1 << 20),
             body: Some("body/x.zst".to_owned()),
             ..sample()

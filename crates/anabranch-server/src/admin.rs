@@ -5,6 +5,9 @@
 //! | `GET …/NAME` | tells id, position and generation |
 //! | `PUT …/NAME` | creates the database, empty; 200 if it is there already |
 //! | `POST …/NAME/rollover` | begins a new generation for libSQL clients |
+//! | `GET …/NAME/conflicts[?lineage=ID]` | rows of merged pushes of libSQL clients that did not end as written |
+//! | `GET …/NAME/lineages` | the clients whose pushes were merged |
+//! | `DELETE …/NAME/lineages/ID` | forgets what is kept of one |
 //! | `POST …/NAME/compact[?retain-seconds=N]` | merges old history, drops what is older |
 
 use axum::response::Response;
@@ -49,6 +52,31 @@ pub(crate) async fn serve(
             params.only(&[RETAIN_SECONDS])?;
             let report = housekeeping::compact(&*call.existing().await?, &params).await?;
             Ok(json_response(StatusCode::OK, &report))
+        }
+        [list] if list == "conflicts" || list == "lineages" => {
+            if method != Method::GET {
+                return Err(ApiError::method());
+            }
+            let database = call.existing().await?;
+            if list == "lineages" {
+                return crate::libsql::lineages(&database).await;
+            }
+            let lineage = request.uri.query().unwrap_or("");
+            let lineage = match lineage.strip_prefix("lineage=") {
+                Some(id) => Some(id.parse().map_err(|_| ApiError::bad_request("no lineage's id"))?),
+                None if lineage.is_empty() => None,
+                None => {
+                    return Err(ApiError::bad_request("conflicts knows one parameter, lineage"));
+                }
+            };
+            crate::libsql::conflicts(&database, lineage.as_ref()).await
+        }
+        [list, lineage] if list == "lineages" => {
+            if method != Method::DELETE {
+                return Err(ApiError::method());
+            }
+            call.require_write()?;
+            crate::libsql::drop_lineage(&call.existing().await?, lineage).await
         }
         _ => Err(ApiError::no_endpoint(request.uri.path())),
     }

@@ -91,6 +91,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// No other program writes to the store: what was seen of a log is its end.
     pub sole: bool,
+    /// Whether what libSQL clients wrote past a conflict is merged into the log.
+    pub heal: bool,
     /// How long every state stays restorable.
     pub retain: Duration,
     /// Limits.
@@ -112,6 +114,7 @@ impl Config {
             create: Create::OnPush,
             advertise: None,
             sole: false,
+            heal: true,
             retain: Duration::from_secs(30 * 24 * 60 * 60),
             limits: Limits::default(),
         }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anabranch_format::{DatabaseId, Lsn};
+use anabranch_format::{DatabaseId, Healed, Lsn};
 use anabranch_store::{
     Anchor, AppendError, Appended, DatabaseName, Head, Log, NewSegment, Progress, StoreError,
 };
@@ -170,12 +170,33 @@ impl Database {
         new: NewSegment,
         dialect: &'static str,
     ) -> Result<Appended, AppendError> {
+        self.append_as(head, new, None, dialect).await
+    }
+
+    /// As [`Database::append`], of what was merged from the frames that `healed` names.
+    pub(crate) async fn append_healed(
+        self: &Arc<Self>,
+        head: &Head,
+        new: NewSegment,
+        healed: Healed,
+        dialect: &'static str,
+    ) -> Result<Appended, AppendError> {
+        self.append_as(head, new, Some(healed), dialect).await
+    }
+
+    async fn append_as(
+        self: &Arc<Self>,
+        head: &Head,
+        new: NewSegment,
+        healed: Option<Healed>,
+        dialect: &'static str,
+    ) -> Result<Appended, AppendError> {
         let (database, head) = (Arc::clone(self), head.clone());
         let after = head.lsn();
         let task = self.shared.tasks.spawn(async move {
             let started = Instant::now();
             let bytes = new.body.len();
-            let outcome = database.log.append(&head, new, &Progress::none()).await;
+            let outcome = database.log.append_healed(&head, new, healed, &Progress::none()).await;
             crate::metrics::append(dialect, &outcome, bytes, started.elapsed());
             if let Ok(Appended::Won(metadata)) = &outcome {
                 // First, so that nobody can take it for older than it is.
@@ -228,6 +249,11 @@ impl Database {
         }
         self.looking.store(false, Ordering::SeqCst);
         self.watchers.load(Ordering::SeqCst) > 0 && !self.looking.swap(true, Ordering::SeqCst)
+    }
+
+    /// Whether no other server is at the store.
+    pub(crate) fn is_sole(&self) -> bool {
+        self.shared.sole
     }
 
     /// What is kept for libSQL clients.

@@ -16,7 +16,8 @@
 //! | `ours`, `libsql` | the dialects |
 //! | `admin`, `ops` | administration; health, version and metrics |
 //!
-//! Absent on purpose: SQLite. Nothing here opens a database file.
+//! SQLite is used in one place only: where what a libSQL client wrote past a conflict is merged. Nothing
+//! here opens a database file.
 
 mod admin;
 mod auth;

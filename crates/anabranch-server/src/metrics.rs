@@ -10,6 +10,9 @@
 //! | `anabranch_append_bytes_total` | compressed bytes appended, by dialect |
 //! | `anabranch_databases_open` | databases that are open |
 //! | `anabranch_libsql_refused_total` | pushes of libSQL clients that were refused, by reason |
+//! | `anabranch_libsql_healed_total` | pushes of libSQL clients whose rows were merged |
+//! | `anabranch_libsql_heal_conflicts_total` | rows among them that did not end as they were written |
+//! | `anabranch_libsql_heal_renumbered_total` | rows among them that got another key |
 
 use std::time::Duration;
 
@@ -44,6 +47,18 @@ pub(crate) fn install() -> Option<PrometheusHandle> {
     describe_counter!(
         "anabranch_libsql_refused_total",
         "Pushes of libSQL clients that were refused, by reason."
+    );
+    describe_counter!(
+        "anabranch_libsql_healed_total",
+        "Pushes of libSQL clients that had no place in the log, and whose rows were merged."
+    );
+    describe_counter!(
+        "anabranch_libsql_heal_conflicts_total",
+        "Rows of merged pushes that did not end as they were written."
+    );
+    describe_counter!(
+        "anabranch_libsql_heal_renumbered_total",
+        "Rows of merged pushes that got another key."
     );
     Some(handle)
 }
@@ -81,6 +96,13 @@ pub(crate) fn append(
 /// A push of a libSQL client was refused.
 pub(crate) fn libsql_refused(reason: &'static str) {
     counter!("anabranch_libsql_refused_total", "reason" => reason).increment(1);
+}
+
+/// The rows of a push of a libSQL client were merged into the log.
+pub(crate) fn libsql_healed(conflicts: u64, renumbered: u64) {
+    counter!("anabranch_libsql_healed_total").increment(1);
+    counter!("anabranch_libsql_heal_conflicts_total").increment(conflicts);
+    counter!("anabranch_libsql_heal_renumbered_total").increment(renumbered);
 }
 
 pub(crate) fn open_databases(count: usize) {

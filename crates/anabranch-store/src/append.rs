@@ -19,7 +19,7 @@
 //! Invariant I1 rests on these steps: an acknowledged push is in the log for ever.
 
 use anabranch_format::{
-    DbChecksum, FORMAT_VERSION, Kind, Lsn, Metadata, Micros, PageSize, PushId, WriterId,
+    DbChecksum, FORMAT_VERSION, Healed, Kind, Lsn, Metadata, Micros, PageSize, PushId, WriterId,
 };
 
 use crate::blocking::at_once;
@@ -42,7 +42,7 @@ const GENERATION_FRAMES_MAX: u64 = 1 << 31;
 /// Each ordinary rollover skips one number.
 const GENERATION_STEP: u32 = 2;
 /// No generation has a higher number: clients hold it in 32 bits, some of them signed.
-const GENERATION_MAX: u32 = (1 << 31) - 1;
+pub const GENERATION_MAX: u32 = (1 << 31) - 1;
 /// A replica's first push of so many pages ends the first generation at once: clients that count
 /// frames then begin with the whole database as one image instead of as many frames.
 const FIRST_IMAGE_PAGES_MIN: u32 = 256;
@@ -57,6 +57,8 @@ pub enum Rollover {
     Never,
     /// Yes.
     Now,
+    /// Yes, and the next generation has this number: those before it are used otherwise, or skipped.
+    To(u32),
 }
 
 /// What is to be appended: whole transactions.
@@ -163,7 +165,20 @@ impl Log {
         new: NewSegment,
         progress: &Progress,
     ) -> Result<Appended, AppendError> {
-        let metadata = self.segment_metadata(head, &new)?;
+        self.append_healed(head, new, None, progress).await
+    }
+
+    /// As [`Log::append`], of a segment that was merged from the frames that `healed` names. The
+    /// caller has read every segment up to `head`, and none of them names these frames: so they are
+    /// merged once, whoever else tries.
+    pub async fn append_healed(
+        &self,
+        head: &Head,
+        new: NewSegment,
+        healed: Option<Healed>,
+        progress: &Progress,
+    ) -> Result<Appended, AppendError> {
+        let metadata = self.segment_metadata(head, &new, healed)?;
         let (body, after) = (new.body.finish(), head.anchor.last);
         if body.len() > SMALL_BYTES_MAX {
             return self.append_body(metadata, body, progress).await;
@@ -310,7 +325,12 @@ impl Log {
             && io_kind(e).is_some_and(|kind| before_the_link.contains(&kind))
     }
 
-    fn segment_metadata(&self, head: &Head, new: &NewSegment) -> Result<Metadata, AppendError> {
+    fn segment_metadata(
+        &self,
+        head: &Head,
+        new: &NewSegment,
+        healed: Option<Healed>,
+    ) -> Result<Metadata, AppendError> {
         check_start(head, new)?;
         let out_of_range = || AppendError::Invalid("the log is full".to_owned());
         let first = head.anchor.last.next().ok_or_else(out_of_range)?;
@@ -322,6 +342,11 @@ impl Log {
             None => (1, first),
             Some(m) => m.next_generation.map_or(m.generation, |next| (next, first)),
         };
+        if let Rollover::To(next) = new.rollover
+            && !(generation.0 + 1..=GENERATION_MAX).contains(&next)
+        {
+            return Err(AppendError::Invalid(format!("generation {next} after {}", generation.0)));
+        }
         let time = log_time(head, new.now);
         Ok(Metadata {
             version: FORMAT_VERSION,
@@ -339,6 +364,7 @@ impl Log {
             sum: new.sum,
             frames: None,
             transactions: new.transactions,
+            healed,
             chunk: None,
             body: None,
         })
@@ -385,6 +411,7 @@ fn next_generation(generation: (u32, Lsn), last: Lsn, new: &NewSegment) -> Optio
         && new.transactions.is_none()
         && pages >= FIRST_IMAGE_PAGES_MIN;
     let ends = match new.rollover {
+        Rollover::To(next) => return Some(next),
         Rollover::Now => true,
         Rollover::WhenDue => grown || first_image,
         Rollover::Never => false,
@@ -438,6 +465,7 @@ mod tests {
         assert_eq!(at(Rollover::Never, 65_537, 10), None);
         assert_eq!(at(Rollover::Never, 1 << 31, 10), Some(3), "there is no putting it off");
         assert_eq!(at(Rollover::Now, 1, 10), Some(3));
+        assert_eq!(at(Rollover::To(9), 1, 10), Some(9));
         let last = next_generation(
             (GENERATION_MAX - 1, Lsn::new(1)),
             Lsn::new(1 << 32),

@@ -202,6 +202,7 @@ impl Log {
             sum: (before.1, last.sum.1),
             frames: None,
             transactions: None,
+            healed: None,
             clock: None,
             body: None,
             ..last
@@ -365,6 +366,7 @@ fn snapshot_metadata(newest: &Metadata) -> Metadata {
         frames: None,
         transactions: None,
         clock: None,
+        healed: None,
         chunk: Some(chunk_bytes(newest.page_size, newest.pages.1)),
         body: None,
         ..newest.clone()

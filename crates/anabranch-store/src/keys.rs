@@ -125,6 +125,16 @@ impl Keys {
         parse_lsn(file_name(key))
     }
 
+    /// What is kept beside the log for libSQL clients.
+    pub(crate) fn asides(&self) -> String {
+        self.under("heal")
+    }
+
+    /// Servers that serve frames, each under its own name.
+    pub(crate) fn serving(&self) -> String {
+        self.under("serving")
+    }
+
     pub(crate) fn bodies(&self) -> String {
         self.under("body")
     }

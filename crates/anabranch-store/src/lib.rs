@@ -22,6 +22,7 @@
 
 mod append;
 mod arrival;
+mod aside;
 mod blocking;
 mod bundle;
 mod collect;
@@ -54,8 +55,9 @@ mod unpack;
 mod upload;
 mod writers;
 
-pub use append::{AppendError, Appended, NewSegment, Rollover};
+pub use append::{AppendError, Appended, GENERATION_MAX, NewSegment, Rollover};
 pub use arrival::{Arrival, Readable};
+pub use aside::{Aside, AsideName};
 pub use bundle::{BUNDLE_BYTES_MAX, Bundle, MANIFEST_BYTES_MAX, MANIFEST_MAGIC, Manifest};
 pub use compact::CompactReport;
 pub use error::{Damage, StoreError, causes};

@@ -135,7 +135,7 @@ impl Log {
 
     /// What may be deleted once `floor` counts; `kept` begins the oldest segment that stays.
     async fn garbage(&self, floor: Lsn, kept: Lsn) -> Result<Vec<Listed>, StoreError> {
-        let mut garbage = Vec::new();
+        let mut garbage = self.old_announcements().await?;
         if floor > Lsn::ZERO {
             let before = Lsn::new(kept.get().saturating_sub(1));
             let segments = self.segments_between(Lsn::ZERO, before).await?;
@@ -145,6 +145,7 @@ impl Log {
                 let listed = self.objects.list(&prefix).await?;
                 garbage.extend(listed.into_iter().filter(|o| is_below(&o.key, floor)));
             }
+            garbage.extend(self.expired_asides(kept).await?);
         }
         for prefix in [self.keys.bodies(), self.keys.stages()] {
             for listed in self.objects.list(&prefix).await? {

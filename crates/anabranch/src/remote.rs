@@ -68,6 +68,15 @@ pub(crate) struct BaseAt<'a> {
     pub(crate) pages: &'a PageSet,
 }
 
+/// Rows on which a server decided when it merged what libSQL clients had written past a conflict.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+pub struct MergedConflicts {
+    /// As docs/protocol.md describes them.
+    pub conflicts: Vec<serde_json::Value>,
+    /// There are more, older ones.
+    pub more: bool,
+}
+
 /// The log of one database, wherever it lies.
 #[async_trait]
 pub(crate) trait Remote: Send + Sync {
@@ -136,6 +145,11 @@ pub(crate) trait Remote: Send + Sync {
         progress: &Progress,
     ) -> Result<Option<BasePages>, StoreError> {
         pages_of_whole(self, wanted, progress).await
+    }
+
+    /// Rows that the remote itself merged, and decided on.
+    async fn merged_conflicts(&self) -> Result<MergedConflicts, StoreError> {
+        Ok(MergedConflicts::default())
     }
 
     /// The newest `count` segments, newest first.

@@ -13,7 +13,7 @@ use anabranch_store::{At, ClockGap, CompactReport};
 use crate::entropy;
 use crate::error::Error;
 use crate::image::{Image, folder_of, refuse_existing};
-use crate::remote::{self, Opening, Remote, of_store};
+use crate::remote::{self, MergedConflicts, Opening, Remote, of_store};
 use crate::replica::{Options, blocking};
 use crate::report::{HistoryEntry, Note, RestoreReport};
 
@@ -58,6 +58,12 @@ impl RemoteLog {
 
     fn failed(&self) -> impl Fn(anabranch_store::StoreError) -> Error + '_ {
         |e| of_store(&self.location, e)
+    }
+
+    /// What the server at the remote decided when it merged what libSQL clients had written past a
+    /// conflict, newest first. Other remotes merge nothing themselves.
+    pub async fn merged_conflicts(&self) -> Result<MergedConflicts, Error> {
+        self.log.merged_conflicts().await.map_err(self.failed())
     }
 
     /// The newest `count` segments of the log, newest first.

@@ -71,7 +71,8 @@ impl From<Take> for anabranch::Side {
 /// Show the conflict journal, or take the other side of a conflict after all
 ///
 /// Every row that did not end as it was written is here, in the replica that decided: its key, what
-/// happened, the three versions, and what was decided. Those that were resolved are left out.
+/// happened, the three versions, and what was decided. Those that were resolved are left out. The URL
+/// of a server's database shows what the server decided when it merged writes of libSQL clients.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -82,7 +83,8 @@ impl From<Take> for anabranch::Side {
 pub(crate) struct Conflicts {
     #[command(subcommand)]
     pub(crate) command: Option<ConflictsCommand>,
-    /// The replica [default: the only one in the current directory]
+    /// The replica [default: the only one in the current directory], or a server's URL
+    #[arg(value_name = "FILE|URL")]
     pub(crate) file: Option<PathBuf>,
     /// Only those of this table
     #[arg(long, value_name = "TABLE")]

@@ -56,6 +56,9 @@ fn side(side: Side) -> &'static str {
 pub(super) async fn conflicts(args: args::Conflicts, ctx: &Context) -> Result<Outcome, Failure> {
     match args.command {
         Some(args::ConflictsCommand::Resolve(args)) => resolve(args, ctx).await,
+        None if args.file.as_ref().is_some_and(|file| file.to_string_lossy().contains("://")) => {
+            super::server_conflicts::list(args, ctx).await
+        }
         None => list(args, ctx).await,
     }
 }

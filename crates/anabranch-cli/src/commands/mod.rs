@@ -13,6 +13,7 @@ mod publish;
 mod remote;
 mod repair;
 mod serve;
+mod server_conflicts;
 mod status;
 mod sync;
 mod verify;

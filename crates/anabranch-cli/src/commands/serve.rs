@@ -77,6 +77,7 @@ fn config(args: args::Serve, ctx: &Context) -> Result<Config, Failure> {
         },
         advertise: args.advertise,
         sole: args.sole_server,
+        heal: args.heal == args::Switch::On,
         retain: args.retain,
         limits,
         ..Config::new(data, scratch_folder(scratch))

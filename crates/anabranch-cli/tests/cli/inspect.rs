@@ -33,6 +33,7 @@ fn metadata(kind: Kind, pages: u32, sum: DbChecksum) -> Metadata {
         sum: (DbChecksum::EMPTY, sum),
         frames: None,
         transactions: None,
+        healed: None,
         chunk: (kind == Kind::Snapshot).then(|| chunk_bytes(SIZE, pages)),
         body: None,
     }

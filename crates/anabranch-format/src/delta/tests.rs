@@ -31,6 +31,7 @@ fn metadata(page_size: PageSize, pages: (u32, u32), frames: u64) -> Metadata {
         sum: (DbChecksum::EMPTY, DbChecksum(1)),
         frames: Some(frames),
         transactions: None,
+        healed: None,
         chunk: None,
         body: None,
     }

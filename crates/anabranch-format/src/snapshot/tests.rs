@@ -28,6 +28,7 @@ fn metadata(page_size: PageSize, db_size: u32, chunk: u32) -> Metadata {
         sum: (DbChecksum(1), DbChecksum(1)),
         frames: None,
         transactions: None,
+        healed: None,
         chunk: Some(chunk),
         body: None,
     }

@@ -106,6 +106,7 @@ fn metadata(kind: Kind, before: &Image, after: &Image, lsn: (u64, u64)) -> Metad
         sum: (before.checksum(), after.checksum()),
         frames: None,
         transactions: None,
+        healed: None,
         chunk: None,
         body: None,
     }

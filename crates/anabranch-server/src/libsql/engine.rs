@@ -7,6 +7,8 @@
 //! | frames of [`OLDER_MAX`] older generations that somebody asks for | scratch files | as above, each |
 //! | the bases of [`EXPORTS_MAX`](super::export::EXPORTS_MAX) generations | scratch files | the database, each |
 //! | frames of unfinished transactions | memory, then scratch files | [`KEPT_BYTES_MAX`](super::session::KEPT_BYTES_MAX) |
+//! | frames of [`LINEAGES_MAX`](super::heal::LINEAGES_MAX) clients that were merged | scratch files | what they pushed, each |
+//! | the database at the head, once something was merged | a scratch file | the database |
 //! | checksums of all pages | memory | 8 bytes per page, within the bound for all databases |
 //!
 //! Scratch files have no names and go with the database, when it is closed or was idle.
@@ -28,6 +30,7 @@ use super::export::Exports;
 use super::frame::PAGE_SIZE;
 use super::generation::{FloorSeen, Generation, Past, Span};
 use super::guard::Proofs;
+use super::heal::Healing;
 use super::load::{Loader, advance, gather};
 use super::page_map::{Change, MapSlot, PageMap};
 use super::session::Sessions;
@@ -38,6 +41,10 @@ use crate::error::ApiError;
 const OLDER_MAX: usize = 2;
 /// Ranges of frames that nobody can have pulled yet; if there are more, the oldest count as pulled.
 const UNPULLED_MAX: usize = 1024;
+
+/// A server that serves frames says so this often, so that others know that they may have been
+/// pulled.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(300);
 
 /// Of one database.
 #[derive(Debug)]
@@ -51,6 +58,8 @@ pub(crate) struct Engine {
     unpulled: Mutex<Vec<(Lsn, Lsn)>>,
     /// The last frame that was served to anybody.
     served: AtomicU64,
+    /// When this server last said that it serves frames of this database.
+    announced: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// What the lock guards.
@@ -62,6 +71,7 @@ pub(crate) struct Core {
     pub(super) past: Past,
     pub(super) sessions: Sessions,
     pub(super) proofs: Proofs,
+    pub(super) healing: Healing,
     pub(super) schema: SchemaSeen,
     /// Size of the database in pages at the newest position that was seen.
     pub(super) size: u32,
@@ -120,6 +130,7 @@ impl Engine {
             past: Past::default(),
             sessions: Sessions::default(),
             proofs: Proofs::default(),
+            healing: Healing::default(),
             schema: SchemaSeen::default(),
             size: 0,
             floor: FloorSeen::new(started),
@@ -131,6 +142,7 @@ impl Engine {
             exports: Exports::default(),
             unpulled: Mutex::default(),
             served: AtomicU64::new(0),
+            announced: tokio::sync::Mutex::default(),
         }
     }
 
@@ -173,9 +185,42 @@ impl Engine {
         }
     }
 
-    /// Frames up to `lsn` are being served.
-    pub(super) fn serving(&self, lsn: Lsn) {
+    /// Frames up to `lsn` are about to be served.
+    pub(super) async fn serving(
+        &self,
+        db: &Database,
+        lsn: Lsn,
+        now: Instant,
+    ) -> Result<(), ApiError> {
         self.served.fetch_max(lsn.get(), Ordering::SeqCst);
+        if db.is_sole() {
+            return Ok(());
+        }
+        let mut announced = self.announced.lock().await;
+        if announced.is_none_or(|at| now.saturating_duration_since(at) >= ANNOUNCE_EVERY) {
+            let said = db.log().announce_serving(&db.libsql().server).await;
+            said.map_err(|e| unavailable(&e))?;
+            *announced = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Whether another server may have served the frame at `lsn`, which this one has appended: each
+    /// says from time to time, before it serves, that it does.
+    pub(super) async fn others_may_have_served(
+        &self,
+        db: &Database,
+        lsn: Lsn,
+    ) -> Result<bool, ApiError> {
+        if db.is_sole() {
+            return Ok(false);
+        }
+        let serving = db.log().serving().await.map_err(|e| unavailable(&e))?;
+        let mut others = serving.iter().filter(|(server, _)| *server != db.libsql().server);
+        let position = db.log().segment_at(lsn).await.map_err(|e| unavailable(&e))?;
+        let Some(appended) = position.modified else { return Ok(true) };
+        let window = i64::try_from((ANNOUNCE_EVERY * 3).as_micros()).unwrap_or(i64::MAX);
+        Ok(others.any(|(_, said)| said.0 >= appended.0.saturating_sub(window)))
     }
 
     /// Whether somebody may have pulled the frame at `lsn`: it was served, or is not known to be

@@ -135,6 +135,22 @@ impl Past {
         Ok(found.filter(|(span, end)| span.number == number && *end > floor))
     }
 
+    /// The last position of the newest generation below `number`, if that is no generation itself, but
+    /// lies between two of which the second is kept whole.
+    pub(crate) async fn end_before(
+        &mut self,
+        log: &Log,
+        current: Span,
+        floor: Lsn,
+        number: u32,
+    ) -> Result<Option<Lsn>, StoreError> {
+        if number >= current.number {
+            return Ok(None);
+        }
+        let found = self.walk(log, current, floor, |span| span.number <= number).await?;
+        Ok(found.filter(|(span, _)| span.number < number).map(|(_, end)| end))
+    }
+
     /// The oldest generation whose base and frames are all kept.
     pub(crate) async fn oldest_kept(
         &mut self,

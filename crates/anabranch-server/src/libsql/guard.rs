@@ -16,9 +16,11 @@
 use std::collections::HashMap;
 use std::io;
 
-use anabranch_format::{ChecksumOrder, Salts, WalChecksum, WalHeader};
+use anabranch_format::{
+    ChecksumOrder, FRAME_HEADER_BYTES, FrameHeader, Salts, WalChecksum, WalHeader,
+};
 
-use super::frame::{Frame, FrameFile, Frames, PAGE_SIZE};
+use super::frame::{FRAME_BYTES, Frame, FrameFile, Frames, PAGE_SIZE};
 
 /// Frames that are read from the scratch file at a time: half a megabyte.
 const READ_FRAMES: u32 = 128;
@@ -68,12 +70,25 @@ pub(crate) enum Broken {
     Checksum(usize),
 }
 
-fn after(order: ChecksumOrder, checksum: WalChecksum, frame: &Frame<'_>) -> WalChecksum {
+pub(crate) fn after(order: ChecksumOrder, checksum: WalChecksum, frame: &Frame<'_>) -> WalChecksum {
     checksum.extended(order, frame.chained()).extended(order, frame.page())
 }
 
 fn before(order: ChecksumOrder, checksum: WalChecksum, frame: &Frame<'_>) -> WalChecksum {
     checksum.rewound(order, frame.page()).rewound(order, frame.chained())
+}
+
+/// `frames` as they stand in the WAL in which `next` comes right after them.
+pub(crate) fn before_frame(order: ChecksumOrder, frames: &Frames, next: &Frame<'_>) -> Frames {
+    let mut checksum = before(order, next.header.checksum, next);
+    let mut bytes = frames.bytes().to_vec();
+    for index in (0..frames.len()).rev() {
+        let frame = frames.get(index);
+        let header = FrameHeader { salts: next.header.salts, checksum, ..frame.header };
+        bytes[index * FRAME_BYTES..][..FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
+        checksum = before(order, checksum, &frame);
+    }
+    Frames::new(bytes.into()).expect("they were frames, and their pages are the same")
 }
 
 /// Whether `frame` stands right after a frame with `checksum` in one WAL.

@@ -14,6 +14,7 @@
 //! | module | what it decides |
 //! |---|---|
 //! | `push`, `session`, `guard` | whether frames have their place; what is kept aside; the proof |
+//! | `heal` | what becomes of frames that have no place in the log |
 //! | `pull`, `export`, `rollover` | which frames are served; bases and bridges; new generations |
 //! | `engine`, `load`, `generation`, `frame`, `page_map` | what is kept at hand of a database |
 //!
@@ -38,6 +39,7 @@ mod export;
 mod frame;
 mod generation;
 mod guard;
+mod heal;
 mod load;
 mod page_map;
 mod pull;
@@ -49,6 +51,7 @@ mod settings;
 mod tests;
 
 pub(crate) use engine::Engine;
+pub(crate) use heal::{conflicts, drop_lineage, lineages};
 pub(crate) use page_map::Change;
 pub(crate) use settings::Settings;
 
@@ -168,6 +171,7 @@ async fn pushed(
     let baton = baton.and_then(Baton::decode);
     let mine = baton.as_ref().filter(|baton| baton.server == settings.server);
     let session = mine.map(|baton| baton.session.to_owned());
+    let proven = baton.as_ref().map(|baton| baton.proven);
     let other = baton.filter(|baton| baton.server != settings.server).and_then(|b| b.url);
     if let Some(url) = other.filter(|url| Some(url.as_str()) != settings.advertise.as_deref())
         && let Some(response) = redirect(&url, request.uri().path())
@@ -180,7 +184,7 @@ async fn pushed(
     };
     let frames = read_frames(&call, request.into_body(), start, end).await?;
     let db = call.for_push().await?;
-    let push = Push { generation, start, frames, session };
+    let push = Push { generation, start, frames, session, proven };
     let answer = push::push(&db, push, db.libsql().now()).await?;
     if answer.baton.is_some() {
         forget_idle_session(&db);
@@ -249,10 +253,11 @@ pub(crate) async fn rollover(db: &Arc<Database>) -> Result<Response, ApiError> {
     let working = Arc::clone(db);
     let task = tokio::spawn(async move {
         let mut core = working.engine().core().await;
-        if !core.sessions.is_empty() {
+        let (now, idle) = (working.libsql().now(), working.libsql().session_idle);
+        if core.sessions.is_pushed_to(generation::Span::current(&head).number, now, idle) {
             return Err(ApiError::busy("a push is under way that a new generation would strand"));
         }
-        rollover::append(&working, &mut core, &head, working.libsql().now()).await
+        rollover::append(&working, &mut core, &head, now).await
     });
     let head = task.await.map_err(|_| ApiError::busy("the server is stopping, or met a bug"))??;
     let span = generation::Span::current(&head);

@@ -10,19 +10,23 @@
 //! 4. Whoever walks arrives before frame 1 of a generation, with whatever state it had. So frame 1 is
 //!    served only of generations that are kept whole, to which every way leads over the bridge, and
 //!    only after a look at what is kept.
-//! 5. In the middle of a transaction a client gets its frames, or 503, but never the end of a
+//! 5. In a number that is a generation of one client alone, whose frames were merged, that client gets
+//!    its own frames and the way on; nobody else stands at a frame there.
+//! 6. In the middle of a transaction a client gets its frames, or 503, but never the end of a
 //!    generation, which its library does not survive.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use anabranch_format::Lsn;
+use anabranch_format::{Healed, Lsn};
 use anabranch_store::Head;
 use bytes::Bytes;
 
 use super::engine::{Core, blocking, check_page_size, scratch, unavailable};
 use super::export::Export;
+use super::frame::FrameFile;
 use super::generation::{FIRST, Generation, Span};
+use super::heal::{self, Gap};
 use super::rollover;
 use crate::database::Database;
 use crate::error::ApiError;
@@ -66,7 +70,7 @@ pub(crate) async fn pull(
 ) -> Result<Pulled, ApiError> {
     if wanted.start > 1
         && let Some(shown) = db.engine().shown().filter(|g| g.span.number == wanted.generation)
-        && let Some(frames) = serve(db, &shown, wanted).await?
+        && let Some(frames) = serve(db, &shown, wanted, now).await?
     {
         return Ok(Pulled::Frames(frames));
     }
@@ -74,19 +78,46 @@ pub(crate) async fn pull(
     let found = tokio::spawn(async move { find(&looking, wanted, now).await });
     match found.await.map_err(|_| ApiError::busy("the server is stopping, or met a bug"))?? {
         Found::End { generation, max_frame_no } => Ok(Pulled::End { generation, max_frame_no }),
-        Found::Generation { generation, current } => match serve(db, &generation, wanted).await? {
-            Some(frames) => Ok(Pulled::Frames(frames)),
-            None => Ok(current),
-        },
+        Found::Generation { generation, current } => {
+            match serve(db, &generation, wanted, now).await? {
+                Some(frames) => Ok(Pulled::Frames(frames)),
+                None => Ok(current),
+            }
+        }
         Found::Bridge { export, current } => bridge(&export, wanted, current).await,
+        Found::Ready(frames) => Ok(Pulled::Frames(frames)),
+        Found::Own { frames, current } => own(frames, wanted, current).await,
     }
+}
+
+async fn own(frames: Arc<FrameFile>, wanted: Wanted, current: Pulled) -> Result<Pulled, ApiError> {
+    let Some(last) = wanted.last(frames.last()).filter(|_| wanted.start > frames.skipped()) else {
+        return Ok(current);
+    };
+    let read = blocking(move || frames.read(wanted.start, last)).await?;
+    Ok(Pulled::Frames(read.map_err(|e| scratch(&e))?.bytes().clone()))
 }
 
 /// Where the frames are, if there are any; and what to say if there are none.
 enum Found {
-    Generation { generation: Arc<Generation>, current: Pulled },
-    Bridge { export: Arc<Export>, current: Pulled },
-    End { generation: u32, max_frame_no: u32 },
+    Generation {
+        generation: Arc<Generation>,
+        current: Pulled,
+    },
+    Bridge {
+        export: Arc<Export>,
+        current: Pulled,
+    },
+    Ready(Bytes),
+    /// Frames of a client that was merged, for itself.
+    Own {
+        frames: Arc<FrameFile>,
+        current: Pulled,
+    },
+    End {
+        generation: u32,
+        max_frame_no: u32,
+    },
 }
 
 /// The frames of `generation` that are wanted; `None` if it does not have (them any more).
@@ -94,12 +125,13 @@ async fn serve(
     db: &Arc<Database>,
     generation: &Arc<Generation>,
     wanted: Wanted,
+    now: Instant,
 ) -> Result<Option<Bytes>, ApiError> {
     let frames = &generation.frames;
     let Some(last) = wanted.last(frames.last()).filter(|_| wanted.start > frames.skipped()) else {
         return Ok(None);
     };
-    db.engine().serving(generation.span.lsn(last));
+    db.engine().serving(db, generation.span.lsn(last), now).await?;
     let generation = Arc::clone(generation);
     let read = blocking(move || generation.frames.read(wanted.start, last)).await?;
     Ok(Some(read.map_err(|e| scratch(&e))?.bytes().clone()))
@@ -146,11 +178,19 @@ async fn find(db: &Arc<Database>, wanted: Wanted, now: Instant) -> Result<Found,
     }
     if head.floor > current.span.base() {
         // The base of the current generation is gone: whoever is behind would find no way.
-        if !core.sessions.is_empty() {
+        if core.sessions.is_pushed_to(current.span.number, now, db.libsql().session_idle) {
             return Err(ApiError::busy("a push is under way that a new generation would strand"));
         }
         head = rollover::append(db, &mut core, &head, now).await?;
         current = db.engine().follow(db, &mut core, &head, now).await?;
+    }
+    if wanted.start > 1 && number < current.span.number {
+        let gap = core.gap(db.log(), current.span, head.floor, number).await;
+        if let Some(gap) = gap.map_err(|e| unavailable(&e))?
+            && let Some(owner) = &gap.owner
+        {
+            return owned(db, &mut core, &current, &gap, owner, wanted).await;
+        }
     }
     let found = core.past.find(db.log(), current.span, head.floor, number).await;
     if let Some((span, last)) = found.map_err(|e| unavailable(&e))?
@@ -160,6 +200,39 @@ async fn find(db: &Arc<Database>, wanted: Wanted, now: Instant) -> Result<Found,
         return Ok(Found::Generation { generation, current: end(&current) });
     }
     expired(db, &mut core, &current, &head, wanted, now).await
+}
+
+/// The generation is that of one client alone, who asks.
+async fn owned(
+    db: &Arc<Database>,
+    core: &mut Core,
+    current: &Generation,
+    gap: &Gap,
+    owner: &Healed,
+    wanted: Wanted,
+) -> Result<Found, ApiError> {
+    let told = end(current);
+    if let Some(lineage) = heal::of_number(db, core, &owner.lineage).await? {
+        return Ok(match heal::pull(db, core, lineage, wanted.start).await? {
+            Some(frames) => Found::Own { frames, current: told },
+            None => {
+                let (generation, max_frame_no) = (current.span.number, current.frames.last());
+                Found::End { generation, max_frame_no }
+            }
+        });
+    }
+    // Nothing is kept of the client any more: it is led on from whatever state it has.
+    let last = heal::last_merged(db, owner, gap.next.base(), current.at()).await?;
+    let export = db.engine().exports().get(db.log(), gap.next, &db.libsql().scratch).await?;
+    let image = wanted.start.checked_sub(last).filter(|start| *start > 0);
+    let Some(start) = image else {
+        return Err(ApiError::busy("these frames were dropped by the administrator"));
+    };
+    let wanted = Wanted { start, end: wanted.end.saturating_sub(last), ..wanted };
+    match bridge(&export, wanted, told).await? {
+        Pulled::Frames(frames) => Ok(Found::Ready(frames)),
+        Pulled::End { generation, max_frame_no } => Ok(Found::End { generation, max_frame_no }),
+    }
 }
 
 /// `head` with the floor as it is now.

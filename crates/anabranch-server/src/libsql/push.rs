@@ -11,6 +11,8 @@
 //!    names the last frame that is there, and the client goes on from it.
 //! 4. All whole transactions are appended as one segment, by one put. The rest is kept aside.
 //! 5. If somebody else appended first, the request is compared anew with what is there now.
+//! 6. Frames that have no place, because the client wrote on a state that the log has left, are
+//!    merged into it ([`heal`](super::heal)), unless that is switched off: then they are a conflict.
 //!
 //! Nothing rests on this server being alone, or on what it remembers: a bad answer is given only after
 //! a look at the end of the log that began after the request came.
@@ -21,8 +23,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anabranch_format::{
-    ChecksumOrder, DbChecksum, Pgno, SegmentEncoder, SegmentError, Transaction, TransactionError,
-    WalChecksum,
+    ChecksumOrder, DbChecksum, Pgno, Salts, SegmentEncoder, SegmentError, Transaction,
+    TransactionError,
 };
 use anabranch_store::{AppendError, Appended, Head, NewSegment, Rollover, Spool, causes};
 use hyper::StatusCode;
@@ -32,6 +34,7 @@ use super::engine::{Core, SchemaSeen, blocking, scratch, unavailable};
 use super::frame::{Frame, Frames, Kept, PAGE_SIZE};
 use super::generation::Generation;
 use super::guard::{self, Broken, Proof};
+use super::heal::{Fork, Origin};
 use super::page_map::{Change, PageMap};
 use super::session::{Baton, KEPT_BYTES_MAX, Session};
 use crate::database::Database;
@@ -55,6 +58,8 @@ pub(crate) struct Push {
     pub(crate) frames: Frames,
     /// The session of this server that the client says it continues.
     pub(crate) session: Option<String>,
+    /// Salts of a WAL, and the frame up to which a server has proven it, as the baton says.
+    pub(crate) proven: Option<(Salts, u32)>,
 }
 
 impl Push {
@@ -116,6 +121,20 @@ enum Step {
     Conflict(Conflict),
     /// To be appended.
     Append(Box<Pending>),
+    /// To be merged, and appended then.
+    Aside(Box<PendingAside>),
+    /// To be decided anew.
+    Again,
+}
+
+/// Frames that are not those of the log.
+struct NotStored {
+    /// The generation that the client names, if it is one; and how many frames of the request equal
+    /// those in it.
+    stored: Option<Arc<Generation>>,
+    equal: usize,
+    /// What is told if nothing can be done.
+    conflict: Conflict,
 }
 
 /// Whole transactions on their way into the log.
@@ -181,7 +200,14 @@ impl Turn<'_> {
                 Step::Done(answer) => return Ok(answer),
                 Step::Lower(answer) if fresh => return Ok(answer),
                 Step::Conflict(conflict) if fresh => return Ok(self.refuse(&current, &conflict)),
-                Step::Lower(_) | Step::Conflict(_) => {}
+                Step::Lower(_) | Step::Conflict(_) | Step::Again => {}
+                Step::Aside(pending) => match self.merge_aside(core, &head, *pending).await? {
+                    Merged::Answer(answer) => return Ok(answer),
+                    Merged::Conflict(conflict) if fresh => {
+                        return Ok(self.refuse(&current, &conflict));
+                    }
+                    Merged::Conflict(_) | Merged::Again => {}
+                },
                 Step::Append(pending) => {
                     if let Some(answer) = self.append(core, &current, &head, *pending).await? {
                         return Ok(answer);
@@ -218,20 +244,29 @@ impl Turn<'_> {
         head: &Head,
     ) -> Result<Step, ApiError> {
         let push = self.push;
+        let last = current.frames.last();
+        core.sessions.expire_idle(self.now, self.db.libsql().session_idle);
+        if !self.heals() {
+            core.sessions.expire_displaced(current.span.number, last);
+        }
+        let (salts, place) = (push.frames.get(0).header.salts, (current.span.number, last));
+        let displaced =
+            core.sessions.take_displaced(push.session.as_deref(), salts, push.start, place);
+        if let Some(session) = displaced {
+            return self.continue_aside(core, current, head, session).await;
+        }
         if push.generation != current.span.number {
             return self.other_generation(core, current, head).await;
         }
-        let idle = self.db.libsql().session_idle;
-        let last = current.frames.last();
-        core.sessions.expire(self.now, idle, push.generation, last);
         let held = self.held(last);
-        if let Some(conflict) = self.compare(current, held).await? {
-            return Ok(Step::Conflict(conflict));
+        if let Some((equal, conflict)) = self.compare(current, held).await? {
+            let stored = Some(Arc::clone(current));
+            return self.aside(core, current, head, NotStored { stored, equal, conflict }).await;
         }
         if held == push.frames.len() {
             return Ok(Step::Done(Answer::ok(push.generation, push.last())));
         }
-        self.beyond(core, current, held).await
+        self.beyond(core, current, head, held).await
     }
 
     /// How many of the frames stand at numbers that exist up to `last`.
@@ -245,6 +280,7 @@ impl Turn<'_> {
         &self,
         core: &mut Core,
         current: &Arc<Generation>,
+        head: &Head,
         held: usize,
     ) -> Result<Step, ApiError> {
         let push = self.push;
@@ -257,7 +293,7 @@ impl Turn<'_> {
             let repeated = repeated.min(push.frames.len() - held);
             if start > found.next() {
                 let mut answer = Answer::ok(push.generation, found.next() - 1);
-                answer.baton = Some(self.baton(&found.id));
+                answer.baton = Some(self.baton(&found));
                 core.sessions.put(found);
                 return Ok(Step::Lower(answer));
             }
@@ -269,7 +305,7 @@ impl Turn<'_> {
             let from = held + repeated;
             if from == push.frames.len() {
                 let mut answer = Answer::ok(push.generation, push.last());
-                answer.baton = Some(self.baton(&found.id));
+                answer.baton = Some(self.baton(&found));
                 core.sessions.put(found);
                 return Ok(Step::Done(answer));
             }
@@ -287,7 +323,11 @@ impl Turn<'_> {
         match self.prove(core, current, held).await? {
             Proven::Yes(order) => self.take(core, current, None, held, order).await,
             Proven::UpTo(frame) => Ok(Step::Lower(Answer::ok(push.generation, frame))),
-            Proven::No => Ok(Step::Conflict(not_ours(start))),
+            Proven::No => {
+                let (stored, conflict) = (Some(Arc::clone(current)), not_ours(start));
+                let why = NotStored { stored, equal: held, conflict };
+                self.aside(core, current, head, why).await
+            }
         }
     }
 
@@ -371,7 +411,7 @@ impl Turn<'_> {
             None => self.new_session(current, from, order, core.size),
         };
         let mut answer = Answer::ok(self.push.generation, self.push.last());
-        answer.baton = Some(self.baton(&session.id));
+        answer.baton = Some(self.baton(&session));
         let session = self.keep(core, session, from).await?;
         core.sessions.put(session);
         Ok(Step::Done(answer))
@@ -384,18 +424,14 @@ impl Turn<'_> {
         order: ChecksumOrder,
         size: u32,
     ) -> Session {
-        let frame = self.push.frames.get(from).header;
-        Session {
-            id: entropy::session_id(),
+        let before = self.push.start + u32::try_from(from).unwrap_or(u32::MAX) - 1;
+        let fork = Fork {
             generation: current.span.number,
-            salts: frame.salts,
-            order,
-            start: self.push.start + u32::try_from(from).unwrap_or(u32::MAX),
-            kept: Kept::new(),
-            rules: Transaction::new(PAGE_SIZE, size),
-            checksum: WalChecksum::default(),
-            used: self.now,
-        }
+            frame: before,
+            lsn: current.span.lsn(before),
+            pages: size,
+        };
+        self.session(Origin::Fork(fork), self.push.frames.get(from).header.salts, order)
     }
 
     /// Keeps the frames from index `from` on aside.
@@ -419,7 +455,7 @@ impl Turn<'_> {
         kept.await?.map_err(|e| scratch(&e))
     }
 
-    fn baton(&self, session: &str) -> String {
+    fn baton(&self, session: &Session) -> String {
         let settings = self.db.libsql();
         Baton::encode(&settings.server, session, settings.advertise.as_deref())
     }
@@ -453,4 +489,9 @@ fn too_long() -> ApiError {
 }
 
 mod appending;
+mod aside;
+mod fork;
 mod stored;
+
+use appending::each_part;
+use aside::{Merged, PendingAside};

@@ -3,8 +3,8 @@
 //! A transaction may take many requests. What came of it so far belongs to nobody but the client: it
 //! is kept aside, in memory and then in a scratch file, and put into the log with the rest of it or
 //! never. A session holds no lock. It ends when the transaction does, when it was idle for a while,
-//! or when somebody else has appended: then its frames have no place any more, and the client is
-//! told to go back to the last whole transaction.
+//! or, where nothing is healed, when somebody else has appended: then its frames have no place any
+//! more, and the client is told to go back to the last whole transaction.
 //!
 //! The client continues with the *baton* it was given, or, after a lost answer, without: then it is
 //! recognised by generation, salts and the number of the next frame.
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anabranch_format::{ChecksumOrder, Salts, Transaction, WalChecksum};
 
 use super::frame::Kept;
+use super::heal::Origin;
 
 /// Sessions of one database at a time; one more ends the one that was idle longest.
 const SESSIONS_MAX: usize = 64;
@@ -27,7 +28,8 @@ pub(crate) const KEPT_BYTES_MAX: u64 = 4 << 30;
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: String,
-    pub(crate) generation: u32,
+    /// What its frames come after: the end of the log, once, or of a lineage.
+    pub(crate) origin: Origin,
     pub(crate) salts: Salts,
     pub(crate) order: ChecksumOrder,
     /// Number of the first frame kept.
@@ -45,6 +47,12 @@ impl Session {
     pub(crate) fn next(&self) -> u32 {
         self.start + self.kept.frames()
     }
+
+    /// Whether its frames come right after frame `last` of the current `generation`.
+    fn is_at(&self, generation: u32, last: u32) -> bool {
+        matches!(&self.origin, Origin::Fork(fork)
+            if fork.generation == generation && fork.frame == last)
+    }
 }
 
 /// The sessions of one database.
@@ -54,13 +62,41 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Ends those that were idle for `idle`, and those whose frames do not come right after frame
-    /// `last` of the current `generation`.
-    pub(crate) fn expire(&mut self, now: Instant, idle: Duration, generation: u32, last: u32) {
-        self.open.retain(|session| {
-            let alive = now.saturating_duration_since(session.used) < idle;
-            alive && session.generation == generation && Some(session.start) == last.checked_add(1)
-        });
+    /// Ends those whose frames do not come right after frame `last` of the current `generation`.
+    pub(crate) fn expire_displaced(&mut self, generation: u32, last: u32) {
+        self.open.retain(|session| session.is_at(generation, last));
+    }
+
+    /// Takes out the session that a request of frames from `start` on with these salts continues or
+    /// repeats, unless its frames come right after frame `last` of the current `generation`.
+    pub(crate) fn take_displaced(
+        &mut self,
+        baton: Option<&str>,
+        salts: Salts,
+        start: u32,
+        (generation, last): (u32, u32),
+    ) -> Option<Session> {
+        let session = self.take(baton, salts, start)?;
+        if session.is_at(generation, last) || start < session.start {
+            self.put(session);
+            return None;
+        }
+        Some(session)
+    }
+
+    /// Takes out the session of the WAL with these salts whose first frame is `start`.
+    pub(crate) fn take_at(&mut self, salts: Salts, start: u32) -> Option<Session> {
+        let index = self.open.iter().position(|s| s.start == start && s.salts == salts)?;
+        Some(self.open.swap_remove(index))
+    }
+
+    /// Whether somebody has sent a part of a transaction for the current `generation` since `active`
+    /// ago.
+    pub(crate) fn is_pushed_to(&self, generation: u32, now: Instant, active: Duration) -> bool {
+        self.open.iter().any(|session| {
+            let recent = now.saturating_duration_since(session.used) < active;
+            recent && matches!(&session.origin, Origin::Fork(fork) if fork.generation == generation)
+        })
     }
 
     /// Ends those that were idle for `idle`; whether none is left.
@@ -105,19 +141,23 @@ impl Sessions {
     }
 }
 
-/// What a baton says: the server that has the session, the session, and where that server is.
+/// What a baton says: the server that has the session, the session, up to which frame the client's
+/// WAL was proven, and where that server is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Baton<'a> {
     pub(crate) server: &'a str,
     pub(crate) session: &'a str,
+    /// Salts of the WAL, and the frame before the session's first.
+    pub(crate) proven: (Salts, u32),
     pub(crate) url: Option<String>,
 }
 
 impl<'a> Baton<'a> {
     /// A baton as it stands in a path: parts of letters and digits, the last in hex.
-    pub(crate) fn encode(server: &str, session: &str, url: Option<&str>) -> String {
+    pub(crate) fn encode(server: &str, session: &Session, url: Option<&str>) -> String {
         use std::fmt::Write;
-        let mut text = format!("{server}-{session}");
+        let (Salts(a, b), before) = (session.salts, session.start - 1);
+        let mut text = format!("{server}-{}-{a:08x}{b:08x}{before:08x}", session.id);
         if let Some(url) = url {
             text.push('-');
             for byte in url.bytes() {
@@ -131,7 +171,9 @@ impl<'a> Baton<'a> {
     /// Reads a baton; `None` if no server of this kind made it.
     pub(crate) fn decode(text: &'a str) -> Option<Self> {
         let mut parts = text.split('-');
-        let (server, session) = (parts.next()?, parts.next()?);
+        let (server, session, proven) = (parts.next()?, parts.next()?, parts.next()?);
+        let number = |from: usize| u32::from_str_radix(proven.get(from..from + 8)?, 16).ok();
+        let proven = (Salts(number(0)?, number(8)?), number(16)?);
         let url = match parts.next() {
             Some(hex) => Some(unhex(hex)?),
             None => None,
@@ -139,6 +181,7 @@ impl<'a> Baton<'a> {
         (parts.next().is_none() && !server.is_empty() && !session.is_empty()).then_some(Baton {
             server,
             session,
+            proven,
             url,
         })
     }
@@ -156,14 +199,20 @@ fn unhex(hex: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use anabranch_format::PageSize;
+    use anabranch_format::{Lsn, PageSize};
 
     use super::*;
+    use crate::libsql::heal::Fork;
 
     fn session(id: &str, salts: u32, start: u32, used: Instant) -> Session {
         Session {
             id: id.to_owned(),
-            generation: 1,
+            origin: Origin::Fork(Fork {
+                generation: 1,
+                frame: start - 1,
+                lsn: Lsn::ZERO,
+                pages: 0,
+            }),
             salts: Salts(salts, 0),
             order: ChecksumOrder::Little,
             start,
@@ -177,12 +226,25 @@ mod tests {
     #[test]
     fn batons_read_back_and_strange_ones_mean_nothing() {
         for url in [None, Some("http://10.0.0.1:8080/x?y=ü")] {
-            let text = Baton::encode("s1", "a7", url);
+            let session = session("a7", 5, 12, Instant::now());
+            let text = Baton::encode("s1", &session, url);
             assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
             let url = url.map(ToOwned::to_owned);
-            assert_eq!(Baton::decode(&text), Some(Baton { server: "s1", session: "a7", url }));
+            assert_eq!(
+                Baton::decode(&text),
+                Some(Baton { server: "s1", session: "a7", proven: (Salts(5, 0), 11), url })
+            );
         }
-        for bad in ["", "-", "a", "a-", "a-b-c", "a-b-zz", "a-b-00-11", "a-b-ff"] {
+        for bad in [
+            "",
+            "-",
+            "a",
+            "a-",
+            "a-b",
+            "a-b-0",
+            "a-b-000000000000000000000000-zz",
+            "a-b-000000000000000000000000-00-11",
+        ] {
             assert_eq!(Baton::decode(bad), None, "{bad}");
         }
     }
@@ -199,9 +261,14 @@ mod tests {
         let found = sessions.take(None, Salts(1, 0), 11).unwrap();
         sessions.put(found);
         let idle = Duration::from_secs(30);
-        sessions.expire(now + idle / 2, idle, 1, 10);
-        assert!(!sessions.is_empty());
-        sessions.expire(now, idle, 1, 11);
+        assert!(sessions.take_displaced(None, Salts(1, 0), 11, (1, 10)).is_none(), "in its place");
+        let displaced = sessions.take_displaced(None, Salts(1, 0), 11, (1, 11)).unwrap();
+        assert!(!sessions.is_pushed_to(1, now, idle));
+        sessions.put(displaced);
+        assert!(sessions.is_pushed_to(1, now, idle) && !sessions.is_pushed_to(2, now, idle));
+        sessions.expire_displaced(1, 10);
+        assert!(!sessions.expire_idle(now + idle / 2, idle));
+        sessions.expire_displaced(1, 11);
         assert!(sessions.is_empty(), "somebody has appended");
         sessions.put(session("a", 1, 11, now));
         assert!(sessions.expire_idle(now + idle, idle));

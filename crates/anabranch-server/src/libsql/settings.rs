@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     /// How long a push session may be idle.
     pub(crate) session_idle: Duration,
     pub(crate) started: Instant,
+    /// Whether what has no place in the log is merged into it.
+    pub(crate) heal: bool,
     /// Who appends what libSQL clients push.
     pub(crate) writer: WriterId,
     pub(crate) maps: PageMaps,
@@ -57,6 +59,7 @@ impl Settings {
             advertise: config.advertise.clone(),
             scratch: config.scratch.clone(),
             session_idle: config.limits.push_session,
+            heal: config.heal,
             started: Instant::now(),
             writer: entropy::writer_id(),
             maps: PageMaps::new(PAGE_MAPS_BYTES_MAX),

@@ -1,6 +1,7 @@
 //! The dialect as its clients meet it, and random interleavings of them.
 
 mod client;
+mod healing;
 mod random;
 mod world;
 
@@ -36,6 +37,9 @@ async fn joined(world: &World, name: &str) -> Client {
 }
 
 async fn all_equal(world: &World, clients: &mut [&mut Client]) -> Vec<String> {
+    for client in clients.iter_mut() {
+        client.settle(world).await.unwrap();
+    }
     let (head, pages) = world.state().await;
     let path = world.dir.path().join("state.db");
     std::fs::write(&path, pages.concat()).unwrap();
@@ -136,7 +140,7 @@ async fn a_client_begins_with_the_image_of_a_large_database() {
 
 #[tokio::test]
 async fn diverged_clients_conflict_for_ever_and_lose_nothing_of_others() {
-    let world = World::new(1);
+    let world = World::without_healing(1);
     let mut a = started(&world).await;
     let mut b = joined(&world, "b").await;
     a.run(&insert("a", 1, 10));
@@ -154,7 +158,7 @@ async fn diverged_clients_conflict_for_ever_and_lose_nothing_of_others() {
 
 #[tokio::test]
 async fn the_same_change_of_two_clients_is_not_taken_for_one() {
-    let world = World::new(1);
+    let world = World::without_healing(1);
     let mut a = started(&world).await;
     let mut b = joined(&world, "b").await;
     let same = "INSERT INTO t(marker) VALUES('order')";
@@ -185,7 +189,7 @@ async fn a_file_that_stock_sqlite_opened_is_refused_and_harms_nobody() {
 
 #[tokio::test]
 async fn a_rollover_leads_everybody_who_has_pushed_into_the_next_generation() {
-    let world = World::new(1);
+    let world = World::without_healing(1);
     let mut a = started(&world).await;
     let mut b = joined(&world, "b").await;
     a.run(&insert("a", 1, 10));

@@ -24,7 +24,7 @@ mod watch;
 
 use std::sync::Arc;
 
-use anabranch_format::DatabaseId;
+use anabranch_format::{DatabaseId, LineageId};
 use axum::body::Body;
 use axum::response::Response;
 use hyper::header::HeaderValue;
@@ -72,6 +72,11 @@ async fn answer(
         ["next"] => look::next(&call, &params).await,
         ["position"] => look::position(&call, &params).await,
         ["entries"] => look::entries(&call, &params).await,
+        ["conflicts"] => {
+            let database = database(&call, &params).await?;
+            let lineage: Option<LineageId> = params.get("lineage")?;
+            crate::libsql::conflicts(&database, lineage.as_ref()).await
+        }
         ["writers", writer] => look::last_push(&call, &params, writer).await,
         ["pages"] if parts.method == Method::POST => pages::pages(&call, &params, body).await,
         ["pages"] => Err(ApiError::method()),

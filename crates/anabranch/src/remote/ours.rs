@@ -21,8 +21,8 @@ use serde::de::DeserializeOwned;
 use super::http::{Ask, Connection, Upload, pauses};
 use super::server_error::ServerError;
 use super::{
-    BaseAt, BasePages, Dialect, Opening, Place, Probing, Remote, ServerUrl, Spot, of_store,
-    pages_of_whole,
+    BaseAt, BasePages, Dialect, MergedConflicts, Opening, Place, Probing, Remote, ServerUrl, Spot,
+    of_store, pages_of_whole,
 };
 use crate::adopt::{AdoptError, Adoptable, LastFrame};
 use crate::entropy;
@@ -367,6 +367,10 @@ impl Remote for Ours {
         }
         // A server that does not know the request.
         pages_of_whole(self, wanted, progress).await
+    }
+
+    async fn merged_conflicts(&self) -> Result<MergedConflicts, StoreError> {
+        self.ask(&self.get("log/conflicts")).await
     }
 
     async fn history(&self, count: usize) -> Result<Vec<Entry>, StoreError> {

@@ -101,6 +101,9 @@ impl Turn<'_> {
             Ok(Appended::Lost(_))
             | Err(AppendError::NotAtHead { .. } | AppendError::BelowFloor { .. }) => {
                 engine.put_map(self.db, map);
+                if let Some(session) = session.filter(|_| self.heals()) {
+                    core.sessions.put(session);
+                }
                 return Ok(None);
             }
             Err(e) => {
@@ -129,9 +132,9 @@ impl Turn<'_> {
         self.publish(core, current, laid);
         let mut answer = Answer::ok(self.push.generation, self.push.last());
         if !done {
-            let mut session = self.new_session(current, to, order, 0);
+            let mut session = self.new_session(current, to, order, content.size_after);
             session.rules = rest;
-            answer.baton = Some(self.baton(&session.id));
+            answer.baton = Some(self.baton(&session));
             let session = self.keep_checked(core, session, to).await?;
             core.sessions.put(session);
         }
@@ -197,7 +200,7 @@ fn not_appended(e: &AppendError) -> ApiError {
     }
 }
 
-fn each_part<E: From<std::io::Error>>(
+pub(super) fn each_part<E: From<std::io::Error>>(
     kept: &Kept,
     mut part: impl FnMut(&Frames) -> Result<(), E>,
 ) -> Result<(), E> {

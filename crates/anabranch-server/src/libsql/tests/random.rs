@@ -11,6 +11,33 @@ use super::client::{Client, Failed, Faults};
 use super::world::{Random, World};
 use super::{TABLE, all_equal, insert};
 
+/// Rows that refer to others: they must go where those go.
+const CHILDREN: &str = "CREATE TABLE child(id INTEGER PRIMARY KEY, parent INTEGER REFERENCES t(id), \
+    marker TEXT)";
+
+/// As `insert`, with a child for each row.
+fn insert_families(marker: &str, rows: u32, bytes: u32) -> String {
+    let row = |n: u32| {
+        format!(
+            "INSERT INTO t(marker, filler) VALUES('{marker}-{n}', randomblob({bytes})); \
+             INSERT INTO child(parent, marker) VALUES(last_insert_rowid(), '{marker}-{n}');"
+        )
+    };
+    format!("BEGIN; {} COMMIT;", (0..rows).map(row).collect::<String>())
+}
+
+/// That every child is at its parent.
+fn check_families(client: &Client) {
+    let file = super::world::open(&client.path);
+    let count = |sql: &str| file.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let parents = count("SELECT count(*) FROM t WHERE marker NOT LIKE 'r%'");
+    let together =
+        "SELECT count(*) FROM child JOIN t ON t.id = parent WHERE t.marker = child.marker";
+    assert_eq!((count(together), count("SELECT count(*) FROM child")), (parents, parents));
+    drop(file);
+    super::world::remove(&client.path, &["-shm"]);
+}
+
 /// What became of the rows of a client.
 #[derive(Default)]
 struct Ledger {
@@ -34,6 +61,8 @@ impl Ledger {
 
 struct Story {
     seed: u64,
+    /// Else a conflict is the end of what a client wrote.
+    heal: bool,
     servers: usize,
     faults: Faults,
     rollovers: bool,
@@ -43,15 +72,15 @@ struct Story {
 
 /// How many rows were acknowledged, and how many were given up after a conflict.
 async fn tell(story: Story) -> (usize, usize) {
-    let Story { seed, servers, faults, rollovers, retention, steps } = story;
+    let Story { seed, heal, servers, faults, rollovers, retention, steps } = story;
     let mut random = Random(seed);
-    let world = World::new(servers);
+    let world = if heal { World::new(servers) } else { World::without_healing(servers) };
     let mut clients: Vec<Client> = ["a", "b", "c"]
         .iter()
         .zip(1u64..)
         .map(|(name, n)| Client::new(&world, name, seed ^ (n << 32)))
         .collect();
-    world.replica_runs(TABLE).await;
+    world.replica_runs(&format!("{TABLE}; {CHILDREN}")).await;
     let mut ledger = Ledger::default();
     let mut conflicts = 0;
     for step in 0..steps {
@@ -65,7 +94,8 @@ async fn tell(story: Story) -> (usize, usize) {
                 ledger.acknowledged.extend((0..2).map(|n| format!("{marker}-{n}")));
             }
             1 if rollovers => {
-                world.rollover().await;
+                let status = world.try_rollover().await.status;
+                assert!(matches!(status.as_u16(), 200 | 503), "{status}");
             }
             2 if retention => {
                 let log = world.log().await;
@@ -75,9 +105,13 @@ async fn tell(story: Story) -> (usize, usize) {
                 if client.sync(&world).await.is_err() {
                     continue;
                 }
-                let rows = [1, 2, 5, 150][usize::try_from(random.below(4)).unwrap()];
+                let rows = [1, 2, 5, 150, 3, 2, 1, 400][usize::try_from(random.below(8)).unwrap()];
                 let marker = format!("{index}x{step}");
-                client.run(&insert(&marker, rows, 1500));
+                client.run(&insert_families(&marker, rows, 1500));
+                if random.one_in(4) {
+                    client
+                        .run(&format!("UPDATE t SET filler = NULL WHERE marker LIKE '{index}x%'"));
+                }
                 if random.one_in(6) {
                     client.run("DELETE FROM t WHERE 0; UPDATE t SET filler = randomblob(30) WHERE id % 3 = 0");
                 }
@@ -125,6 +159,7 @@ async fn tell(story: Story) -> (usize, usize) {
     }
     let [a, b, c] = &mut clients[..] else { panic!("three clients") };
     let rows = all_equal(&world, &mut [a, b, c]).await;
+    check_families(&clients[0]);
     let unique: BTreeSet<&String> = rows.iter().collect();
     assert_eq!(unique.len(), rows.len(), "a row came twice, seed {seed}");
     for row in &ledger.acknowledged {
@@ -135,6 +170,7 @@ async fn tell(story: Story) -> (usize, usize) {
         assert!(known, "{row} is of nobody, seed {seed}");
     }
     assert!(!ledger.acknowledged.is_empty());
+    assert!(conflicts == 0 || !heal || retention, "{conflicts} conflicts, seed {seed}");
     (ledger.acknowledged.len(), ledger.given_up.len())
 }
 
@@ -169,7 +205,7 @@ async fn tell_all(first_seed: u64, story: impl Fn(u64) -> Story) {
         acknowledged += kept;
         given_up += lost;
     }
-    assert!(acknowledged > given_up, "mostly conflicts: {acknowledged}, {given_up}");
+    assert!(acknowledged > given_up / 2, "mostly conflicts: {acknowledged}, {given_up}");
 }
 
 #[tokio::test]
@@ -177,6 +213,7 @@ async fn clients_that_are_killed_lose_and_double_nothing() {
     let faults = Faults { kill_before: 12, kill_after: 8, lose_answer: 12, restart_server: 0 };
     tell_all(1000, |seed| Story {
         seed,
+        heal: false,
         servers: 1,
         faults,
         rollovers: false,
@@ -191,6 +228,7 @@ async fn two_servers_that_forget_lose_and_double_nothing() {
     let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 15, restart_server: 8 };
     tell_all(2000, |seed| Story {
         seed,
+        heal: false,
         servers: 2,
         faults,
         rollovers: false,
@@ -205,6 +243,7 @@ async fn new_generations_lose_and_double_nothing() {
     let faults = Faults { kill_before: 15, kill_after: 10, lose_answer: 15, restart_server: 15 };
     tell_all(3000, |seed| Story {
         seed,
+        heal: false,
         servers: 2,
         faults,
         rollovers: true,
@@ -219,6 +258,52 @@ async fn retention_strands_nobody() {
     let faults = Faults { kill_before: 30, kill_after: 15, lose_answer: 30, restart_server: 15 };
     tell_all(4000, |seed| Story {
         seed,
+        heal: false,
+        servers: 2,
+        faults,
+        rollovers: true,
+        retention: true,
+        steps: 60,
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn diverged_clients_that_are_killed_are_healed() {
+    let faults = Faults { kill_before: 12, kill_after: 8, lose_answer: 12, restart_server: 0 };
+    tell_all(5000, |seed| Story {
+        seed,
+        heal: true,
+        servers: 1,
+        faults,
+        rollovers: false,
+        retention: false,
+        steps: 60,
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_servers_that_forget_heal_together() {
+    let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 15, restart_server: 8 };
+    tell_all(6000, |seed| Story {
+        seed,
+        heal: true,
+        servers: 2,
+        faults,
+        rollovers: true,
+        retention: false,
+        steps: 60,
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn retention_does_no_harm_to_healing() {
+    let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 20, restart_server: 15 };
+    tell_all(7000, |seed| Story {
+        seed,
+        heal: true,
         servers: 2,
         faults,
         rollovers: true,

@@ -60,13 +60,22 @@ pub(super) struct World {
     pub(super) dir: tempfile::TempDir,
     root: Root,
     servers: Mutex<Vec<Arc<App>>>,
+    heal: bool,
 }
 
 impl World {
     pub(super) fn new(servers: usize) -> Self {
+        Self::with(servers, true)
+    }
+
+    pub(super) fn without_healing(servers: usize) -> Self {
+        Self::with(servers, false)
+    }
+
+    fn with(servers: usize, heal: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::memory(&StoreOptions::new(dir.path()));
-        let world = World { dir, root, servers: Mutex::default() };
+        let world = World { dir, root, servers: Mutex::default(), heal };
         for n in 0..servers {
             let app = world.app(n);
             world.servers.lock().unwrap().push(app);
@@ -77,6 +86,7 @@ impl World {
     fn app(&self, n: usize) -> Arc<App> {
         let data = Location::folder(self.dir.path().join("data"));
         let mut config = Config::new(data, self.dir.path());
+        config.heal = self.heal;
         config.advertise = Some(format!("http://localhost:{n}"));
         App::new(config, self.root.clone())
     }
@@ -109,10 +119,15 @@ impl World {
     }
 
     pub(super) async fn rollover(&self) -> serde_json::Value {
-        let path = "/admin/v1/databases/default/rollover";
-        let answer = self.ask(0, &Method::POST, path, Bytes::new()).await;
+        let answer = self.try_rollover().await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         answer.json()
+    }
+
+    /// Refused while somebody is in the middle of a push.
+    pub(super) async fn try_rollover(&self) -> Answer {
+        let path = "/admin/v1/databases/default/rollover";
+        self.ask(0, &Method::POST, path, Bytes::new()).await
     }
 
     /// The log, as another program sees it.

@@ -214,6 +214,7 @@ impl LibsqlRemote {
             sum: (DbChecksum::EMPTY, DbChecksum::EMPTY),
             frames: None,
             transactions: None,
+            healed: None,
             chunk: None,
             body: None,
         }

@@ -77,6 +77,7 @@ fn shape(ours: &Ours, wanted: &BaseAt<'_>) -> Metadata {
         sum: (DbChecksum::EMPTY, DbChecksum::EMPTY),
         frames: None,
         transactions: None,
+        healed: None,
         chunk: None,
         body: None,
     }

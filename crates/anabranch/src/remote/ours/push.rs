@@ -30,6 +30,7 @@ impl Ours {
             sum: new.sum,
             frames: None,
             transactions: None,
+            healed: None,
             chunk: None,
             body: None,
         })
