@@ -288,7 +288,6 @@ fn page_one_is_reported_when_asked_for_although_it_is_as_in_the_base() {
             since,
             base_size: size,
             page_one_always: true,
-            ahead: None,
             restarted: false,
             watched: None,
         };
