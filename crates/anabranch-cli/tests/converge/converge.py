@@ -559,8 +559,10 @@ def of_column(entry):
 
 def losing(entry):
     """The token of the version that did not make it, by the journal's own words. Where rows are merged
-    column by column, both sides changed the token, and the local one stands."""
+    column by column and both sides changed the token, the local one stands."""
     loser = {"local": "remote", "remote": "local", "merged": "remote"}.get(entry["decision"])
+    if entry["decision"] == "merged" and (entry["base"] or {}).get("tok") == (entry["local"] or {}).get("tok"):
+        return None  # Only the remote changed the token.
     return (entry.get(loser) or {}).get("tok") if loser else None
 
 
