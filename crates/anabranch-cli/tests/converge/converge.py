@@ -590,7 +590,7 @@ def main():
         finally:
             for conn in case.open_here:
                 conn.close()
-        if seed % 50 == 0:
+        if seed % 25 == 0:
             print(f"up to seed {seed}", file=sys.stderr, flush=True)
     shutil.rmtree(os.path.join(FOLDER, "case"), ignore_errors=True)
     SERVER.stop()
