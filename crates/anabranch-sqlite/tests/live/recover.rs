@@ -3,6 +3,7 @@ use anabranch_sqlite::{ApplyIntent, BaseMap, CookieRule, LiveFile, Mark, Verdict
 use crate::support::{BUSY, Change, Replica, SEED, Source, cli};
 
 const TABLES: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
+    CREATE TABLE numbered(id INTEGER PRIMARY KEY AUTOINCREMENT, v);
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<300)
     INSERT INTO t SELECT i, hex(randomblob(60)) FROM n;";
 
@@ -176,6 +177,16 @@ fn pages_tell_nothing_once_others_counted_the_schema_cookie_up() {
         lose_the_wal(&mut cut);
         assert_eq!(verdict(&mut cut), Verdict::Undecided);
     }
+}
+
+#[test]
+fn a_page_that_is_by_chance_as_it_would_be_is_not_enough() {
+    let sql = &["INSERT INTO numbered(v) VALUES ('there')"];
+    let mut cut = cut(false, sql, CookieRule::Keep);
+    // Another row, and with it the same number in `sqlite_sequence`.
+    cli(&cut.replica.db, "INSERT INTO numbered(v) VALUES ('mine, and longer')");
+    lose_the_wal(&mut cut);
+    assert_eq!(verdict(&mut cut), Verdict::Undecided);
 }
 
 #[test]
