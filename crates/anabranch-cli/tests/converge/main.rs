@@ -3,7 +3,11 @@
 //!
 //! By hand, for longer:
 //! `CONVERGE_CASES=10000 CONVERGE_SEED=7 cargo test -p anabranch-cli --test converge`.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails, and says how many cases it ran")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails, and says how many cases it ran"
+)]
 
 use std::path::Path;
 use std::process::{Command, Output};
