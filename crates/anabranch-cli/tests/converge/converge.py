@@ -313,6 +313,9 @@ class Case:
             self.log.append((db, "sync", point, done.returncode, done.stdout, done.stderr[-500:]))
             self.note_undecided(db, done)
             if done.returncode < 0:
+                if db in self.killed:
+                    self.undecided.add(db)  # What it said of the one killed before went with it.
+                self.killed.add(db)
                 if r.random() < 0.5:
                     return  # Others go on first; this one recovers later.
         if self.chance.random() < 0.05:
@@ -330,6 +333,7 @@ class Case:
             done = done or run("--json", verb, db)
             self.log.append((db, verb, done.returncode, (done.stdout + done.stderr)[-500:]))
             self.note_undecided(db, done)
+            self.killed.discard(db)
             if done.returncode == 0:
                 return
             code = json.loads(done.stderr)["error"]["code"]
@@ -488,7 +492,7 @@ class Case:
         r = self.random
         self.kills = r.choice([0, 0, 0.2, 0.4])
         self.ddl = r.choice([0, 0, 0.05, 0.15])
-        self.undecided = set()
+        self.undecided, self.killed = set(), set()
         count = r.choice([2, 2, 3, 3, 4, 5])
         replicas = [f"{i}.db" for i in range(count)]
         page_size, vacuum = r.choice([512, 1024, 4096, 4096, 65536]), r.choice([0, 0, 1, 2])
