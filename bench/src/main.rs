@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release -p anabranch-bench -- [--dir DIR] [--rounds N] [--program FILE]
 //!                                           [--litestream FILE] [--libsql-client FILE]
-//!                                           [all|W1|W2|W3|W4|W6|W7|writing|large|http|http-PART ...]
+//!                                           [all|W1|W2|W3|W4|W6|W7|writing|large|rebase|http|http-PART ...]
 //! ```
 //!
 //! The parts of `http` are W1, W2, W4, W5, W3, watch, bootstrap and many.
@@ -19,6 +19,7 @@ mod http;
 mod large;
 mod litestream;
 mod machine;
+mod rebase;
 mod report;
 mod ship;
 mod single;
@@ -35,11 +36,12 @@ use crate::stage::Stage;
 /// Anything that goes wrong ends the run, with a message.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const WORKLOADS: [&str; 8] = ["W1", "W2", "W4", "W6", "W3", "W7", "writing", "large"];
+const WORKLOADS: [&str; 10] =
+    ["W1", "W2", "W4", "W6", "W3", "W7", "writing", "large", "rebase", "http"];
 
 const USAGE: &str = "usage: anabranch-bench [--dir DIR] [--rounds N] [--program FILE] \
                      [--litestream FILE] [--libsql-client FILE] \
-                     [all|W1|W2|W3|W4|W6|W7|writing|large|http|http-PART ...]";
+                     [all|W1|W2|W3|W4|W6|W7|writing|large|rebase|http|http-PART ...]";
 
 fn main() -> ExitCode {
     match run() {
@@ -68,6 +70,7 @@ fn run() -> Result<usize> {
             "writing" => writing::measure(&stage, &mut report)?,
             part if http::PARTS.contains(&part) => http::measure(&stage, part, &mut report)?,
             "large" => large::measure(&stage, &mut report)?,
+            "rebase" => rebase::measure(&stage, &mut report)?,
             _ => ship::measure(&stage, name, &mut report)?,
         }
     }

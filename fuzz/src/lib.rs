@@ -69,6 +69,7 @@ impl Recipe<'_> {
             lsn: (Lsn::new(1), Lsn::new(u64::MAX - 1)),
             generation: (1, Lsn::new(1)),
             next_generation: None,
+            healed: None,
             push: None,
             writer: id.parse().expect("an id"),
             time: Micros(1),

@@ -36,12 +36,27 @@ pub(crate) fn working(conn: &Connection, objects: &Objects) -> Result<Names, Reb
     Ok(found)
 }
 
-/// The first view or trigger that compiled on its own side and does not now.
+/// What one side has, and which of its views and triggers compiled there.
+pub(crate) struct Of<'a> {
+    pub(crate) objects: &'a Objects,
+    pub(crate) working: &'a Names,
+}
+
+impl Of<'_> {
+    /// Whether this side has the view or trigger, and had broken it already.
+    fn broke(&self, object: &Object) -> bool {
+        self.objects.find(object.kind, &object.name).is_some()
+            && !self.working.contains(&key(object))
+    }
+}
+
+/// The first view or trigger that compiled on its own side and does not now, unless it did not on the
+/// other side either: whoever broke it there was not kept from it.
 pub(crate) fn broken(
     now: &Connection,
     objects: &Objects,
-    here: &Names,
-    there: &Names,
+    here: &Of<'_>,
+    there: &Of<'_>,
     changes: &[Change],
 ) -> Result<Option<(Object, Side)>, RebaseError> {
     let working = working(now, objects)?;
@@ -49,8 +64,10 @@ pub(crate) fn broken(
         let is_local = changes.iter().any(|c| {
             c.of == Side::Local && c.kind == object.kind && same_name(&c.name, &object.name)
         });
-        let (of, own) = if is_local { (Side::Local, here) } else { (Side::Remote, there) };
-        if own.contains(&key(object)) && !working.contains(&key(object)) {
+        let (of, own, other) =
+            if is_local { (Side::Local, here, there) } else { (Side::Remote, there, here) };
+        let worked = own.working.contains(&key(object)) && !other.broke(object);
+        if worked && !working.contains(&key(object)) {
             return Ok(Some((object.clone(), of)));
         }
     }

@@ -169,9 +169,11 @@ impl SchemaPlan<'_> {
         let onto = self.trio.onto.conn;
         loop {
             let objects = Objects::read(onto)?;
-            let (here, there) = (&self.working_here, &self.working_there);
-            let Some((object, of)) = compile::broken(onto, &objects, here, there, &self.changes)?
-            else {
+            let (local, remote) = (&self.trio.local.objects, &self.trio.onto.objects);
+            let here = compile::Of { objects: local, working: &self.working_here };
+            let there = compile::Of { objects: remote, working: &self.working_there };
+            let broken = compile::broken(onto, &objects, &here, &there, &self.changes)?;
+            let Some((object, of)) = broken else {
                 return Ok(());
             };
             if self.rules.take_schema.is_none_or(|taken| taken == of) {

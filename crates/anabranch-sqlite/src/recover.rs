@@ -6,10 +6,12 @@
 //!
 //! 1. the WAL, if it reaches back to the mark before the apply: the first transaction after the mark
 //!    is the apply or it is not (we held the write lock from the mark to COMMIT);
-//! 2. the pages: one page as the apply would have left it, and none as it was before: applied. The
-//!    reverse: not applied. Pages written by others since say nothing;
-//! 3. the schema cookie, where the apply gave the file a new, random one: programs only count it up.
-//!    Where the apply replaced a state that was not the base's, this comes before the pages.
+//! 2. the schema cookie, where the apply gave the file a new, random one: programs only count it up;
+//! 3. the pages: some as the apply would have left them, and none as it was before: applied. The
+//!    reverse: not applied. If too many were written by others since, that may be chance. If the schema cookie is
+//!    neither the one before nor the one after, no page says anything: `VACUUM` counts it up, and
+//!    may put by chance on one page what had been there before. Nor does one if the apply replaced a
+//!    state that was not the base's.
 //!
 //! What all this leaves open is [`Verdict::Undecided`]; it is never assumed.
 
@@ -25,6 +27,22 @@ use anabranch_format::PageSet;
 
 /// By how much programs may have counted up a schema cookie since: one per schema change.
 const COOKIE_STEPS_MAX: u32 = 1 << 20;
+
+/// Pages that tell the same must be more than so many times those that were written since. A few may
+/// be by chance as the apply would have left them: the same row was written by a program, or another
+/// one with the same number and the same key in an index.
+const TELLING_MIN: u64 = 4;
+
+/// Pages of an apply, by what they are now.
+#[derive(Debug, Default)]
+struct Votes {
+    /// As the apply would leave them.
+    at_target: u64,
+    /// As before it.
+    at_old: u64,
+    /// Something else: written by others since.
+    neither: u64,
+}
 
 /// Whether an apply is in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,15 +75,18 @@ impl View<'_> {
             Some(Next::None | Next::Theirs) => return Ok(Verdict::NotApplied),
             None => {}
         }
-        if intent.replaces {
-            // The base does not tell what the pages were before; the cookie is always a new one.
-            return Ok(self.by_cookie(intent));
+        let verdict = self.by_cookie(intent);
+        let now = self.page_one().schema_cookie;
+        let same_schema = now == intent.cookie_before || Some(now) == intent.cookie_after;
+        if verdict != Verdict::Undecided || intent.replaces || !same_schema {
+            return Ok(verdict);
         }
-        let (at_target, at_old) = self.vote(intent, base)?;
-        Ok(match (at_target, at_old) {
-            (1.., 0) => Verdict::Applied,
-            (0, 1..) => Verdict::NotApplied,
-            _ => self.by_cookie(intent),
+        let votes = self.vote(intent, base)?;
+        let enough = |pages: u64| pages > TELLING_MIN * votes.neither;
+        Ok(match (votes.at_target, votes.at_old) {
+            (at_target @ 1.., 0) if enough(at_target) => Verdict::Applied,
+            (0, at_old @ 1..) if enough(at_old) => Verdict::NotApplied,
+            _ => Verdict::Undecided,
         })
     }
 
@@ -137,13 +158,13 @@ impl View<'_> {
         Ok(pages == intent.pages)
     }
 
-    /// How many pages are as the apply would leave them, and how many as before it.
+    /// What the pages say, one by one.
     fn vote(
         &self,
         intent: &ApplyIntent,
         base: &BaseMap<'_>,
-    ) -> Result<(u64, u64), CaptureError<std::convert::Infallible>> {
-        let (mut at_target, mut at_old) = (0, 0);
+    ) -> Result<Votes, CaptureError<std::convert::Infallible>> {
+        let mut votes = Votes::default();
         for staged in base.staged(intent.id) {
             let (pgno, target) = staged?;
             if pgno.get() > self.db_size() {
@@ -156,10 +177,13 @@ impl View<'_> {
             if was == Some(target.keyed) {
                 continue;
             }
-            at_target += u64::from(now == target.keyed);
-            at_old += u64::from(Some(now) == was);
+            match now {
+                now if now == target.keyed => votes.at_target += 1,
+                now if Some(now) == was => votes.at_old += 1,
+                _ => votes.neither += 1,
+            }
         }
-        Ok((at_target, at_old))
+        Ok(votes)
     }
 
     /// What the page was before the apply.

@@ -120,7 +120,8 @@ impl Replica {
 
     /// Takes one side of a conflict after all: its version of the row is written to the file, as any
     /// program might write it, and the next sync sends it. What stands there by then is replaced,
-    /// whoever wrote it. Foreign keys are enforced, triggers do not fire.
+    /// whoever wrote it. Foreign keys are enforced and triggers fire: a full-text index that is kept
+    /// by them would be wrong otherwise.
     pub async fn resolve_conflict(&self, id: i64, take: Side) -> Result<Resolution, Error> {
         let (file, options) = (self.file().to_owned(), self.options().clone());
         blocking(move || {
@@ -194,7 +195,7 @@ fn write_back(
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(&session.db, flags)?;
     conn.busy_timeout(busy)?;
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     conn.pragma_update(None, "foreign_keys", true)?;
     let change = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;

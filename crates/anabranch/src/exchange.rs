@@ -22,9 +22,10 @@ use crate::waiting::Probing;
 /// How often a sync starts over because others were faster.
 const RACES_MAX: usize = 50;
 
-/// How long it waits before that: first and longest.
+/// How long it waits before that: first and longest. Not long: each race is lost to somebody who got
+/// further, and who waits leaves the next one to others, too.
 const RACE_PAUSES: Probing =
-    Probing { first: Duration::from_millis(10), max: Duration::from_millis(500) };
+    Probing { first: Duration::from_millis(1), max: Duration::from_millis(50) };
 
 /// What a sync has done so far.
 #[derive(Debug, Default)]

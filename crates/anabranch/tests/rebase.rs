@@ -251,6 +251,31 @@ fn taking_the_other_side_of_a_conflict_is_an_ordinary_change() {
 }
 
 #[test]
+fn taking_the_other_side_lets_triggers_keep_a_full_text_index() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    stock(
+        &a,
+        "CREATE VIRTUAL TABLE words USING fts5(v, content='t', content_rowid='id');
+         CREATE TRIGGER changed AFTER UPDATE ON t BEGIN
+             INSERT INTO words(words, rowid, v) VALUES ('delete', old.id, old.v);
+             INSERT INTO words(rowid, v) VALUES (new.id, new.v);
+         END;
+         INSERT INTO words(words) VALUES ('rebuild')",
+    );
+    first.sync().unwrap();
+    let (b, second) = world.cloned("b.db");
+    stock(&a, "UPDATE t SET v = 'apple' WHERE id = 1");
+    stock(&b, "UPDATE t SET v = 'pear' WHERE id = 1");
+    first.sync().unwrap();
+    second.sync().unwrap();
+    second.resolve_conflict(journal(&second)[0].id, Side::Remote).unwrap();
+    let found = "SELECT rowid FROM words WHERE words MATCH";
+    assert_eq!(stock(&b, &format!("{found} 'apple'; {found} 'pear'")), "1");
+    stock(&b, "INSERT INTO words(words, rank) VALUES ('integrity-check', 1)");
+}
+
+#[test]
 fn schema_and_rows_of_different_sides_come_together() {
     let world = World::new();
     let (a, first) = world.published("a.db", SCHEMA);

@@ -101,6 +101,77 @@ fn a_push_that_comes_too_late_is_put_on_top_and_sent_again() {
     assert!(stock(&world.path("a.db"), ".dump").contains("'b3'"));
 }
 
+/// Both replicas have changed rows of the large table; the second is about to find out.
+fn both_changed(world: &World, net: &Net) -> (Replica, Replica) {
+    let first = published(world, net, "a.db", LARGE);
+    let second = cloned(world, net, "b.db");
+    stock(&world.path("a.db"), "UPDATE t SET v = 'of a' WHERE id = 1");
+    stock(&world.path("b.db"), "UPDATE t SET v = randomblob(15000) WHERE id > 640");
+    first.sync().unwrap();
+    net.requests();
+    (first, second)
+}
+
+fn assert_merged(world: &World, first: &Replica, second: &Replica) {
+    assert!(second.sync().unwrap().rebased.is_some());
+    first.sync().unwrap();
+    assert_same(&world.path("a.db"), &world.path("b.db"));
+    assert_eq!(value(&world.path("b.db"), "SELECT v FROM t WHERE id = 1"), "of a");
+}
+
+const PAGES: &str = "POST /notes/log/pages";
+
+#[test]
+fn of_the_common_state_only_the_pages_that_changed_here_are_asked_for() {
+    let (world, net) = (World::new(), Net::new());
+    let (first, second) = both_changed(&world, &net);
+    // The first answer breaks off, and is asked for again.
+    net.rules.lock().unwrap().cut = Some((PAGES, 1, 100_000));
+    let before = net.rules.lock().unwrap().bytes;
+    assert_merged(&world, &first, &second);
+    let asked = methods(&net.requests());
+    assert_eq!(asked.iter().filter(|line| *line == PAGES).count(), 2, "{asked:?}");
+    let bytes = net.rules.lock().unwrap().bytes - before;
+    assert!(bytes < 5_000_000, "{bytes} bytes, of a database of 12 MB");
+}
+
+#[test]
+fn i5_pages_of_the_common_state_that_are_wrong_are_noticed_and_nothing_is_touched() {
+    let (world, net) = (World::new(), Net::new());
+    let (first, second) = both_changed(&world, &net);
+    let dump = stock(&world.path("b.db"), ".dump");
+    net.rules.lock().unwrap().flip = Some((PAGES, 200_000));
+    for _ in 0..2 {
+        let error = second.sync().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Failed, "{error:?}");
+        assert_eq!(stock(&world.path("b.db"), ".dump"), dump);
+    }
+    net.rules.lock().unwrap().flip = None;
+    assert_merged(&world, &first, &second);
+}
+
+#[test]
+fn from_a_server_that_cannot_hand_out_pages_the_whole_common_state_is_taken() {
+    for (status, code) in [("404 Not Found", "no-endpoint"), ("405 Method Not Allowed", "method")] {
+        let (world, net) = (World::new(), Net::new());
+        let (first, second) = both_changed(&world, &net);
+        let body = format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"unknown\"}}}}");
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             anabranch-protocol: 1\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        net.rules.lock().unwrap().answer = Some((PAGES, 1, answer));
+        assert_merged(&world, &first, &second);
+        let asked = methods(&net.requests());
+        let downloads = asked.iter().filter(|line| *line == "GET /notes/log/delta").count();
+        assert!(
+            downloads >= 3,
+            "the change, the state before it, and what the other pulls: {asked:?}"
+        );
+    }
+}
+
 #[test]
 fn a_database_that_the_administrator_made_is_published_to() {
     let world = World::new();

@@ -110,7 +110,8 @@ pub(crate) enum ConflictsCommand {
 /// Write the other version of a row back, as an ordinary change
 ///
 /// What stands there by now is replaced. Of two rows that both stand since one got a new key, the one
-/// that is not taken is deleted. Foreign keys are enforced. The next sync sends the change.
+/// that is not taken is deleted. Foreign keys are enforced, triggers fire. The next sync sends the
+/// change.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  anabranch conflicts resolve notes.db 3 --take remote")]
 pub(crate) struct ConflictsResolve {

@@ -9,7 +9,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Barrier;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use serde_json::Value;
 
@@ -252,31 +253,48 @@ fn applications_write_to_both_sides_through_rebases() {
         world.stock("a.db", &schema(&mut Rng::new(round, "both write")));
         world.ok(["init", "a.db", "--remote", "remote"]);
         world.ok(["clone", "remote", "b.db"]);
-        let stop = AtomicBool::new(false);
-        let write = |name: &'static str, db: &'static str| {
+        // As many transactions as this are written while each sync runs.
+        const MEANWHILE: usize = 15;
+        let write = |name: &'static str, db: &'static str, credits: Receiver<()>| {
             let mut rng = Rng::new(round, name);
             let mut side = Side::new(name);
             let mut app = App::open(&world.path(db));
-            while !stop.load(Ordering::Relaxed) {
+            for () in credits {
                 app.run(&(side.adding(&mut rng) + &side.changing(&mut rng)));
             }
             side
         };
-        let sync = |db: &'static str| {
+        let start = Barrier::new(2);
+        let sync = |db: &'static str, credits: SyncSender<()>| {
             let mut merged = 0;
-            for _ in 0..25 {
+            for _ in 0..12 {
+                // Both at once: one of them finds that the other was faster.
+                start.wait();
+                // Whoever writes is never further behind than by one round.
+                (0..MEANWHILE).for_each(|_| credits.send(()).unwrap());
                 let report = world.ok(["sync", db, "--busy-timeout", "60s"]);
                 merged += u64::from(!report["rebased"].is_null());
+                println!("{db}: {report}");
             }
             merged
         };
         let (sides, merged) = std::thread::scope(|scope| {
-            let writers = [scope.spawn(|| write("a", "a.db")), scope.spawn(|| write("b", "b.db"))];
-            let syncs = [scope.spawn(|| sync("a.db")), scope.spawn(|| sync("b.db"))];
-            let merged: Vec<_> = syncs.into_iter().map(|sync| sync.join()).collect();
-            stop.store(true, Ordering::Relaxed);
-            let sides: Vec<Side> = writers.into_iter().map(|w| w.join().unwrap()).collect();
-            (sides, merged.into_iter().map(Result::unwrap).sum::<u64>())
+            let (write, sync) = (&write, &sync);
+            let pairs: Vec<_> = [("a", "a.db"), ("b", "b.db")]
+                .into_iter()
+                .map(|(name, db)| {
+                    let (send, receive) = sync_channel(MEANWHILE);
+                    let writing = scope.spawn(move || write(name, db, receive));
+                    (writing, scope.spawn(move || sync(db, send)))
+                })
+                .collect();
+            let mut merged = 0;
+            let mut sides = Vec::new();
+            for (writing, syncing) in pairs {
+                merged += syncing.join().unwrap();
+                sides.push(writing.join().unwrap());
+            }
+            (sides, merged)
         });
         assert!(merged > 2, "{merged} rebases: nothing was live");
         for db in ["a.db", "b.db", "a.db", "b.db"] {

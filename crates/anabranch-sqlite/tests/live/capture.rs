@@ -1,6 +1,6 @@
 use std::os::unix::fs::FileExt;
 
-use anabranch_sqlite::{Compare, How, ScanReason};
+use anabranch_sqlite::{Compare, How, PageSet, ScanReason};
 
 use crate::support::{App, Replica, Rng, cli};
 
@@ -287,7 +287,6 @@ fn page_one_is_reported_when_asked_for_although_it_is_as_in_the_base() {
             since,
             base_size: size,
             page_one_always: true,
-            ahead: None,
             restarted: false,
             watched: None,
         };
@@ -301,6 +300,54 @@ fn page_one_is_reported_when_asked_for_although_it_is_as_in_the_base() {
         assert_eq!(pages, [1]);
         assert_eq!(captured.checksum_change.0, 0, "the same page before and after");
     }
+}
+
+#[test]
+fn pages_in_which_the_file_was_ahead_at_the_mark_are_looked_at() {
+    let mut replica = Replica::new(4096, TABLES);
+    let mut app = replica.app();
+    app.sql("UPDATE t SET v = 'base' WHERE id = 3");
+    replica.look();
+    // From here on the file is ahead of its base, and that is all that is known of it.
+    app.sql("UPDATE t SET v = 'ahead' WHERE id = 3");
+    let map = anabranch_sqlite::BaseMap::new(
+        &replica.sidecar,
+        crate::support::SEED,
+        replica.live.page_size(),
+    );
+    let size = replica.base_size;
+    let ahead_at = replica.live.begin().unwrap().mark().copied();
+    app.sql("UPDATE t SET v = 'later' WHERE id = 190");
+    let view = replica.live.begin().unwrap();
+    let captured = |since, ahead| {
+        let with = Compare {
+            ahead,
+            since,
+            base_size: size,
+            page_one_always: false,
+            restarted: false,
+            watched: None,
+        };
+        let mut pages = PageSet::new(view.db_size());
+        let found = view.capture(&with, &map, &mut |pgno, _, _| -> Result<(), std::fmt::Error> {
+            pages.insert(pgno);
+            Ok(())
+        });
+        (pages.iter().collect::<Vec<_>>(), found.unwrap().how)
+    };
+    let (all, how) = captured(None, None);
+    assert!(matches!(how, How::Scan(_)) && all.len() == 2, "{all:?}");
+    let (after, _) = captured(ahead_at.as_ref(), None);
+    assert_eq!(after.len(), 1, "a mark alone promises that the file was as the base");
+    let mut ahead = PageSet::new(u32::from(u16::MAX));
+    for pgno in all.iter().filter(|pgno| !after.contains(pgno)) {
+        ahead.insert(*pgno);
+    }
+    // A page that is gone by now does no harm.
+    ahead.insert(crate::support::p(60_000));
+    let (found, how) = captured(ahead_at.as_ref(), Some(&ahead));
+    assert!(matches!(how, How::Chain { .. }), "{how:?}");
+    assert_eq!(found, all);
 }
 
 #[test]

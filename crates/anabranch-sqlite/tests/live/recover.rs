@@ -3,6 +3,7 @@ use anabranch_sqlite::{ApplyIntent, BaseMap, CookieRule, LiveFile, Mark, Verdict
 use crate::support::{BUSY, Change, Replica, SEED, Source, cli};
 
 const TABLES: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
+    CREATE TABLE numbered(id INTEGER PRIMARY KEY AUTOINCREMENT, v);
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<300)
     INSERT INTO t SELECT i, hex(randomblob(60)) FROM n;";
 
@@ -134,6 +135,58 @@ fn what_cannot_be_told_is_undecided() {
         lose_the_wal(&mut cut);
         assert_eq!(verdict(&mut cut), Verdict::Undecided);
     }
+}
+
+/// The file was ahead of its base before the apply: its own pages from before are those that are
+/// staged, not the base's.
+#[test]
+fn a_file_that_was_ahead_of_its_base_is_told_by_how_it_was() {
+    let mut cut = cut(false, UPDATE, CookieRule::Keep);
+    cli(&cut.replica.db, "UPDATE t SET v = 'mine' WHERE id % 10 = 0");
+    {
+        let map = BaseMap::new(&cut.replica.sidecar, SEED, cut.replica.live.page_size());
+        let view = cut.replica.live.begin().unwrap();
+        let mut before = map.stage(-5);
+        let mut page = vec![0; 4096];
+        for n in cut.change.pages.keys() {
+            let pgno = crate::support::p(*n);
+            view.page(pgno, &mut page).unwrap();
+            before.push(pgno, map.entry(pgno, &page)).unwrap();
+        }
+        before.finish().unwrap();
+    }
+    lose_the_wal(&mut cut);
+    cut.intent.mark_before = None;
+    assert_eq!(verdict(&mut cut), Verdict::Undecided, "nothing is as in the base");
+    cut.intent.before = Some(-5);
+    assert_eq!(verdict(&mut cut), Verdict::NotApplied);
+    let text = serde_json::to_string(&cut.intent).unwrap();
+    assert_eq!(serde_json::from_str::<ApplyIntent>(&text).unwrap(), cut.intent);
+}
+
+#[test]
+fn pages_tell_nothing_once_others_counted_the_schema_cookie_up() {
+    for applied in [true, false] {
+        let sql = &["UPDATE t SET v = 'other' WHERE id = 1"];
+        let mut cut = cut(applied, sql, CookieRule::Keep);
+        // As it was before, and what `VACUUM` might do without leaving the other pages alone.
+        cli(
+            &cut.replica.db,
+            "UPDATE t SET v = 'start' WHERE id = 1; CREATE TABLE mine(a); DROP TABLE mine",
+        );
+        lose_the_wal(&mut cut);
+        assert_eq!(verdict(&mut cut), Verdict::Undecided);
+    }
+}
+
+#[test]
+fn a_page_that_is_by_chance_as_it_would_be_is_not_enough() {
+    let sql = &["INSERT INTO numbered(v) VALUES ('there')"];
+    let mut cut = cut(false, sql, CookieRule::Keep);
+    // Another row, and with it the same number in `sqlite_sequence`.
+    cli(&cut.replica.db, "INSERT INTO numbered(v) VALUES ('mine, and longer')");
+    lose_the_wal(&mut cut);
+    assert_eq!(verdict(&mut cut), Verdict::Undecided);
 }
 
 #[test]

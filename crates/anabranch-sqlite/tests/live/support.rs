@@ -287,7 +287,6 @@ impl Replica {
             since: self.mark.as_ref(),
             base_size: self.base_size,
             page_one_always: false,
-            ahead: None,
         };
         let captured = view
             .capture(&with, &map, &mut |pgno, page, entry| {

@@ -125,6 +125,19 @@ fn different_indices_views_and_triggers_are_refused() {
 }
 
 #[test]
+fn a_view_that_one_side_broke_itself_hinders_nobody() {
+    let base = format!("{T} CREATE TABLE u(x); CREATE VIEW v AS SELECT * FROM u");
+    for (here, there) in [
+        ("DROP TABLE u", "INSERT INTO t VALUES (3, 'c')"),
+        ("INSERT INTO t VALUES (3, 'c'); CREATE INDEX i ON t(a)", "DROP TABLE u"),
+    ] {
+        let merged = World::new(&base, here, there).merged();
+        assert_eq!(merged.text("SELECT count(*) FROM t"), "3");
+        assert!(merged.schema().contains_key("v") && !merged.schema().contains_key("u"));
+    }
+}
+
+#[test]
 fn a_view_that_loses_its_table_is_refused() {
     let world = || World::new(T, "DROP TABLE t", "CREATE VIEW v AS SELECT a FROM t");
     match world().merge(&Rules::default()) {

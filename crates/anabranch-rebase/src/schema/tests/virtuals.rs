@@ -78,6 +78,31 @@ fn an_index_over_another_table_is_built_anew() {
 }
 
 #[test]
+fn an_index_that_was_built_anew_is_not_taken_for_the_one_before() {
+    let anew = |row: &str| {
+        format!("UPDATE t SET body = '{row}'; INSERT INTO docs(docs) VALUES ('rebuild')")
+    };
+    let world = World::new(
+        &format!(
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, body); INSERT INTO t VALUES (1, 'apple');
+             CREATE VIRTUAL TABLE docs USING fts5(body, content='t', content_rowid='id');
+             {}",
+            anew("apple")
+        ),
+        "INSERT INTO t VALUES (2, 'pear'); INSERT INTO docs(rowid, body) VALUES (2, 'pear')",
+        // The index has as many parts, rows and words as before.
+        &anew("grape"),
+    );
+    let merged = world.merged();
+    let all = ["apple", "grape", "pear"].map(|word| found(&merged, word));
+    assert_eq!(all, ["", "1", "2"]);
+    merged
+        .conn
+        .execute("INSERT INTO docs(docs, rank) VALUES ('integrity-check', 1)", [])
+        .expect("the index says what the rows say");
+}
+
+#[test]
 fn an_index_without_rows_cannot_be_merged() {
     let base = "CREATE VIRTUAL TABLE docs USING fts5(body, content=''); INSERT INTO docs(rowid, body) VALUES (1, 'apple')";
     let here = "INSERT INTO docs(rowid, body) VALUES (2, 'pear')";
