@@ -129,7 +129,7 @@ fn a_begun_transaction_that_was_overtaken_cannot_go_on() {
     // The library counts the batches of an unfinished transaction as done. Its answer is lost, somebody
     // else pushes, and the next sync goes on in the middle. Told how far the server is, the library
     // goes on from *there*, with frames that follow others of its own, not the server's.
-    let yard = Yard::new();
+    let yard = Yard::with(&["--heal", "off"]);
     let proxy = yard.proxy();
     let mut a = yard.client_at("a", &proxy.url(DATABASE));
     let mut b = yard.client("b");

@@ -244,7 +244,8 @@ fn run(heals: bool) {
     let seed = seed();
     println!("CONFORMANCE_SEED={seed} CONFORMANCE_ROUNDS={}", rounds());
     let mut chance = Chance::new(seed);
-    let mut yard = if heals { Yard::new() } else { Yard::with(&["--heal", "off"]) };
+    let mut yard =
+        if heals { Yard::with(&["--push-session", "1s"]) } else { Yard::with(&["--heal", "off"]) };
     let mut ledger = Ledger { heals, ..Ledger::default() };
     let mut clients: Vec<Official> =
         ["c0", "c1", "c2"].iter().map(|name| Official::new(&yard, name)).collect();

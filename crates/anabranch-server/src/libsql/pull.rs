@@ -199,6 +199,19 @@ async fn find(db: &Arc<Database>, wanted: Wanted, now: Instant) -> Result<Found,
         let generation = db.engine().older(db, &mut core, (span, last), head.floor).await?;
         return Ok(Found::Generation { generation, current: end(&current) });
     }
+    if let Some(lineage) = core.healing.of_number(number) {
+        // Its owner need not go over the passage any more: it will meet the bridge.
+        let passage = lineage.passage.as_ref();
+        if let Some(passage) = passage.filter(|p| (lineage.end + 1..=p.end).contains(&wanted.start))
+        {
+            let frames = Arc::clone(&passage.frames);
+            return Ok(Found::Own { frames, current: end(&current) });
+        }
+        if wanted.start == lineage.end + 1 || passage.is_some_and(|p| wanted.start == p.end + 1) {
+            let (generation, max_frame_no) = (current.span.number, current.frames.last());
+            return Ok(Found::End { generation, max_frame_no });
+        }
+    }
     expired(db, &mut core, &current, &head, wanted, now).await
 }
 

@@ -22,7 +22,7 @@ use super::{FRAMES_MAX, STEP};
 use crate::database::Database;
 use crate::entropy;
 use crate::error::ApiError;
-use crate::libsql::engine::{Core, blocking, scratch};
+use crate::libsql::engine::{Core, blocking, scratch, unavailable};
 use crate::libsql::frame::{FrameFile, PAGE_BYTES, PAGE_SIZE};
 use crate::libsql::generation::Span;
 use crate::libsql::page_map::{Change, PageMap};
@@ -127,6 +127,11 @@ pub(crate) async fn heal(
         Ok(plan) => plan,
         Err((reason, what)) => return Ok(Outcome::Refused(reason, what)),
     };
+    let floor = db.log().floor().await.map_err(|e| unavailable(&e))?;
+    if plan.base.0.0 < floor {
+        let what = "it rests on a state that the log does not keep any more".to_owned();
+        return Ok(Outcome::Refused("expired", what));
+    }
     let mirror = Mirror::at(db, core.healing.mirror.take(), head).await?;
     let merged = merged(db, head, &mirror, own, &plan).await;
     let onto = mirror.pages();
@@ -265,7 +270,7 @@ async fn append(
     let keys = merged.keys.clone();
     let part = part(db, own, (&plan, cookie), merged).await?;
     let kept = db.log().put_aside(&plan.id, &name, &part).await;
-    kept.map_err(|e| crate::libsql::engine::unavailable(&e))?;
+    kept.map_err(|e| unavailable(&e))?;
     let newest = head.newest.as_ref();
     let (pages, sum) =
         newest.map_or((0, anabranch_format::DbChecksum::EMPTY), |n| (n.pages.1, n.sum.1));

@@ -120,6 +120,11 @@ impl Healing {
         self.lineages.iter().find(|lineage| lineage.id == *id).cloned()
     }
 
+    /// The lineage at hand whose generation has this number.
+    pub(super) fn of_number(&self, number: u32) -> Option<&Lineage> {
+        self.lineages.iter().find(|lineage| lineage.number == number).map(Arc::as_ref)
+    }
+
     fn put(&mut self, lineage: Arc<Lineage>) {
         self.lineages.retain(|other| other.id != lineage.id);
         self.lineages.push(lineage);

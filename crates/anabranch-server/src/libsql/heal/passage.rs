@@ -2,7 +2,7 @@
 //!
 //! A passage is one transaction with the image, at the base of the generation after p, of every
 //! page that can differ there from what the client has: those of its own frames, and those that the
-//! log changed after the client's base. It is kept before its first frame is served, so that every
+//! log changed after the client's base (all, if the log does not keep that any more). It is kept before its first frame is served, so that every
 //! server serves the same frames, and knows them when the client pushes them back.
 //!
 //! The client's connections know the schema by its cookie. If the client changed the schema, and the
@@ -51,8 +51,15 @@ pub(crate) async fn pull(
 /// Makes the passage, and keeps it.
 async fn made(db: &Database, lineage: &Lineage) -> Result<Lineage, ApiError> {
     let (reserved, size) = lineage.reserved;
-    let wanted = PageSet::new(size);
-    let wanted = states::changed(db, lineage.base.0.0, reserved, wanted).await?;
+    let mut wanted = PageSet::new(size);
+    if lineage.base.0.0 < db.log().floor().await.map_err(|e| unavailable(&e))? {
+        // What the log changed since is not known any more: the whole database leads on from anywhere.
+        (1..=size).filter_map(Pgno::new).for_each(|pgno| {
+            wanted.insert(pgno);
+        });
+    } else {
+        wanted = states::changed(db, lineage.base.0.0, reserved, wanted).await?;
+    }
     let (frames, first, end) = (Arc::clone(&lineage.frames), lineage.base.1, lineage.end);
     let wanted = blocking(move || states::pages_of(&frames, first, end, wanted)).await?;
     let mut wanted = wanted.map_err(|e| scratch(&e))?;

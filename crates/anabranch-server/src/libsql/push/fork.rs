@@ -26,7 +26,8 @@ impl Turn<'_> {
             return Ok(Place::Nowhere(why.conflict));
         }
         if push.start > last.saturating_add(1) {
-            return Ok(Place::Lower(last));
+            let back = self.last_pushed(&ours).await?;
+            return Ok(Place::Lower(back.unwrap_or(last)));
         }
         let known = core.proofs.get(self.salts()).filter(|_| ours.span == current.span);
         let equal = why.equal;
@@ -44,7 +45,11 @@ impl Turn<'_> {
         let proven = proven.await?.map_err(|e: std::io::Error| scratch(&e))?;
         let Some(order) = proven else {
             let hint = push.proven.filter(|(salts, _)| *salts == self.salts()).map(|(_, n)| n);
-            let back = hint.or(known.map(|proof| proof.frame)).filter(|n| *n + 1 < push.start);
+            let back = match hint.or(known.map(|proof| proof.frame)) {
+                Some(frame) => Some(frame),
+                None => self.last_pushed(&ours).await?,
+            };
+            let back = back.filter(|frame| *frame + 1 < push.start);
             return Ok(match back {
                 Some(frame) => Place::Lower(frame),
                 None => Place::Nowhere(why.conflict),
@@ -66,6 +71,32 @@ impl Turn<'_> {
             None
         };
         Ok(Place::New { origin: Origin::Fork(fork), from, order, shared })
+    }
+
+    /// The last whole transaction before the request that came from this very WAL: it was proven up to
+    /// there when that was appended.
+    async fn last_pushed(&self, ours: &Arc<Generation>) -> Result<Option<u32>, ApiError> {
+        let (generation, salts) = (Arc::clone(ours), self.salts());
+        let last = ours.frames.last().min(self.push.start - 1);
+        let found = blocking(move || {
+            let mut end = last;
+            while end > generation.frames.skipped() {
+                let first =
+                    end.saturating_sub(READ_FRAMES - 1).max(generation.frames.skipped() + 1);
+                let read = generation.frames.read(first, end)?;
+                let of_it = |index: &usize| {
+                    let header = read.get(*index).header;
+                    header.salts == salts && header.is_commit()
+                };
+                if let Some(index) = (0..read.len()).rev().find(of_it) {
+                    let number = u32::try_from(index).map_err(std::io::Error::other)?;
+                    return Ok(Some(first + number));
+                }
+                end = first - 1;
+            }
+            Ok(None)
+        });
+        found.await?.map_err(|e: std::io::Error| scratch(&e))
     }
 
     /// Frames of the log from `first` up to the request, as they stand in the client's WAL.
