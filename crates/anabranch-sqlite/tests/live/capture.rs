@@ -284,6 +284,7 @@ fn page_one_is_reported_when_asked_for_although_it_is_as_in_the_base() {
     let view = replica.live.begin().unwrap();
     for since in [None, mark.as_ref()] {
         let with = Compare {
+            ahead: None,
             since,
             base_size: size,
             page_one_always: true,

@@ -282,6 +282,7 @@ impl Replica {
         let mut staging = map.stage(self.intents);
         let mut found = BTreeMap::new();
         let with = Compare {
+            ahead: None,
             restarted: false,
             watched: watched.as_ref(),
             since: self.mark.as_ref(),
