@@ -19,7 +19,7 @@ const SCHEMA: &str = "PRAGMA journal_mode = WAL;
 
 /// Megabytes that do not compress.
 const LARGE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB); \
-    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 700) \
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200) \
     INSERT INTO t(v) SELECT randomblob(16000) FROM n";
 
 /// What takes longer does not happen.
