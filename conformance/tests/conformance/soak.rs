@@ -267,7 +267,7 @@ fn run(heals: bool) {
             3..=6 => drop(yard.try_roll_over()),
             // What is older than the log keeps cannot be healed: then a conflict says so. Half of the
             // courses are without.
-            7..=9 if yard.ours().is_some() && (!heals || seed % 2 == 0) => {
+            7..=9 if yard.ours().is_some() && (!heals || seed.is_multiple_of(2)) => {
                 compacted = true;
                 let path = format!("/admin/v1/databases/{DATABASE}/compact?retain-seconds=0");
                 assert_eq!(yard.admin("POST", &path).status, 200);
