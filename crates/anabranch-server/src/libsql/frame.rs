@@ -17,6 +17,8 @@ pub(crate) const PAGE_SIZE: PageSize = PageSize::DEFAULT;
 pub(crate) const PAGE_BYTES: usize = PAGE_SIZE.bytes();
 /// Bytes of a frame.
 pub(crate) const FRAME_BYTES: usize = FRAME_HEADER_BYTES + PAGE_BYTES;
+/// Frames that are read from a file at a time: half a megabyte.
+pub(crate) const READ_FRAMES: u32 = 128;
 
 /// What a frame's checksum covers besides the page: page number and commit size.
 const CHAINED_BYTES: usize = 8;
@@ -178,6 +180,25 @@ impl FrameFile {
         read_exact_at(&self.file, &mut bytes, self.offset(first))?;
         let damaged = |_| io::Error::new(io::ErrorKind::InvalidData, "a scratch file is damaged");
         Frames::new(bytes.into()).map_err(damaged)
+    }
+
+    /// The last frame up to number `last` that is `wanted`, with its number.
+    pub(crate) fn rfind(
+        &self,
+        last: u32,
+        wanted: impl Fn(&Frame<'_>) -> bool,
+    ) -> io::Result<Option<(u32, Frames)>> {
+        let mut end = last;
+        while end > self.skipped {
+            let first = end.saturating_sub(READ_FRAMES - 1).max(self.skipped + 1);
+            let read = self.read(first, end)?;
+            if let Some(index) = (0..read.len()).rev().find(|index| wanted(&read.get(*index))) {
+                let number = u32::try_from(index).map_err(io::Error::other)?;
+                return Ok(Some((first + number, read.part(index, index + 1))));
+            }
+            end = first - 1;
+        }
+        Ok(None)
     }
 }
 

@@ -20,10 +20,8 @@ use anabranch_format::{
     ChecksumOrder, FRAME_HEADER_BYTES, FrameHeader, Salts, WalChecksum, WalHeader,
 };
 
-use super::frame::{FRAME_BYTES, Frame, FrameFile, Frames, PAGE_SIZE};
+use super::frame::{FRAME_BYTES, Frame, FrameFile, Frames, PAGE_SIZE, READ_FRAMES};
 
-/// Frames that are read from the scratch file at a time: half a megabyte.
-const READ_FRAMES: u32 = 128;
 /// WALs of one generation whose proofs are remembered; one costs about 50 bytes.
 const PROOFS_MAX: usize = 4096;
 

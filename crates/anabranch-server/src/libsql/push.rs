@@ -31,7 +31,7 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::engine::{Core, SchemaSeen, blocking, scratch, unavailable};
-use super::frame::{Frame, Frames, Kept, PAGE_SIZE};
+use super::frame::{Frame, Frames, Kept, PAGE_SIZE, READ_FRAMES};
 use super::generation::Generation;
 use super::guard::{self, Broken, Proof};
 use super::heal::{Fork, Origin};
@@ -46,8 +46,6 @@ const ROUNDS_MAX: u32 = 16;
 /// So many frames are looked through where the request is, in 0.1 ms: handing them to another thread
 /// takes as long. Clients send 128.
 const FRAMES_IN_PLACE: usize = 128;
-/// Frames of a kept transaction that are read at a time.
-const READ_FRAMES: u32 = 128;
 
 /// A push request.
 #[derive(Debug, Clone)]

@@ -20,8 +20,6 @@ use crate::error::ApiError;
 
 /// How often it is tried while others append.
 const ROUNDS_MAX: u32 = 16;
-/// Frames that are looked through for page 1 at a time.
-const READ_FRAMES: u32 = 128;
 
 /// Ends the generation of `head`, and answers the head after that: of a newer generation, unless the
 /// log is empty or numbers are used up.
@@ -101,15 +99,6 @@ async fn page_one(
 
 fn last_page_one(generation: &Generation) -> std::io::Result<Option<Vec<u8>>> {
     let frames = &generation.frames;
-    let mut end = frames.last();
-    while end > frames.skipped() {
-        let first = end.saturating_sub(READ_FRAMES - 1).max(frames.skipped() + 1);
-        let read = frames.read(first, end)?;
-        let found = (0..read.len()).rev().map(|index| read.get(index));
-        if let Some(frame) = found.into_iter().find(|frame| frame.pgno() == Pgno::ONE) {
-            return Ok(Some(frame.page().to_vec()));
-        }
-        end = first - 1;
-    }
-    Ok(None)
+    let found = frames.rfind(frames.last(), |frame| frame.pgno() == Pgno::ONE)?;
+    Ok(found.map(|(_, frame)| frame.get(0).page().to_vec()))
 }

@@ -2,10 +2,10 @@
 
 use super::aside::Place;
 use super::{
-    ApiError, Arc, Core, Frames, Generation, Head, NotStored, READ_FRAMES, Turn, blocking, guard,
-    scratch, unavailable,
+    ApiError, Arc, Core, Frames, Generation, Head, NotStored, Turn, blocking, guard, scratch,
+    unavailable,
 };
-use crate::libsql::frame::FrameFile;
+use crate::libsql::frame::{Frame, FrameFile};
 use crate::libsql::heal::{Fork, Origin};
 
 use anabranch_format::{ChecksumOrder, Lsn};
@@ -56,11 +56,11 @@ impl Turn<'_> {
             });
         };
         let generation = Arc::clone(&ours);
-        let found = blocking(move || last_commit(&generation.frames, number - 1)).await?;
-        let (frame, pages) = found.map_err(|e| scratch(&e))?;
-        let pages = match pages {
-            Some(pages) => pages,
-            None => self.pages_at(ours.span.base(), head).await?,
+        let is_commit = |frame: &Frame<'_>| frame.header.is_commit();
+        let found = blocking(move || generation.frames.rfind(number - 1, is_commit)).await?;
+        let (frame, pages) = match found.map_err(|e| scratch(&e))? {
+            Some((frame, commit)) => (frame, commit.get(0).header.commit_size),
+            None => (0, self.pages_at(ours.span.base(), head).await?),
         };
         let lsn = ours.span.lsn(frame);
         let fork = Fork { generation: push.generation, frame, lsn, pages };
@@ -79,22 +79,8 @@ impl Turn<'_> {
         let (generation, salts) = (Arc::clone(ours), self.salts());
         let last = ours.frames.last().min(self.push.start - 1);
         let found = blocking(move || {
-            let mut end = last;
-            while end > generation.frames.skipped() {
-                let first =
-                    end.saturating_sub(READ_FRAMES - 1).max(generation.frames.skipped() + 1);
-                let read = generation.frames.read(first, end)?;
-                let of_it = |index: &usize| {
-                    let header = read.get(*index).header;
-                    header.salts == salts && header.is_commit()
-                };
-                if let Some(index) = (0..read.len()).rev().find(of_it) {
-                    let number = u32::try_from(index).map_err(std::io::Error::other)?;
-                    return Ok(Some(first + number));
-                }
-                end = first - 1;
-            }
-            Ok(None)
+            let of_it = |frame: &Frame<'_>| frame.header.salts == salts && frame.header.is_commit();
+            Ok(generation.frames.rfind(last, of_it)?.map(|(number, _)| number))
         });
         found.await?.map_err(|e: std::io::Error| scratch(&e))
     }
@@ -158,22 +144,4 @@ impl Turn<'_> {
         let position = self.db.log().segment_at(lsn).await.map_err(|e| unavailable(&e))?;
         Ok(position.metadata.map_or(0, |metadata| metadata.pages.1))
     }
-}
-
-/// The last commit frame up to number `last`, with the size that it states; 0 if there is none.
-fn last_commit(frames: &FrameFile, last: u32) -> std::io::Result<(u32, Option<u32>)> {
-    let mut end = last;
-    while end > 0 {
-        let first = end.saturating_sub(READ_FRAMES - 1).max(1);
-        let read = frames.read(first, end)?;
-        for index in (0..read.len()).rev() {
-            let header = read.get(index).header;
-            if header.is_commit() {
-                let number = first + u32::try_from(index).map_err(std::io::Error::other)?;
-                return Ok((number, Some(header.commit_size)));
-            }
-        }
-        end = first - 1;
-    }
-    Ok((0, None))
 }
