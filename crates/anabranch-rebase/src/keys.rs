@@ -20,7 +20,8 @@ use crate::error::RebaseError;
 use crate::keymap::{KeyMap, MovedKey};
 use crate::objects::read;
 use crate::rules::InsertRule;
-use crate::sql::{quoted, same_name};
+use crate::sequence;
+use crate::sql::{quoted, same_name, unquoted};
 use crate::table::{Side, Table};
 use crate::work::{Change, Op, flag};
 
@@ -269,7 +270,7 @@ impl Engine<'_> {
         if !table.autoincrement() {
             return Ok(None);
         }
-        sequence(conn, &side.from).map_err(reading(table))
+        sequence::last(conn, &unquoted(&side.from)).map_err(reading(table))
     }
 
     /// A key above all that any side gave.
@@ -310,7 +311,7 @@ impl Engine<'_> {
             let mut names = self.states.remote.prepare_cached(
                 "SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno",
             )?;
-            let name = crate::sql::unquoted(&side.from);
+            let name = unquoted(&side.from);
             let mut indices = indices.query([name])?;
             'index: while let Some(index) = indices.next()? {
                 let mut columns = Vec::new();
@@ -389,24 +390,6 @@ fn parents_of_rowid(engine: &Engine<'_>, table: &Table) -> Vec<usize> {
 fn highest(conn: &Connection, side: &Side) -> rusqlite::Result<Option<i64>> {
     let rowid = side.rowid.as_deref().unwrap_or("rowid");
     conn.query_row(&format!("SELECT max({rowid}) FROM main.{}", side.from), [], |row| row.get(0))
-}
-
-/// What `sqlite_sequence` has for a table whose name is given in quotes.
-pub(crate) fn sequence(conn: &Connection, from: &str) -> rusqlite::Result<Option<i64>> {
-    let there: bool = conn.query_row(
-        "SELECT EXISTS(SELECT 1 FROM main.sqlite_schema WHERE name = 'sqlite_sequence')",
-        [],
-        |row| row.get(0),
-    )?;
-    if !there {
-        return Ok(None);
-    }
-    // Anybody may have written anything there.
-    conn.query_row(
-        "SELECT max(seq) FROM main.sqlite_sequence WHERE name = ?1 AND typeof(seq) = 'integer'",
-        [crate::sql::unquoted(from)],
-        |row| row.get(0),
-    )
 }
 
 fn reading(table: &Table) -> impl FnOnce(rusqlite::Error) -> RebaseError {

@@ -68,6 +68,7 @@ mod rows;
 mod rows_of;
 mod rules;
 mod schema;
+mod sequence;
 mod shadow;
 mod sql;
 mod state;

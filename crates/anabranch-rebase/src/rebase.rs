@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, params};
 
 use crate::candidates::Changed;
 use crate::conflict::{Conflict, Row};
@@ -12,12 +12,13 @@ use crate::engine::Engine;
 use crate::error::RebaseError;
 use crate::find::Pair;
 use crate::keymap::KeyMap;
-use crate::keys::sequence;
 use crate::narrow::Rows;
 use crate::objects::read;
 use crate::plan::How;
 use crate::rules::Rules;
 use crate::schema::{pairs, plan};
+use crate::sequence;
+use crate::sql::unquoted;
 use crate::table::{States, Table};
 use crate::work::{Op, failed};
 
@@ -233,24 +234,9 @@ fn raise_sequences(engine: &Engine<'_>) -> Result<(), RebaseError> {
     for table in engine.tables.iter().filter(|t| t.autoincrement()) {
         let onto = engine.states.onto;
         let what = || failed(format!("the sequence of table {}", table.name()));
-        let here = sequence(engine.states.local, &table.local.from).map_err(what())?;
-        let there = sequence(onto, &table.result.from).map_err(what())?;
-        if here > there {
-            let name = &table.plan.result;
-            let raise = || -> rusqlite::Result<()> {
-                let known = onto.execute(
-                    "UPDATE main.sqlite_sequence SET seq = ?2 WHERE name = ?1",
-                    params![name, here],
-                )?;
-                if known == 0 {
-                    onto.execute(
-                        "INSERT INTO main.sqlite_sequence(name, seq) VALUES (?1, ?2)",
-                        params![name, here],
-                    )?;
-                }
-                Ok(())
-            };
-            raise().map_err(what())?;
+        let here = sequence::last(engine.states.local, &unquoted(&table.local.from));
+        if let Some(here) = here.map_err(what())? {
+            sequence::raise(onto, &table.plan.result, here).map_err(what())?;
         }
     }
     Ok(())

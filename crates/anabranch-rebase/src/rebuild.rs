@@ -16,6 +16,7 @@ use crate::fate::{Fate, Trio};
 use crate::objects::Object;
 use crate::plan::Key;
 use crate::schema::Journal;
+use crate::sequence;
 use crate::sql::{quoted, same_name};
 use crate::values::{Raw, shown};
 
@@ -34,7 +35,7 @@ pub(crate) fn rebuild(
     let onto = trio.onto.conn;
     let what = || format!("table {} in its new form", object.name);
     let aside = free_name(onto).map_err(RebaseError::work(what()))?;
-    let last = sequence(onto, &object.name).map_err(RebaseError::work(what()))?;
+    let last = sequence::last(onto, &object.name).map_err(RebaseError::work(what()))?;
     // As it was before SQLite changed what refers to a renamed table: nothing else is to change.
     onto.execute_batch(&format!(
         "PRAGMA legacy_alter_table = ON;
@@ -49,7 +50,7 @@ pub(crate) fn rebuild(
     Copying::new(trio, fate, &old, &new)?.run(onto, journal)?;
     onto.execute(&format!("DROP TABLE main.{aside}"), []).map_err(RebaseError::work(what()))?;
     if let Some(last) = last.filter(|_| new.autoincrement) {
-        raise_sequence(onto, &object.name, last).map_err(RebaseError::work(what()))?;
+        sequence::raise(onto, &object.name, last).map_err(RebaseError::work(what()))?;
     }
     Ok(())
 }
@@ -75,32 +76,6 @@ pub(crate) fn free_name(conn: &Connection) -> rusqlite::Result<String> {
             return Ok(name);
         }
         number += 1;
-    }
-}
-
-fn sequence(conn: &Connection, table: &str) -> rusqlite::Result<Option<i64>> {
-    use rusqlite::OptionalExtension;
-    let there: bool = conn.query_row(
-        "SELECT EXISTS(SELECT 1 FROM main.sqlite_schema WHERE name = 'sqlite_sequence')",
-        [],
-        |row| row.get(0),
-    )?;
-    if !there {
-        return Ok(None);
-    }
-    let sql = "SELECT seq FROM main.sqlite_sequence WHERE name = ?1 AND typeof(seq) = 'integer'";
-    conn.query_row(sql, [table], |row| row.get(0)).optional()
-}
-
-fn raise_sequence(conn: &Connection, table: &str, to: i64) -> rusqlite::Result<()> {
-    match sequence(conn, table)? {
-        Some(at) if at >= to => Ok(()),
-        Some(_) => conn
-            .execute("UPDATE main.sqlite_sequence SET seq = ?2 WHERE name = ?1", (table, to))
-            .map(drop),
-        None => conn
-            .execute("INSERT INTO main.sqlite_sequence(name, seq) VALUES (?1, ?2)", (table, to))
-            .map(drop),
     }
 }
 
