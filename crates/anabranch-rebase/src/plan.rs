@@ -1,5 +1,4 @@
 //! What `schema` tells `rows`: which tables are replayed, how their rows are found on each side.
-#![allow(dead_code)]
 
 /// What tells a row from the others of its table.
 #[derive(Debug, Clone, PartialEq, Eq)]
