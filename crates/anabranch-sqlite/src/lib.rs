@@ -73,7 +73,7 @@ pub use identity::FileIdentity;
 pub use live::{LiveFile, LockedOut, Prepared};
 pub use mark::Mark;
 pub use overlay::{Difference, LAYER_MEMORY_BYTES_MAX, Overlay, SharedOverlay};
-pub use page_read::{PageRead, SharedPages};
+pub use page_read::{PageRead, SharedPages, lock as lock_pages};
 pub use recover::Verdict;
 pub use scratch::{PageFailure, Scratch, ScratchError, VALUE_BYTES_MAX};
 pub use view::{PinnedView, View, ViewOf};

@@ -21,7 +21,8 @@ pub trait PageRead: Send {
 /// A state that several layers and connections read.
 pub type SharedPages = Arc<Mutex<dyn PageRead>>;
 
-/// Locks what is shared. Whoever panicked while holding it may have left it half changed.
-pub(crate) fn lock<T: ?Sized>(shared: &Mutex<T>) -> io::Result<MutexGuard<'_, T>> {
+/// Locks what is shared; fails if somebody panicked while holding it, which may have left it half
+/// changed.
+pub fn lock<T: ?Sized>(shared: &Mutex<T>) -> io::Result<MutexGuard<'_, T>> {
     shared.lock().map_err(|_| io::Error::other("a thread that used these pages panicked"))
 }

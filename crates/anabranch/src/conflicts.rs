@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::journal::{ConflictEntry, ConflictFilter};
 use crate::pull;
 use crate::replica::{Replica, blocking};
+use crate::rows::quoted;
 use crate::session::Session;
 use crate::settings::{self, Key};
 
@@ -178,10 +179,6 @@ fn decided(
     let mut session = lock()?;
     pull::recover(&mut session)?;
     Ok(session)
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Writes the version that `take` names, in one transaction. Answers what stood there, and what stands

@@ -27,7 +27,7 @@ use crate::image::folder_of;
 use crate::remote::{Remote, of_store};
 use crate::replica::blocking;
 use crate::report::Pushed;
-use crate::session::Session;
+use crate::session::{Act, Session};
 use crate::state::{Base, Intent, PushIntent};
 use crate::transaction_hash::{PushIds, TransactionHash};
 
@@ -317,7 +317,7 @@ fn settle_earlier(
     anchor: Anchor,
 ) -> Result<(), Error> {
     let (mark, counter) = (intent.mark, intent.change_counter);
-    session.settle_earlier(id, intent.base_after(anchor), mark, counter, entropy::now())
+    session.settle_earlier(Act::Plain(id), intent.base_after(anchor), mark, counter, entropy::now())
 }
 
 /// Decides the pushes that an earlier operation left undecided. Answers a line about it, and the

@@ -18,7 +18,8 @@ struct Table {
     without_rowid: bool,
 }
 
-fn quoted(name: &str) -> String {
+/// A name in quotes, so that it can be nothing else.
+pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -31,7 +31,7 @@ pub(crate) fn recover(session: &mut Session) -> Result<Option<String>, Error> {
     match verdict {
         Verdict::Applied => {
             session.forget_tables();
-            session.settle_earlier_act(pull.act, pull.base, None, counter, entropy::now())?;
+            session.settle_earlier(pull.act, pull.base, None, counter, entropy::now())?;
             Ok(Some(format!("an interrupted pull had been applied, up to position {to}")))
         }
         Verdict::NotApplied => {

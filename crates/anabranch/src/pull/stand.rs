@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::image::cookie_of;
 use crate::read_ahead::ReadAhead;
 use crate::report::Pulled;
-use crate::session::Session;
+use crate::session::{Act, Session};
 use crate::state::Base;
 
 /// Takes the whole database `fetched` for the base, and leaves the file as it is: whatever differs from
@@ -52,7 +52,7 @@ pub(crate) fn stand(
     let base = Base { anchor, size, sum, log_cookie, file_cookie: !cookie };
     // What this replica was at earlier positions must not make the file look older than it is.
     session.sidecar.forget_history()?;
-    session.settle_standing(id, base, counter, entropy::now())?;
+    session.settle_earlier(Act::Stand(id), base, None, counter, entropy::now())?;
     let pulled = Pulled { from, to, pages: 0, bytes };
     Ok(Taken { pulled, rebased: None, kept: None, ahead: true })
 }

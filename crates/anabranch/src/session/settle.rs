@@ -62,38 +62,15 @@ impl Session {
         Ok(())
     }
 
-    /// As [`Session::settle`], for a base that the file is not compared with yet.
-    pub(crate) fn settle_standing(
-        &mut self,
-        intent: i64,
-        base: Base,
-        change_counter: u32,
-        now: Micros,
-    ) -> Result<(), Error> {
-        self.settle_earlier_act(Act::Stand(intent), base, None, change_counter, now)
-    }
-
     /// The pages in which the file was ahead of its base at the mark; `None`: it was not.
     pub(crate) fn ahead(&self) -> Result<Option<PageSet>, Error> {
         let Some(staged) = self.state.ahead else { return Ok(None) };
         Ok(Some(self.base_map().staged_pages(staged)?))
     }
 
-    /// As [`Session::settle`], for a state that an earlier operation has left: what was written
-    /// since is known to no watcher.
+    /// As [`Session::settle`], for a state that an earlier operation has left, or that the file is not
+    /// compared with yet: what was written since is known to no watcher.
     pub(crate) fn settle_earlier(
-        &mut self,
-        intent: i64,
-        base: Base,
-        mark: Option<Mark>,
-        change_counter: u32,
-        now: Micros,
-    ) -> Result<(), Error> {
-        self.settle_earlier_act(Act::Plain(intent), base, mark, change_counter, now)
-    }
-
-    /// As [`Session::settle_earlier`], for any act.
-    pub(crate) fn settle_earlier_act(
         &mut self,
         act: Act,
         base: Base,

@@ -8,7 +8,7 @@ use anabranch_format::{
     WalChecksum, canonicalise_page_one,
 };
 use anabranch_rebase::{Changed, KeyMap};
-use anabranch_sqlite::{Difference, Overlay, PageRead, SharedOverlay, SharedPages};
+use anabranch_sqlite::{Difference, Overlay, PageRead, SharedOverlay, SharedPages, lock_pages};
 use anabranch_store::{
     AppendError, Appended, AsideName, GENERATION_MAX, Head, NewSegment, Rollover, Spool,
     SpoolReader, causes,
@@ -179,7 +179,7 @@ async fn merged(
         let base: SharedPages = base.shared();
         let mut local = Overlay::new(Arc::clone(&base), &dir)?;
         states::lay(&mut local, &frames, first, last)?;
-        let before = cookie(&mut *lock(&base)?)?;
+        let before = cookie(&mut *lock_pages(&base)?)?;
         let cookies = (before, cookie(&mut local)?);
         let pages = Arc::new(local.page_set());
         let local: SharedPages = local.shared();
@@ -224,7 +224,7 @@ async fn encode(
     let before = head.newest.as_ref().map_or(0, |newest| newest.pages.1);
     let (spool, layer) = (Spool::new(&db.libsql().scratch), Arc::clone(layer));
     let encoded = blocking(move || {
-        let size = lock(&layer)?.size();
+        let size = lock_pages(&layer)?.size();
         let mut encoder = DeltaEncoder::new(spool, PAGE_SIZE, first)?.growing_from(before);
         let mut change = Change::default();
         let mut page = vec![0; PAGE_BYTES];
@@ -232,7 +232,7 @@ async fn encode(
         let mut next = difference.next_page(&mut page).map_err(std::io::Error::other)?;
         if next.is_none() {
             // A segment has at least one frame: page 1 as it is.
-            lock(&layer)?.read(Pgno::ONE, &mut page)?;
+            lock_pages(&layer)?.read(Pgno::ONE, &mut page)?;
             next = Some(Pgno::ONE);
         }
         while let Some(pgno) = next {
@@ -248,10 +248,6 @@ async fn encode(
         Ok(Delta { body: encoded.sink.finish(), frames: encoded.frames, pages: size, change, map })
     });
     encoded.await?.map_err(|e: std::io::Error| scratch(&e))
-}
-
-fn lock<T: ?Sized>(shared: &std::sync::Mutex<T>) -> std::io::Result<std::sync::MutexGuard<'_, T>> {
-    shared.lock().map_err(|_| std::io::Error::other("a thread that used these pages panicked"))
 }
 
 async fn append(
