@@ -7,9 +7,9 @@
 
 use std::fs;
 
-use anabranch_conformance::{Client, Fault, Seen, Wal, path_beside, sqlite};
+use anabranch_conformance::{Client, Wal, path_beside, sqlite};
 
-use crate::support::{ALL, DATABASE, TABLE, Yard, insert, insert_many, numbered};
+use crate::support::{ALL, TABLE, Yard, insert, numbered, overtaken};
 
 /// A client that has pushed ten rows and is closed, and what it pushed.
 fn pushed_and_closed(yard: &Yard) -> (Client, Vec<String>) {
@@ -131,18 +131,7 @@ fn a_begun_transaction_that_was_overtaken_cannot_go_on() {
     // goes on from *there*, with frames that follow others of its own, not the server's.
     let yard = Yard::with(&["--heal", "off"]);
     let proxy = yard.proxy();
-    let mut a = yard.client_at("a", &proxy.url(DATABASE));
-    let mut b = yard.client("b");
-    a.execute(TABLE);
-    a.execute(&insert("shared"));
-    a.sync();
-    b.sync();
-    a.execute(&insert_many(280, 4000));
-    proxy.nth(2, Seen::is_push, || Fault::Drop);
-    assert_eq!(a.try_sync(), Ok(0));
-    proxy.calm();
-    b.repeat(5, "INSERT INTO t(body) VALUES ('b ' || ?1)");
-    b.sync();
+    let (mut a, mut b) = overtaken(&yard, &proxy);
     for _ in 0..3 {
         let error = a.try_sync().unwrap_err().error();
         assert!(error.contains("conflict") || error.contains("lower frame_no"), "{error}");

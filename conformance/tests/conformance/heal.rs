@@ -6,7 +6,7 @@
 
 use anabranch_conformance::{Client, Failure, Fault, Opening, Proxy, Seen, rows, sqlite};
 
-use crate::support::{ALL, DATABASE, TABLE, Yard, insert, insert_many, numbered};
+use crate::support::{ALL, DATABASE, TABLE, Yard, insert, insert_many, numbered, overtaken};
 
 const BODIES: &str = "SELECT body FROM t ORDER BY body";
 const COUNT: &str = "SELECT count(*), count(DISTINCT body) FROM t";
@@ -184,18 +184,7 @@ fn a_client_killed_at_any_push_or_pull_is_healed_once() {
 fn a_begun_transaction_that_was_overtaken_goes_on() {
     let yard = Yard::new();
     let proxy = yard.proxy();
-    let mut a = yard.client_at("a", &proxy.url(DATABASE));
-    let mut b = yard.client("b");
-    a.execute(TABLE);
-    a.execute(&insert("shared"));
-    a.sync();
-    b.sync();
-    a.execute(&insert_many(280, 4000));
-    proxy.nth(2, Seen::is_push, || Fault::Drop);
-    assert_eq!(a.try_sync(), Ok(0));
-    proxy.calm();
-    b.repeat(5, "INSERT INTO t(body) VALUES ('b ' || ?1)");
-    b.sync();
+    let (mut a, mut b) = overtaken(&yard, &proxy);
     judge(&yard, &mut [&mut a, &mut b], COUNT, &["286|286".to_owned()]);
 }
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anabranch_conformance::{
-    Answer, Client, Mock, Opening, Ours, Proxy, Server, ServerOptions, ask, checked_image,
-    first_difference, rows,
+    Answer, Client, Fault, Mock, Opening, Ours, Proxy, Seen, Server, ServerOptions, ask,
+    checked_image, first_difference, rows,
 };
 
 /// The official client's program.
@@ -231,4 +231,22 @@ pub(crate) fn insert_many(rows: usize, bytes: usize) -> String {
          WHERE i < {rows}) SELECT hex(randomblob({})) FROM n",
         bytes / 2
     )
+}
+
+/// A client, behind `proxy`, whose answer was lost in the middle of a transaction of several requests, and one
+/// that has pushed since.
+pub(crate) fn overtaken(yard: &Yard, proxy: &Proxy) -> (Client, Client) {
+    let mut a = yard.client_at("a", &proxy.url(DATABASE));
+    let mut b = yard.client("b");
+    a.execute(TABLE);
+    a.execute(&insert("shared"));
+    a.sync();
+    b.sync();
+    a.execute(&insert_many(280, 4000));
+    proxy.nth(2, Seen::is_push, || Fault::Drop);
+    assert_eq!(a.try_sync(), Ok(0));
+    proxy.calm();
+    b.repeat(5, "INSERT INTO t(body) VALUES ('b ' || ?1)");
+    b.sync();
+    (a, b)
 }

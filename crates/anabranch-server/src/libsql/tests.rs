@@ -84,6 +84,30 @@ async fn many_transactions_in_one_request_are_one_append() {
     assert_eq!(history[0].metadata.transactions, Some(40));
 }
 
+/// Syncs `client`, which is killed again and again; `other` meanwhile sees one of two numbers of rows.
+async fn sync_through_kills(
+    world: &World,
+    client: &mut Client,
+    other: &mut Client,
+    rows: [usize; 2],
+) {
+    client.faults.kill_after = 3;
+    let mut killed = 0;
+    loop {
+        match client.sync(world).await {
+            Ok(_) => break,
+            Err(Failed::Killed) => {
+                killed += 1;
+                other.settle(world).await.unwrap();
+                assert!(rows.contains(&other.rows().len()), "{}", other.rows().len());
+            }
+            Err(failed) => panic!("{failed:?}"),
+        }
+        assert!(killed < 1000);
+    }
+    client.faults = client::Faults::default();
+}
+
 #[tokio::test]
 async fn a_transaction_of_many_requests_is_whole_or_not_there() {
     let world = World::new(2);
@@ -91,21 +115,7 @@ async fn a_transaction_of_many_requests_is_whole_or_not_there() {
     let mut b = joined(&world, "b").await;
     a.run(&insert("large", 600, 2000));
     assert!(a.wal_frames() > 256);
-    a.faults.kill_after = 3;
-    let mut killed = 0;
-    loop {
-        match a.sync(&world).await {
-            Ok(_) => break,
-            Err(Failed::Killed) => {
-                killed += 1;
-                b.settle(&world).await.unwrap();
-                assert!(matches!(b.rows().len(), 0 | 600), "{}", b.rows().len());
-            }
-            Err(failed) => panic!("{failed:?}"),
-        }
-        assert!(killed < 1000);
-    }
-    a.faults = client::Faults::default();
+    sync_through_kills(&world, &mut a, &mut b, [0, 600]).await;
     assert_eq!(all_equal(&world, &mut [&mut a, &mut b]).await.len(), 600);
 }
 

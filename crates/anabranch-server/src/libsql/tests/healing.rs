@@ -219,21 +219,7 @@ async fn who_stopped_on_the_way_and_wrote_is_merged() {
 async fn a_transaction_of_many_requests_is_merged_whole() {
     let world = World::new(2);
     let (mut a, mut b) = diverged(&world, &insert("large", 600, 2000)).await;
-    b.faults.kill_after = 3;
-    let mut killed = 0;
-    loop {
-        match b.sync(&world).await {
-            Ok(_) => break,
-            Err(Failed::Killed) => {
-                killed += 1;
-                a.settle(&world).await.unwrap();
-                assert!(matches!(a.rows().len(), 2 | 602), "{}", a.rows().len());
-            }
-            Err(failed) => panic!("{failed:?}"),
-        }
-        assert!(killed < 1000);
-    }
-    b.faults = super::client::Faults::default();
+    super::sync_through_kills(&world, &mut b, &mut a, [2, 602]).await;
     assert_eq!(all_equal(&world, &mut [&mut a, &mut b]).await.len(), 602);
 }
 

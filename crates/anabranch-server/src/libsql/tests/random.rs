@@ -70,6 +70,14 @@ struct Story {
     steps: u32,
 }
 
+impl Story {
+    /// Of one server that neither heals nor begins generations.
+    fn plain(seed: u64, faults: Faults) -> Self {
+        let (heal, rollovers, retention) = (false, false, false);
+        Story { seed, heal, servers: 1, faults, rollovers, retention, steps: 60 }
+    }
+}
+
 /// How many rows were acknowledged, and how many were given up after a conflict.
 async fn tell(story: Story) -> (usize, usize) {
     let Story { seed, heal, servers, faults, rollovers, retention, steps } = story;
@@ -211,59 +219,30 @@ async fn tell_all(first_seed: u64, story: impl Fn(u64) -> Story) {
 #[tokio::test]
 async fn clients_that_are_killed_lose_and_double_nothing() {
     let faults = Faults { kill_before: 12, kill_after: 8, lose_answer: 12, restart_server: 0 };
-    tell_all(1000, |seed| Story {
-        seed,
-        heal: false,
-        servers: 1,
-        faults,
-        rollovers: false,
-        retention: false,
-        steps: 60,
-    })
-    .await;
+    tell_all(1000, |seed| Story::plain(seed, faults)).await;
 }
 
 #[tokio::test]
 async fn two_servers_that_forget_lose_and_double_nothing() {
     let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 15, restart_server: 8 };
-    tell_all(2000, |seed| Story {
-        seed,
-        heal: false,
-        servers: 2,
-        faults,
-        rollovers: false,
-        retention: false,
-        steps: 60,
-    })
-    .await;
+    tell_all(2000, |seed| Story { servers: 2, ..Story::plain(seed, faults) }).await;
 }
 
 #[tokio::test]
 async fn new_generations_lose_and_double_nothing() {
     let faults = Faults { kill_before: 15, kill_after: 10, lose_answer: 15, restart_server: 15 };
-    tell_all(3000, |seed| Story {
-        seed,
-        heal: false,
-        servers: 2,
-        faults,
-        rollovers: true,
-        retention: false,
-        steps: 60,
-    })
-    .await;
+    tell_all(3000, |seed| Story { servers: 2, rollovers: true, ..Story::plain(seed, faults) })
+        .await;
 }
 
 #[tokio::test]
 async fn retention_strands_nobody() {
     let faults = Faults { kill_before: 30, kill_after: 15, lose_answer: 30, restart_server: 15 };
     tell_all(4000, |seed| Story {
-        seed,
-        heal: false,
         servers: 2,
-        faults,
         rollovers: true,
         retention: true,
-        steps: 60,
+        ..Story::plain(seed, faults)
     })
     .await;
 }
@@ -271,29 +250,17 @@ async fn retention_strands_nobody() {
 #[tokio::test]
 async fn diverged_clients_that_are_killed_are_healed() {
     let faults = Faults { kill_before: 12, kill_after: 8, lose_answer: 12, restart_server: 0 };
-    tell_all(5000, |seed| Story {
-        seed,
-        heal: true,
-        servers: 1,
-        faults,
-        rollovers: false,
-        retention: false,
-        steps: 60,
-    })
-    .await;
+    tell_all(5000, |seed| Story { heal: true, ..Story::plain(seed, faults) }).await;
 }
 
 #[tokio::test]
 async fn two_servers_that_forget_heal_together() {
     let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 15, restart_server: 8 };
     tell_all(6000, |seed| Story {
-        seed,
         heal: true,
         servers: 2,
-        faults,
         rollovers: true,
-        retention: false,
-        steps: 60,
+        ..Story::plain(seed, faults)
     })
     .await;
 }
@@ -302,13 +269,11 @@ async fn two_servers_that_forget_heal_together() {
 async fn retention_does_no_harm_to_healing() {
     let faults = Faults { kill_before: 20, kill_after: 12, lose_answer: 20, restart_server: 15 };
     tell_all(7000, |seed| Story {
-        seed,
         heal: true,
         servers: 2,
-        faults,
         rollovers: true,
         retention: true,
-        steps: 60,
+        ..Story::plain(seed, faults)
     })
     .await;
 }
