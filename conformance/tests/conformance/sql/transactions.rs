@@ -166,16 +166,22 @@ fn a_token_that_may_only_read_reads() {
 }
 
 #[test]
-fn a_baton_is_good_for_its_database_and_token_only() {
+fn rights_are_those_of_the_present_request() {
     let yard = Yard::with_tokens("writer", "read reader");
-    let mut writer = yard.sql();
-    writer.once(TABLE).unwrap();
-    writer.run("BEGIN IMMEDIATE").unwrap();
-    // Rights are those of the token on the present request.
-    writer.set_token("reader");
-    let failure = writer.run(&insert("stolen")).unwrap_err();
+    let mut sql = yard.sql();
+    sql.once(TABLE).unwrap();
+    sql.run("BEGIN IMMEDIATE").unwrap();
+    sql.run(&insert("a")).unwrap();
+    sql.set_token("reader");
+    let failure = sql.run(&insert("stolen")).unwrap_err();
     assert!(!failure.is_unknown(), "{failure}");
-    writer.set_token("writer");
-    yard.sql().once("CREATE TABLE elsewhere(x)").unwrap();
-    yard.settle(&mut [], ALL, &numbered::<&str>(&[]));
+    sql.set_token("somebody");
+    let failure = sql.run("SELECT 1").unwrap_err();
+    assert!(matches!(failure, SqlFailure::Refused { status: 401, .. }), "{failure}");
+    // Neither did any harm but to the transaction, at most.
+    let sql = &mut yard.sql();
+    sql.once(&insert("b")).unwrap();
+    let all = sql.rows("SELECT body FROM t").unwrap();
+    assert_eq!(all, ["b"]);
+    yard.settle(&mut [], "SELECT body FROM t", &all);
 }

@@ -38,7 +38,7 @@ fn timeless(mut result: Value) -> Value {
 fn a_pipeline_is_answered_request_by_request() {
     let yard = Yard::new();
     let body = r#"{"baton": null, "requests": [
-        {"type": "execute", "stmt": {"sql": "CREATE TABLE a(id INTEGER PRIMARY KEY, x, b BLOB)"}},
+        {"type": "execute", "stmt": {"sql": "CREATE TABLE a(id INTEGER PRIMARY KEY, x NUMERIC, b BLOB)"}},
         {"type": "execute", "stmt": {"sql": "INSERT INTO a(x, b) VALUES (?, ?)", "args": [
             {"type": "integer", "value": "-9223372036854775808"}, {"type": "blob", "base64": "AQID/w=="}]}},
         {"type": "execute", "stmt": {"sql": "SELECT x, b, 1.5 AS f, NULL, 'é\"' FROM a"}},
@@ -65,7 +65,7 @@ fn a_pipeline_is_answered_request_by_request() {
         timeless(results[2]["response"]["result"].clone()),
         json!({
             "cols": [
-                {"name": "x", "decltype": ""}, {"name": "b", "decltype": "BLOB"},
+                {"name": "x", "decltype": "NUMERIC"}, {"name": "b", "decltype": "BLOB"},
                 {"name": "f", "decltype": null}, {"name": "NULL", "decltype": null},
                 {"name": "'é\"'", "decltype": null}],
             "rows": [[
@@ -332,6 +332,9 @@ fn protocol_errors_are_told_from_failing_statements() {
     let open = good(&post(&yard, "v2/pipeline", &execute_only("SELECT 1")));
     let again = json!({"baton": open["baton"], "requests": []}).to_string();
     good(&post(&yard, "v2/pipeline", &again));
+    let elsewhere = format!("{}/v3/pipeline", yard.url_of("elsewhere"));
+    let of_another = good(&ask("POST", &elsewhere, &[], execute_only("BEGIN").into()).unwrap());
+    let of_another = of_another["baton"].clone();
     let after_close = json!({"requests": [{"type": "close"}, {"type": "get_autocommit"}]});
     let batch = |cond: Value| {
         json!({"requests": [{"type": "batch", "batch": {"steps": [
@@ -347,6 +350,7 @@ fn protocol_errors_are_told_from_failing_statements() {
         (batch(json!({"type": "ok", "step": 0})).to_string(), "v3"),
         (batch(json!({"type": "is_autocommit"})).to_string(), "v2"),
         (json!({"requests": [{"type": "execute", "stmt": {"sql_id": 4}}]}).to_string(), "v3"),
+        (json!({"baton": of_another, "requests": [{"type": "close"}]}).to_string(), "v3"),
     ] {
         let answer = post(&yard, &format!("{version}/pipeline"), &body);
         assert_eq!(answer.status, 400, "{body}: {}", answer.text());
