@@ -36,6 +36,7 @@ mod limits;
 mod metrics;
 mod ops;
 mod ours;
+mod page_map;
 mod params;
 mod server;
 mod tenancy;

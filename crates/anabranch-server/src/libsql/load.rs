@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use super::engine::{SchemaSeen, blocking, scratch, unavailable};
 use super::frame::{FRAME_BYTES, PAGE_SIZE};
 use super::generation::Generation;
-use super::page_map::{Change, PageMap};
+use crate::page_map::{Change, PageMap};
 use crate::database::Database;
 use crate::error::ApiError;
 

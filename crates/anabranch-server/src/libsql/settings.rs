@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anabranch_format::WriterId;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::page_map::PageMaps;
+use crate::page_map::PageMaps;
 use crate::config::Config;
 use crate::entropy;
 
