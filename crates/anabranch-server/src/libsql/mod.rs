@@ -49,7 +49,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use engine::Engine;
+pub(crate) use engine::{Engine, SchemaSeen};
 pub(crate) use heal::{conflicts, drop_lineage, lineages};
 
 pub(crate) use settings::Settings;

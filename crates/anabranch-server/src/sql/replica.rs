@@ -9,12 +9,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_format::{DbChecksum, Lsn, Metadata, PageSize, SegmentEncoder, SegmentError};
+use anabranch_format::{DbChecksum, Lsn, Metadata, PageSize, Pgno, SegmentEncoder, SegmentError};
 use anabranch_sqlite::{FileError, NewServedFile, Published, ServedFile, Tip};
 use anabranch_store::{Head, Progress, SegmentFrames, Spool, SpoolReader, StoreError};
 use futures::TryStreamExt;
 
 use crate::database::Database;
+use crate::libsql::SchemaSeen;
 use crate::page_map::{Change, PageMap};
 
 /// Frames in the `-wal` after which it is moved into the database.
@@ -53,6 +54,9 @@ pub(super) struct Replica {
     map: PageMap,
     /// The position of the published state.
     head: Arc<Head>,
+    schema: SchemaSeen,
+    /// The schema changed, and connections cannot see it by its cookie.
+    hidden_change: bool,
 }
 
 /// What was committed and is not in the log yet, in the log's form.
@@ -60,6 +64,7 @@ pub(super) struct Replica {
 pub(super) struct Packed {
     tip: Tip,
     change: Change,
+    schema: SchemaSeen,
     pub(super) body: SpoolReader,
     pub(super) frames: u64,
     pub(super) transactions: u64,
@@ -82,7 +87,7 @@ impl Replica {
         let Some(newest) = head.newest.clone() else {
             return blocking(move || {
                 let file = NewServedFile::create(&path, PageSize::DEFAULT, 0)?.finish()?;
-                Ok(Replica { file, map: PageMap::empty(), head })
+                Ok(Replica::new(file, PageMap::empty(), head, SchemaSeen::default()))
             })
             .await?;
         };
@@ -91,16 +96,24 @@ impl Replica {
             let (page_size, size) = (newest.page_size, newest.pages.1);
             let new = NewServedFile::create(&path, page_size, size)?;
             let mut map = PageMap::new(head.lsn(), size);
+            let mut schema = SchemaSeen::default();
             fetched.for_each(|pgno, page| {
                 map.set(pgno, page);
+                if pgno == Pgno::ONE {
+                    schema.page_one(page);
+                }
                 new.page(pgno, page).map_err(Fault::from)
             })?;
             if map.sum() != newest.sum.1 {
                 return Err(Fault::Sum(head.lsn()));
             }
-            Ok(Replica { file: new.finish()?, map, head })
+            Ok(Replica::new(new.finish()?, map, head, schema))
         })
         .await?
+    }
+
+    fn new(file: ServedFile, map: PageMap, head: Arc<Head>, schema: SchemaSeen) -> Self {
+        Replica { file, map, head, schema, hidden_change: false }
     }
 
     /// The position of the published state.
@@ -111,10 +124,6 @@ impl Replica {
     /// The published state.
     pub(super) fn published(&self) -> &Published {
         self.file.published()
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        self.file.path()
     }
 
     /// What was committed since the published state, made ready for the log; `None` if nothing was.
@@ -132,9 +141,13 @@ impl Replica {
         let size = self.head.newest.as_ref().map_or(0, |newest| newest.pages.1);
         let mut encoder = SegmentEncoder::new(spool, page_size, size, tip.salts())?;
         let mut change = Change::default();
+        let mut schema = self.schema;
         self.file.frames(&tip, &mut |pgno, commit_size, page| {
             encoder.frame(pgno, commit_size, page)?;
             change.frame(pgno, commit_size, page);
+            if pgno == Pgno::ONE {
+                schema.page_one(page);
+            }
             Ok::<(), Fault>(())
         })?;
         let encoded = encoder.finish()?;
@@ -146,6 +159,7 @@ impl Replica {
             transactions: encoded.transactions,
             page_size,
             change,
+            schema,
             tip,
         }))
     }
@@ -158,6 +172,7 @@ impl Replica {
     pub(super) fn appended(&mut self, packed: Packed, metadata: Metadata) {
         self.map.apply(metadata.lsn.1, &packed.change);
         self.head = Arc::new(self.head.after(metadata));
+        self.schema = packed.schema;
         self.file.publish(packed.tip);
     }
 
@@ -196,6 +211,9 @@ impl Replica {
         let mut change = Change::default();
         segment.for_each(|_, frame, page| {
             change.frame(frame.pgno, frame.commit_size, page);
+            if frame.pgno == Pgno::ONE {
+                self.hidden_change |= self.schema.page_one(page);
+            }
             replacing.page(frame.pgno, page).map_err(Fault::from)
         })?;
         if self.map.sum_after(&change) != metadata.sum.1 {
@@ -206,6 +224,12 @@ impl Replica {
         self.map.apply(metadata.lsn.1, &change);
         self.head = Arc::new(self.head.after(metadata));
         Ok(self)
+    }
+
+    /// Whether, since this was asked last, the schema changed in a way that connections cannot see by
+    /// its cookie.
+    pub(super) fn take_hidden_change(&mut self) -> bool {
+        std::mem::take(&mut self.hidden_change)
     }
 
     /// Whether it is time for [`Replica::checkpoint`].
@@ -220,4 +244,3 @@ impl Replica {
         Ok(())
     }
 }
-
