@@ -72,5 +72,8 @@ fn missing(name: Option<&str>, index: usize) -> Stop {
 }
 
 fn invalid(message: String) -> Stop {
-    Stop::Said(Error::new(code::ARGS_INVALID, format!("Arguments do not match SQL parameters: {message}")))
+    Stop::Said(Error::new(
+        code::ARGS_INVALID,
+        format!("Arguments do not match SQL parameters: {message}"),
+    ))
 }

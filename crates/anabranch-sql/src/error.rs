@@ -33,7 +33,7 @@ pub mod code {
 
 /// What the session knows about a failure besides SQLite's word.
 #[derive(Debug, Default)]
-pub(crate) struct Cause {
+pub(crate) struct Cause<'a> {
     /// The guard refused something, and said this.
     pub(crate) refused: Option<String>,
     /// The time limit that was reached.
@@ -42,6 +42,8 @@ pub(crate) struct Cause {
     pub(crate) temp_full: Option<u64>,
     /// Where in the text as received the compiled part begins.
     pub(crate) offset: usize,
+    /// The text that could not be compiled.
+    pub(crate) compiled: Option<&'a str>,
 }
 
 /// The error of `rusqlite`, in the form and with the code that clients know.
@@ -49,18 +51,14 @@ pub fn from_sqlite(error: &rusqlite::Error) -> Error {
     explain(error, Cause::default())
 }
 
-pub(crate) fn explain(error: &rusqlite::Error, cause: Cause) -> Error {
+pub(crate) fn explain(error: &rusqlite::Error, cause: Cause<'_>) -> Error {
     if let Some(refused) = cause.refused {
         return Error::new(code::PARSE, refused);
     }
     match error {
         rusqlite::Error::SqlInputError { msg, offset, .. } => {
             let at = cause.offset.saturating_add(usize::try_from(*offset).unwrap_or(0));
-            if is_syntax(msg) {
-                syntax(msg, Some(at))
-            } else {
-                input(msg, at)
-            }
+            if is_syntax(msg) { syntax(msg, Some(at)) } else { input(msg, at) }
         }
         rusqlite::Error::SqliteFailure(failure, message) => {
             let message = message.clone().unwrap_or_else(|| failure.to_string());
@@ -71,10 +69,15 @@ pub(crate) fn explain(error: &rusqlite::Error, cause: Cause) -> Error {
     }
 }
 
-fn failed(failure: &ffi::Error, message: &str, cause: &Cause) -> Error {
+fn failed(failure: &ffi::Error, message: &str, cause: &Cause<'_>) -> Error {
     let primary = failure.extended_code & 0xff;
     if primary == ffi::SQLITE_ERROR && is_syntax(message) {
         return syntax(message, None);
+    }
+    if let (ffi::SQLITE_ERROR, Some(at)) =
+        (primary, cause.compiled.and_then(|sql| find(message, sql)))
+    {
+        return input(message, cause.offset + at);
     }
     let more = match (primary, cause.timed_out, cause.temp_full) {
         (ffi::SQLITE_INTERRUPT, Some(limit), _) => format!(
@@ -95,6 +98,12 @@ fn is_syntax(message: &str) -> bool {
     message.ends_with("syntax error")
         || message == "incomplete input"
         || message.starts_with("unrecognized token")
+}
+
+/// Where a text has what `message` says does not exist: SQLite gives no place for tables.
+fn find(message: &str, sql: &str) -> Option<usize> {
+    let (_, name) = message.strip_prefix("no such ")?.split_once(": ")?;
+    sql.find(name.rsplit('.').next()?)
 }
 
 fn syntax(message: &str, at: Option<usize>) -> Error {

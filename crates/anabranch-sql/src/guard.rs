@@ -109,12 +109,10 @@ impl Guard {
                 self.seen().temp = true;
                 None
             }
-            AuthAction::Attach { .. }
-            | AuthAction::Unknown { code: ffi::SQLITE_ATTACH, .. } => {
+            AuthAction::Attach { .. } | AuthAction::Unknown { code: ffi::SQLITE_ATTACH, .. } => {
                 Some(unsupported("ATTACH: a connection has one database"))
             }
-            AuthAction::Detach { .. }
-            | AuthAction::Unknown { code: ffi::SQLITE_DETACH, .. } => {
+            AuthAction::Detach { .. } | AuthAction::Unknown { code: ffi::SQLITE_DETACH, .. } => {
                 Some(unsupported("DETACH: a connection has one database"))
             }
             AuthAction::Unknown { code, .. } => {

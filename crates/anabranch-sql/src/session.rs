@@ -119,7 +119,8 @@ impl Compiled<'_> {
     fn writes(&self) -> bool {
         match (self.pragma, &self.stmt) {
             (Some(effect), _) => effect == Effect::Write,
-            (None, Some(stmt)) => !stmt.readonly(),
+            // SQLite says of an EXPLAIN what would be true without that word.
+            (None, Some(stmt)) => !stmt.readonly() && stmt.is_explain() == 0,
             (None, None) => false,
         }
     }
@@ -260,6 +261,21 @@ impl Session {
         (self.limits.result_bytes, self.limits.result_rows) = (bytes, rows);
     }
 
+    /// What running a text takes: [`Class::Write`] is what needs the write lock, and
+    /// [`Class::Unknown`] does not occur. Only a pragma is compiled for it, since others may need what
+    /// waiting for the lock brings.
+    pub fn needs_write(&mut self, sql: &str) -> Result<Class, Error> {
+        match text::class(sql) {
+            Class::Unknown => {}
+            class => return Ok(class),
+        }
+        let place = one_statement(sql)?;
+        self.caught(|session| {
+            let compiled = session.compile(&sql[place.clone()], place.start)?;
+            Ok(if compiled.writes() { Class::Write } else { Class::Read })
+        })
+    }
+
     /// Runs one statement to its end; its rows go to `rows`. Whatever the outcome, the statement is
     /// over afterwards.
     pub fn execute(
@@ -287,11 +303,10 @@ impl Session {
     }
 
     /// Runs `act`; a panic becomes an error.
-    fn caught<T>(
-        &mut self,
-        act: impl FnOnce(&mut Self) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        catch_unwind(AssertUnwindSafe(|| act(self))).unwrap_or_else(|panic| {
+    fn caught<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        let result = catch_unwind(AssertUnwindSafe(|| act(self)));
+        self.clock.stop();
+        result.unwrap_or_else(|panic| {
             self.broken = true;
             let what = panic
                 .downcast_ref::<String>()
@@ -322,7 +337,10 @@ impl Session {
         self.temp.set(self.temp.get() | seen.temp);
         self.pragmas.set(self.pragmas.get() | (seen.pragma == Some(Effect::Connection)));
         let stmt = compiled.map_err(|error| {
-            explain(&error, Cause { refused: seen.refused, offset, ..self.cause() })
+            explain(
+                &error,
+                Cause { refused: seen.refused, offset, compiled: Some(sql), ..self.cause() },
+            )
         })?;
         let is_kept = sql.len() <= CACHED_SQL_BYTES && seen.pragma.is_none() && !seen.temp;
         Ok(Compiled { stmt: Some(stmt), is_kept, pragma: seen.pragma })
@@ -334,7 +352,7 @@ impl Session {
         self.clock.start(self.until.map_or(own, |until| until.min(own)));
     }
 
-    fn cause(&self) -> Cause {
+    fn cause(&self) -> Cause<'static> {
         Cause {
             timed_out: self.clock.was_reached().then_some(self.limits.run_time),
             ..Cause::default()
@@ -415,7 +433,8 @@ impl Session {
             let undone = if was_autocommit {
                 own("ROLLBACK")
             } else {
-                own(&format!("ROLLBACK TO {AROUND}")).and_then(|()| own(&format!("RELEASE {AROUND}")))
+                own(&format!("ROLLBACK TO {AROUND}"))
+                    .and_then(|()| own(&format!("RELEASE {AROUND}")))
             };
             if let Err(error) = undone {
                 tracing::warn!(%error, "a statement that failed could not be undone");
@@ -426,11 +445,7 @@ impl Session {
 }
 
 /// Steps a statement to its end; answers the number of rows.
-fn step(
-    stmt: &mut CachedStatement<'_>,
-    limits: &Limits,
-    rows: &mut dyn Rows,
-) -> Result<u64, Stop> {
+fn step(stmt: &mut CachedStatement<'_>, limits: &Limits, rows: &mut dyn Rows) -> Result<u64, Stop> {
     let mut meter = Meter::new(limits);
     let mut width = None;
     // Columns are asked for after the first step: it compiles again if the schema has changed.
