@@ -178,7 +178,7 @@ impl ServedFile {
     pub fn frames<E: From<FileError>>(
         &self,
         tip: &Tip,
-        each: &mut dyn FnMut(Pgno, u32, &[u8]) -> Result<(), E>,
+        mut each: impl FnMut(Pgno, u32, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let (from, to) = (&self.published.snapshot.mark, &tip.0.snapshot.mark);
         let broken = || FileError::Io {
@@ -209,10 +209,10 @@ impl ServedFile {
     }
 
     /// Takes back what was committed since the published state.
-    pub fn undo(&mut self, tip: Tip) -> Result<&Published, FileError> {
+    pub fn undo(&mut self, tip: &Tip) -> Result<&Published, FileError> {
         let size = self.published.pages();
         let mut changed = PageSet::new(size);
-        self.frames(&tip, &mut |pgno, _, _| {
+        self.frames(tip, |pgno, _, _| {
             if pgno.get() <= size {
                 changed.insert(pgno);
             }
@@ -224,7 +224,6 @@ impl ServedFile {
             self.published_page(pgno, |page| replacing.page(pgno, page)).map_err(fail)??;
         }
         replacing.commit()?;
-        drop(tip);
         self.publish_tip()
     }
 

@@ -142,7 +142,7 @@ impl Replica {
         let mut encoder = SegmentEncoder::new(spool, page_size, size, tip.salts())?;
         let mut change = Change::default();
         let mut schema = self.schema;
-        self.file.frames(&tip, &mut |pgno, commit_size, page| {
+        self.file.frames(&tip, |pgno, commit_size, page| {
             encoder.frame(pgno, commit_size, page)?;
             change.frame(pgno, commit_size, page);
             if pgno == Pgno::ONE {
@@ -179,7 +179,7 @@ impl Replica {
     /// The log does not have what was packed: takes it back.
     pub(super) async fn take_back(mut self, packed: Packed) -> Result<Self, Fault> {
         blocking(move || {
-            self.file.undo(packed.tip)?;
+            self.file.undo(&packed.tip)?;
             Ok(self)
         })
         .await?

@@ -60,7 +60,7 @@ fn frames_are_the_transactions_that_were_committed() {
     let mut frames = 0;
     world
         .file
-        .frames(&tip, &mut |_, commit, page| {
+        .frames(&tip, |_, commit, page| {
             frames += 1;
             assert_eq!(page.len(), 4096);
             if commit != 0 {
@@ -92,7 +92,7 @@ fn what_is_undone_was_never_there() {
         .unwrap();
     drop(writer);
     let tip = world.file.tip().unwrap().unwrap();
-    world.file.undo(tip).unwrap();
+    world.file.undo(&tip).unwrap();
     assert_eq!(dump(&world), before);
     assert!(world.file.tip().unwrap().is_none());
     let again = world.connect();
