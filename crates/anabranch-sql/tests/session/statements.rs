@@ -161,11 +161,7 @@ fn errors_have_the_codes_of_the_official_server() {
         ("SELECT abs(-9223372036854775808)", "SQLITE_UNKNOWN", "SQLite error: integer overflow"),
         ("INSERT INTO t VALUES('x','y')", "SQLITE_MISMATCH", "SQLite error: datatype mismatch"),
         ("COMMIT", "SQLITE_UNKNOWN", "SQLite error: cannot commit - no transaction is active"),
-        (
-            "SELECT 1\0, 2",
-            "SQL_PARSE_ERROR",
-            "SQL string could not be parsed: it has a NUL",
-        ),
+        ("SELECT 1\0, 2", "SQL_PARSE_ERROR", "SQL string could not be parsed: it has a NUL"),
     ] {
         assert_eq!(fails(&mut session, sql), Error::new(code, message), "{sql}");
     }
