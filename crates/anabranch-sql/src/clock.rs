@@ -33,7 +33,8 @@ impl Clock {
         Ok(clock)
     }
 
-    fn is_reached(&self) -> bool {
+    /// Whether the moment has come; noted for [`was_reached`](Self::was_reached).
+    pub(crate) fn is_reached(&self) -> bool {
         let until = self.0.until.load(Ordering::Relaxed);
         if until == u64::MAX || nanos(self.0.zero.elapsed()) < until {
             return false;

@@ -71,6 +71,14 @@ pub(crate) fn explain(error: &rusqlite::Error, cause: Cause<'_>) -> Error {
 
 fn failed(failure: &ffi::Error, message: &str, cause: &Cause<'_>) -> Error {
     let primary = failure.extended_code & 0xff;
+    if let (ffi::SQLITE_AUTH, Some(limit)) = (primary, cause.timed_out) {
+        // The guard has stopped the compiler.
+        return failed(
+            &ffi::Error::new(ffi::SQLITE_INTERRUPT),
+            "interrupted",
+            &Cause { timed_out: Some(limit), ..Cause::default() },
+        );
+    }
     if primary == ffi::SQLITE_ERROR && is_syntax(message) {
         return syntax(message, None);
     }

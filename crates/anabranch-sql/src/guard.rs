@@ -26,6 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ffi};
 
+use crate::clock::Clock;
+
 mod pragma;
 
 pub(crate) use pragma::{Effect, OF_CONNECTION};
@@ -40,11 +42,12 @@ const MODULES: [&str; 6] = ["fts3", "fts4", "fts5", "fts5vocab", "rtree", "rtree
 const FUNCTIONS: [&str; 2] = ["load_extension", "fts3_tokenizer"];
 
 /// The guard of one connection.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Guard(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    clock: Clock,
     /// Everything is allowed: the program itself is at work.
     open: AtomicBool,
     seen: Mutex<Seen>,
@@ -62,9 +65,11 @@ pub(crate) struct Seen {
 }
 
 impl Guard {
-    /// Puts a guard before `conn`.
-    pub(crate) fn install(conn: &mut Connection) -> rusqlite::Result<Self> {
-        let guard = Guard::default();
+    /// Puts a guard before `conn`. It looks at the clock, too: SQLite's progress handler is not called
+    /// while views are put into one another.
+    pub(crate) fn install(conn: &mut Connection, clock: Clock) -> rusqlite::Result<Self> {
+        let (open, seen) = (AtomicBool::new(false), Mutex::default());
+        let guard = Guard(Arc::new(Shared { clock, open, seen }));
         let asked = guard.clone();
         conn.authorizer(Some(move |context: AuthContext<'_>| asked.answer(&context)))?;
         Ok(guard)
@@ -87,6 +92,9 @@ impl Guard {
     fn answer(&self, context: &AuthContext<'_>) -> Authorization {
         if self.0.open.load(Ordering::Relaxed) {
             return Authorization::Allow;
+        }
+        if self.0.clock.is_reached() {
+            return Authorization::Deny;
         }
         let refused = match context.action {
             AuthAction::Read { table_name, .. }

@@ -509,7 +509,7 @@ fn prepare(conn: &mut Connection, limits: &Limits) -> rusqlite::Result<(Guard, C
     vector::register(conn)?;
     conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     let clock = Clock::install(conn)?;
-    Ok((Guard::install(conn)?, clock))
+    Ok((Guard::install(conn, clock.clone())?, clock))
 }
 
 /// Sets the pragmas of the connection to how it begins.
