@@ -13,7 +13,7 @@
 //! | `dispatch` | from a request to a database and an endpoint; access, limits, metrics, logs |
 //! | `tenancy` | which database a request is for |
 //! | `databases`, `database` | opened on first use, closed when idle; the one way to append |
-//! | `ours`, `libsql` | the dialects |
+//! | `ours`, `libsql`, `sql` | the dialects |
 //! | `admin`, `ops` | administration; health, version and metrics |
 //!
 //! SQLite is used in one place only: where what a libSQL client wrote past a conflict is merged. Nothing
@@ -39,6 +39,7 @@ mod ours;
 mod page_map;
 mod params;
 mod server;
+mod sql;
 mod tenancy;
 
 pub use anabranch_store::{Location, LocationError};
