@@ -245,7 +245,7 @@ impl Socket {
     /// Serves until the connection ends, or is to be closed for the reason that comes back.
     async fn serve(&mut self, mut answers: mpsc::Receiver<String>) -> Option<Close> {
         let (stop, broken) = (self.app.stop.clone(), self.broken.clone());
-        let mut ping = tokio::time::interval(PING);
+        let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopping = false;
         loop {

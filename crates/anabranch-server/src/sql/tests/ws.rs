@@ -72,7 +72,7 @@ impl Client {
     }
 
     /// With what the server closes.
-    async fn closed(&mut self) -> (u16, String) {
+    async fn closed(mut self) -> (u16, String) {
         loop {
             match self.message().await {
                 Some(Message::Close(Some(frame))) => {
@@ -130,6 +130,7 @@ async fn a_client_sends_everything_at_once_and_is_answered_in_full() {
     let failed = client.ask(on_stream(execute("SELECT * FROM nowhere"), 0)).await;
     assert_eq!(failed["type"], "response_error");
     assert!(failed["error"]["message"].as_str().unwrap().contains("no such table: nowhere"));
+    drop(client);
     server.stop().await;
 }
 
@@ -184,6 +185,7 @@ async fn a_wrong_token_is_said_before_the_connection_is_closed() {
     client.next().await;
     let refused = client.ask(on_stream(execute("INSERT INTO t VALUES(1)"), 0)).await;
     assert_eq!(refused["error"]["code"], "SQLITE_READONLY");
+    drop(client);
     server.stop().await;
 }
 
@@ -279,6 +281,7 @@ async fn a_cursor_is_fetched_in_parts() {
     assert_eq!(closed["response"], json!({"type": "close_cursor"}));
     let autocommit = client.ask(json!({"type": "get_autocommit", "stream_id": 1})).await;
     assert_eq!(autocommit["response"]["is_autocommit"], true);
+    drop(client);
     server.stop().await;
 }
 

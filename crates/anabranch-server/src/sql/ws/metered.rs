@@ -141,39 +141,42 @@ mod tests {
 
     use super::*;
 
-    fn metered(turn: Duration, room: &Room) -> Metered<tokio::io::Repeat> {
-        let limits = Limits { turn, sql_body: 1 << 30, ..Limits::default() };
+    type Endless = Metered<tokio::io::Repeat>;
+
+    fn metered(room: &Room) -> Endless {
+        let limits = Limits { turn: Duration::ZERO, sql_body: 1 << 30, ..Limits::default() };
         Metered::new(tokio::io::repeat(7), room.clone(), &limits)
     }
 
-    fn refusal(e: io::Error) -> Refused {
-        e.downcast().unwrap()
+    /// Reads so much, bit by bit, as messages are read.
+    async fn read(io: &mut Endless, bytes: usize) -> Result<(), Refused> {
+        let mut part = [0; 8 << 10];
+        for _ in 0..bytes / part.len() {
+            io.read_exact(&mut part).await.map_err(|e| e.downcast().unwrap())?;
+        }
+        Ok(())
     }
 
     #[tokio::test]
     async fn a_stranger_is_not_listened_to_for_long() {
-        let mut io = metered(Duration::ZERO, &Room::new());
-        let mut bytes = vec![0; 1 << 20];
-        let error = io.read_exact(&mut bytes).await.unwrap_err();
-        assert_eq!(refusal(error), Refused::BeforeHello);
+        let mut io = metered(&Room::new());
+        assert_eq!(read(&mut io, 32 << 10).await, Ok(()));
+        assert_eq!(read(&mut io, 64 << 10).await, Err(Refused::BeforeHello));
     }
 
     #[tokio::test]
     async fn long_messages_need_room_and_give_it_back() {
         let room = Room::new();
-        let mut io = metered(Duration::ZERO, &room);
+        let (mut io, mut other) = (metered(&room), metered(&room));
         io.trust();
-        let mut bytes = vec![0; 1 << 20];
-        io.read_exact(&mut bytes).await.unwrap();
+        other.trust();
+        assert_eq!(read(&mut io, 1 << 20).await, Ok(()));
         let part = io.message_ended();
         assert!(part.is_some());
-        let mut other = metered(Duration::ZERO, &room);
-        other.trust();
-        other.read_exact(&mut bytes[..1000]).await.unwrap();
+        assert_eq!(read(&mut other, 32 << 10).await, Ok(()));
         assert!(other.message_ended().is_none(), "a short one needs none");
-        let error = other.read_exact(&mut bytes).await.unwrap_err();
-        assert_eq!(refusal(error), Refused::NoRoom);
+        assert_eq!(read(&mut other, 1 << 20).await, Err(Refused::NoRoom));
         drop(part);
-        io.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(read(&mut io, 1 << 20).await, Ok(()));
     }
 }
