@@ -149,7 +149,7 @@ fn failures_name_what_is_wrong_and_leave_connection_and_transaction_usable() {
             ("INSERT INTO strict_one VALUES (NULL)", "NOT NULL constraint failed"),
             ("INSERT INTO strict_one VALUES (0)", "CHECK constraint failed"),
             ("INSERT INTO strict_one VALUES ('x')", "cannot store TEXT value"),
-            ("INSERT INTO t(nothing) VALUES (1)", "no column named nothing"),
+            ("INSERT INTO t(absent) VALUES (1)", "no column named absent"),
             ("UPDATE missing SET a = 1", "no such table: missing"),
             ("SELECT abs(-9223372036854775808)", "integer overflow"),
         ];
