@@ -4,7 +4,7 @@
 //! |---|---|
 //! | time | the progress handler, every [`OPS_PER_LOOK`] instructions, also while a text is compiled; one instruction works on values of [`Limits::value_bytes`] at most |
 //! | memory | page cache, values, texts, depth of expressions: below; sorting and intermediate tables go to temporary files |
-//! | temporary files | [`Limits::temp_bytes`] for all of a connection together, where it was opened so |
+//! | temporary files | [`Limits::temp_bytes`] for all of a connection together, where the session opened it |
 //! | answer | [`Limits::result_bytes`], [`Limits::result_rows`] |
 //!
 //! Aggregates that build one JSON text keep it in memory until it is complete, whatever the limit of
@@ -60,7 +60,8 @@ pub struct Limits {
     pub run_time: Duration,
     /// Page cache. 4 MiB.
     pub cache_bytes: u32,
-    /// Temporary files of the connection, all together. 1 GiB.
+    /// Temporary files of the connection, all together: sorting, grouping, temporary tables. 1 GiB.
+    /// They are in the directory that SQLite chooses (`SQLITE_TMPDIR`, `TMPDIR`, `/var/tmp`, …).
     pub temp_bytes: u64,
 }
 
