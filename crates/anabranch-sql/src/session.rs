@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::error::{self, Cause, code, explain};
 use crate::guard::{self, Effect, Guard, OF_CONNECTION};
 use crate::limits::{CACHED_SQL_BYTES, CACHED_STATEMENTS, Limits};
+use crate::linear;
 use crate::rows::{Meter, Rows, columns};
 use crate::text::{self, Changes, Class, Count, Mode};
 use crate::vector;
@@ -483,6 +484,7 @@ fn prepare(conn: &mut Connection, limits: &Limits) -> rusqlite::Result<(Guard, C
     set_pragmas(conn)?;
     limits.apply(conn)?;
     vector::register(conn)?;
+    linear::register(conn, limits.value_bytes)?;
     conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     let clock = Clock::install(conn)?;
     Ok((Guard::install(conn, clock.clone())?, clock))
