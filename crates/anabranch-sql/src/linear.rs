@@ -142,21 +142,23 @@ fn trim(text: &[u8], characters: &[u8], start: bool, end: bool) -> rusqlite::Res
         return Err(too_big());
     }
     let mut rest = text;
-    let mut strip = |wanted: bool, cut: fn(&[u8], usize) -> Option<(&[u8], &[u8])>| {
-        while wanted {
-            let shorter = lengths.iter().find_map(|length| {
-                let (character, shorter) = cut(rest, *length)?;
-                characters.contains(character).then_some(shorter)
-            });
-            let Some(shorter) = shorter else { break };
-            rest = shorter;
+    let is_one = |character: &[u8]| characters.contains(character);
+    if start {
+        while let Some(after) = lengths.iter().find_map(|length| {
+            let (character, after) = rest.split_at_checked(*length)?;
+            is_one(character).then_some(after)
+        }) {
+            rest = after;
         }
-    };
-    strip(start, |rest, length| rest.split_at_checked(length));
-    strip(end, |rest, length| {
-        let (shorter, character) = rest.split_at_checked(rest.len().checked_sub(length)?)?;
-        Some((character, shorter))
-    });
+    }
+    if end {
+        while let Some(before) = lengths.iter().find_map(|length| {
+            let (before, character) = rest.split_at_checked(rest.len().checked_sub(*length)?)?;
+            is_one(character).then_some(before)
+        }) {
+            rest = before;
+        }
+    }
     Ok(Text(rest.to_vec()))
 }
 
