@@ -80,7 +80,7 @@ pub use journal::{ConflictEntry, ConflictFilter};
 pub use preview::{Differing, PREVIEW_CONFLICTS_MAX, Preview};
 pub use remote::{
     Connections, FrameFault, LibsqlError, MergedConflicts, RETAIN_DEFAULT, ServerError,
-    ServerUrlError, Spot,
+    ServerUrl, ServerUrlError, Spot,
 };
 pub use remote_log::RemoteLog;
 pub use replica::{AuthToken, EncryptionKey, Options, Repair, Replica};

@@ -56,6 +56,14 @@ pub(crate) fn text_literal(text: &str) -> String {
     format!("replace({},'{stand_in}',char(13))", quoted(&text.replace('\r', &stand_in)))
 }
 
+/// Bytes that are stored as text, UTF-8 or not.
+pub(crate) fn text_bytes_literal(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text_literal(text),
+        Err(_) => format!("CAST(X'{}' AS TEXT)", hex(bytes)),
+    }
+}
+
 /// In single quotes.
 pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))

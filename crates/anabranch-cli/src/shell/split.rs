@@ -133,6 +133,11 @@ impl Splitter {
         self.lines += 1;
     }
 
+    /// The line of the input that comes next.
+    pub(crate) fn line(&self) -> u64 {
+        self.lines + 1
+    }
+
     /// Takes one byte; answers whether it ended a statement.
     fn look(&mut self, byte: u8) -> bool {
         match self.lexer {
