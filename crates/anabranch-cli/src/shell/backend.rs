@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use anabranch_hrana::Value;
+use anabranch_hrana::{Stmt, Value};
 use rusqlite::InterruptHandle;
 use tokio::sync::Notify;
 
@@ -32,15 +32,14 @@ pub(super) struct Done {
 /// One connection to a database.
 pub(super) trait Backend {
     /// Runs one statement.
-    fn run(
-        &mut self,
-        sql: &str,
-        args: &[Value],
-        sink: &mut dyn Sink,
-    ) -> Result<Done, ShellError>;
+    fn run(&mut self, sql: &str, args: &[Value], sink: &mut dyn Sink) -> Result<Done, ShellError>;
 
-    /// Runs `sql` once with each of `rows`; ends at the first that fails, and names it.
-    fn run_each(&mut self, sql: &str, rows: Vec<Vec<Value>>) -> Result<(), (usize, ShellError)>;
+    /// Runs statements whose rows do not matter, and that neither begin nor end a transaction; ends at
+    /// the first that fails, and tells which that is.
+    fn run_all(&mut self, statements: Vec<Stmt>) -> Result<(), (usize, ShellError)>;
+
+    /// Whether that is faster than one by one.
+    fn is_far(&self) -> bool;
 
     /// Whether a transaction is open.
     fn in_transaction(&self) -> bool;

@@ -333,7 +333,8 @@ fn key_value(value: Option<&Value>, encoding: Encoding) -> Result<Value, ShellEr
         Stored::Blob(bytes) => Value::Blob(bytes.into()),
         Stored::Infinite(x) => Value::Float(x),
         Stored::Text(bytes) => Value::Text(String::from_utf8(bytes).map_err(|_| {
-            let what = "a primary key holds text that is not UTF-8, by which rows cannot be asked for";
+            let what =
+                "a primary key holds text that is not UTF-8, by which rows cannot be asked for";
             ShellError::Usage(what.to_owned())
         })?),
     })

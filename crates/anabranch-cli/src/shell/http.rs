@@ -126,7 +126,9 @@ impl Http {
                 ShellError::TooLong { at: self.at(), bytes_max: ANSWER_BYTES_MAX }
             })?;
             let answer = serde_json::from_slice(&body);
-            return answer.map(Answer::Pipeline).map_err(|e| self.protocol(one_line(&e.to_string())));
+            return answer
+                .map(Answer::Pipeline)
+                .map_err(|e| self.protocol(one_line(&e.to_string())));
         }
         let body = self.read(&mut response, REFUSAL_BYTES_MAX).await?.unwrap_or_default();
         let refusal = Refusal::of(&body);

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anabranch_hrana::Value;
+use anabranch_hrana::{Stmt, Value};
 use csv::{ByteRecord, ReaderBuilder};
 
 use super::backend::Backend;
@@ -70,8 +70,8 @@ impl Order {
                 place => places.push(place.to_owned()),
             }
         }
-        let [file, table] = <[String; 2]>::try_from(places)
-            .map_err(|_| usage("a file and a table are wanted"))?;
+        let [file, table] =
+            <[String; 2]>::try_from(places).map_err(|_| usage("a file and a table are wanted"))?;
         Ok(Order { file: file.into(), table, delimiter, skip })
     }
 
@@ -126,15 +126,15 @@ impl Order {
                 bytes += fields.iter().map(String::len).sum::<usize>();
                 imported.short += u64::from(fields.len() < columns.len());
                 imported.long += u64::from(fields.len() > columns.len());
-                let mut row: Vec<Value> = fields.into_iter().map(Value::Text).collect();
-                row.resize(columns.len(), Value::Null);
-                rows.push(row);
+                let mut args: Vec<Value> = fields.into_iter().map(Value::Text).collect();
+                args.resize(columns.len(), Value::Null);
+                rows.push(Stmt { args, ..Stmt::new(insert.as_str()) });
             }
             if rows.is_empty() {
                 return Ok(imported);
             }
             imported.rows += rows.len() as u64;
-            backend.run_each(&insert, rows).map_err(|(at, e)| self.at(first + at as u64, e))?;
+            backend.run_all(rows).map_err(|(at, e)| self.at(first + at as u64, e))?;
         }
     }
 
@@ -197,11 +197,7 @@ impl Records {
 
     fn next(&mut self) -> Result<Option<Vec<String>>, ShellError> {
         self.left.set(RECORD_BYTES_MAX);
-        let failed = |source| ShellError::File {
-            what: "reading",
-            path: self.path.clone(),
-            source,
-        };
+        let failed = |source| ShellError::File { what: "reading", path: self.path.clone(), source };
         let read = self.reader.read_byte_record(&mut self.record);
         if !read.map_err(|e| failed(io::Error::from(e)))? {
             return Ok(None);
@@ -228,9 +224,8 @@ struct Limited<R> {
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left.get() == 0 {
-            let what = format!(
-                "a record has more than {RECORD_BYTES_MAX} bytes: is a quote not closed?"
-            );
+            let what =
+                format!("a record has more than {RECORD_BYTES_MAX} bytes: is a quote not closed?");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         let read = self.file.read(buffer)?;

@@ -143,9 +143,9 @@ impl Words {
             return (1, like.map(|about| about.name.to_owned()).collect());
         }
         let of_word = |c: char| c.is_alphanumeric() || c == '_';
-        let start = typed.rfind(|c| !of_word(c)).map_or(0, |at| {
-            at + typed[at..].chars().next().map_or(0, char::len_utf8)
-        });
+        let start = typed
+            .rfind(|c| !of_word(c))
+            .map_or(0, |at| at + typed[at..].chars().next().map_or(0, char::len_utf8));
         let word = &typed[start..];
         if word.is_empty() {
             return (start, Vec::new());

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_hrana::Value;
+use anabranch_hrana::{Stmt, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement};
 
@@ -40,7 +40,7 @@ impl Local {
         };
         conn.busy_timeout(busy_timeout.unwrap_or(BUSY_TIMEOUT))?;
         // Tells at once if it is no database.
-        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        conn.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
         interrupt.reach(conn.get_interrupt_handle());
         Ok(Local { conn: Some(conn), interrupt })
     }
@@ -84,12 +84,7 @@ fn bind(statement: &mut Statement<'_>, args: &[Value]) -> rusqlite::Result<()> {
 }
 
 impl Backend for Local {
-    fn run(
-        &mut self,
-        sql: &str,
-        args: &[Value],
-        sink: &mut dyn Sink,
-    ) -> Result<Done, ShellError> {
+    fn run(&mut self, sql: &str, args: &[Value], sink: &mut dyn Sink) -> Result<Done, ShellError> {
         let interrupt = Arc::clone(&self.interrupt);
         let conn = self.conn()?;
         let before = conn.total_changes();
@@ -118,18 +113,25 @@ impl Backend for Local {
         })
     }
 
-    fn run_each(&mut self, sql: &str, rows: Vec<Vec<Value>>) -> Result<(), (usize, ShellError)> {
+    fn run_all(&mut self, statements: Vec<Stmt>) -> Result<(), (usize, ShellError)> {
         let interrupt = Arc::clone(&self.interrupt);
         let conn = self.conn().map_err(|e| (0, e))?;
-        let mut statement = conn.prepare(sql).map_err(|e| (0, told(e)))?;
-        for (i, row) in rows.iter().enumerate() {
+        for (i, statement) in statements.iter().enumerate() {
             if interrupt.is_raised() {
                 return Err((i, ShellError::Interrupted));
             }
-            let ran = bind(&mut statement, row).and_then(|()| statement.raw_execute());
+            let prepared = conn.prepare_cached(statement.sql.as_deref().unwrap_or_default());
+            let ran = prepared.and_then(|mut prepared| {
+                bind(&mut prepared, &statement.args)?;
+                prepared.raw_execute()
+            });
             ran.map_err(|e| (i, told(e)))?;
         }
         Ok(())
+    }
+
+    fn is_far(&self) -> bool {
+        false
     }
 
     fn in_transaction(&self) -> bool {

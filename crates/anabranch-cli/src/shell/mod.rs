@@ -34,7 +34,7 @@ mod split;
 mod tests;
 
 use std::ffi::OsStr;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, BufReader, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +53,7 @@ use line::{NAMES_MAX, Prompt, Typed};
 use local::Local;
 use output::Output;
 use remote::Remote;
-use session::{Next, Session};
+use session::{BUFFER_BYTES, Next, Session};
 
 pub(crate) use error::{Refused, ShellError};
 pub(crate) use render::Mode;
@@ -229,7 +229,8 @@ fn is_closed_pipe(error: &ShellError) -> bool {
 /// Runs what was given as arguments, or else what comes on standard input.
 fn script(session: &mut Session, texts: &[String]) -> Result<(), Refused> {
     if texts.is_empty() {
-        return session.read(&mut io::stdin().lock(), None).map(|_| ());
+        let mut input = BufReader::with_capacity(BUFFER_BYTES, io::stdin().lock());
+        return session.read(&mut input, None).map(|_| ());
     }
     for text in texts {
         if session.text(text)? == Next::Quit {
@@ -255,11 +256,8 @@ fn converse(session: &mut Session, target: &Target, quiet: bool) -> Result<(), R
     let mut prompt = Prompt::new().map_err(failed)?;
     prompt.know(names);
     if !quiet {
-        let _ = writeln!(
-            io::stdout(),
-            "{}: .help lists commands, Ctrl-D leaves",
-            target.long_name()
-        );
+        let _ =
+            writeln!(io::stdout(), "{}: .help lists commands, Ctrl-D leaves", target.long_name());
     }
     let name = target.short_name();
     loop {

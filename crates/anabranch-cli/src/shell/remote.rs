@@ -59,7 +59,11 @@ impl Remote {
         }
     }
 
-    fn ask_once(&mut self, request: StreamRequest, sql: &str) -> Result<StreamResponse, ShellError> {
+    fn ask_once(
+        &mut self,
+        request: StreamRequest,
+        sql: &str,
+    ) -> Result<StreamResponse, ShellError> {
         // Whatever happens now, this one is used up.
         let baton = self.baton.take();
         let in_transaction = std::mem::replace(&mut self.in_transaction, false);
@@ -143,12 +147,7 @@ impl Remote {
 }
 
 impl Backend for Remote {
-    fn run(
-        &mut self,
-        sql: &str,
-        args: &[Value],
-        sink: &mut dyn Sink,
-    ) -> Result<Done, ShellError> {
+    fn run(&mut self, sql: &str, args: &[Value], sink: &mut dyn Sink) -> Result<Done, ShellError> {
         let stmt = Stmt { args: args.to_vec(), ..Stmt::new(sql) };
         let response = self.ask(StreamRequest::Execute { stmt }, sql)?;
         let StreamResponse::Execute { result } = response else { return Err(self.mistyped()) };
@@ -168,15 +167,14 @@ impl Backend for Remote {
         Ok(done)
     }
 
-    fn run_each(&mut self, sql: &str, rows: Vec<Vec<Value>>) -> Result<(), (usize, ShellError)> {
-        let count = rows.len();
-        let steps = rows.into_iter().enumerate().map(|(i, args)| {
+    fn run_all(&mut self, statements: Vec<Stmt>) -> Result<(), (usize, ShellError)> {
+        let count = statements.len();
+        let steps = statements.into_iter().enumerate().map(|(i, stmt)| {
             let before = i.checked_sub(1).and_then(|step| u32::try_from(step).ok());
-            let condition = before.map(|step| BatchCond::Ok { step });
-            BatchStep { condition, stmt: Stmt { args, ..Stmt::new(sql) } }
+            BatchStep { condition: before.map(|step| BatchCond::Ok { step }), stmt }
         });
         let batch = Batch { steps: steps.collect() };
-        let response = self.ask(StreamRequest::Batch { batch }, sql).map_err(|e| (0, e))?;
+        let response = self.ask(StreamRequest::Batch { batch }, "").map_err(|e| (0, e))?;
         let StreamResponse::Batch { result } = response else { return Err((0, self.mistyped())) };
         let BatchResult { step_results, step_errors } = result;
         if let Some((i, error)) =
@@ -190,14 +188,17 @@ impl Backend for Remote {
         }
     }
 
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn in_transaction(&self) -> bool {
         self.in_transaction
     }
 
     fn close(&mut self) {
         let (Some(baton), Some(version)) = (self.baton.take(), self.version) else { return };
-        let asked =
-            PipelineRequest { baton: Some(baton), requests: vec![StreamRequest::Close] };
+        let asked = PipelineRequest { baton: Some(baton), requests: vec![StreamRequest::Close] };
         // It ends by itself before long; this is only politeness.
         let _ = self.runtime.block_on(async {
             tokio::time::timeout(CLOSE_TIME_MAX, self.http.ask(version, &asked)).await
@@ -224,6 +225,13 @@ fn after(sql: &str, before: bool) -> bool {
         Some("ROLLBACK") => before && words.any(|word| word == "TO"),
         _ => before,
     }
+}
+
+/// Whether a statement writes rows, answers none, and leaves transactions alone.
+pub(super) fn only_writes(sql: &str) -> bool {
+    let mut words = words(sql);
+    matches!(words.next().as_deref(), Some("INSERT" | "REPLACE" | "UPDATE" | "DELETE"))
+        && words.all(|word| word != "RETURNING")
 }
 
 /// The words of a statement, without the comments before the first.
@@ -253,5 +261,9 @@ mod tests {
         assert!(after("SELECT 'commit'", true) && !after("SELECT 1", false));
         assert!(!after("COMMIT;", true) && !after("end", true) && !after("ROLLBACK", true));
         assert!(after("-- only a comment", true));
+        assert!(
+            only_writes("insert into t values('returning x')") != only_writes("INSERT INTO t(a)")
+        );
+        assert!(!only_writes("DELETE FROM t RETURNING a") && !only_writes("WITH x AS (SELECT 1)"));
     }
 }

@@ -343,10 +343,7 @@ mod tests {
             shown(Mode::Tabs, with_headers, rows()),
             "id\tv\n1\tit's, \"x\"\n2.0\t-\nx'00ff'\t\n"
         );
-        assert_eq!(
-            shown(Mode::Line, |_| (), rows()[1..2].to_vec()),
-            "id = 2.0\n v = NULL\n"
-        );
+        assert_eq!(shown(Mode::Line, |_| (), rows()[1..2].to_vec()), "id = 2.0\n v = NULL\n");
     }
 
     #[test]

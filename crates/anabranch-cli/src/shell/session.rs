@@ -1,11 +1,11 @@
 //! One shell at work: what it is given line by line, and what it does about it.
 
-use std::io::{self, BufRead, Read as _, Write};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anabranch_hrana::Value;
+use anabranch_hrana::{Stmt, Value};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::backend::{Backend, Interrupt, text_of};
@@ -14,6 +14,7 @@ use super::dump::dump;
 use super::error::{Refused, ShellError};
 use super::import::Order;
 use super::output::Output;
+use super::remote::only_writes;
 use super::render::{Mode, Renderer, Settings};
 use super::split::{STATEMENT_BYTES_MAX, Splitter, Statement};
 use crate::failure::Failure;
@@ -21,6 +22,12 @@ use crate::output;
 
 /// Files that read files, at most so deep.
 const DEPTH_MAX: usize = 16;
+/// So many statements that only write go to a server at a time.
+const GROUP_MAX: usize = 200;
+/// Or so many bytes of them.
+const GROUP_BYTES: usize = 256 << 10;
+/// What is read of an input at a time.
+pub(super) const BUFFER_BYTES: usize = 256 << 10;
 /// Names are listed in columns of so many characters together.
 const LIST_WIDTH: usize = 80;
 
@@ -47,6 +54,9 @@ pub(super) struct Session {
     /// Something failed and was told.
     pub(super) failed: bool,
     depth: usize,
+    /// Statements that wait to be sent together, and their length.
+    group: Vec<Statement>,
+    group_bytes: usize,
 }
 
 impl Session {
@@ -68,13 +78,15 @@ impl Session {
             changes: false,
             failed: false,
             depth: 0,
+            group: Vec::new(),
+            group_bytes: 0,
         }
     }
 
     /// Does what all lines of `input` say.
-    pub(super) fn read(
+    pub(super) fn read<R: Read>(
         &mut self,
-        input: &mut dyn BufRead,
+        input: &mut BufReader<R>,
         name: Option<&Path>,
     ) -> Result<Next, Refused> {
         let mut splitter = Splitter::default();
@@ -96,16 +108,21 @@ impl Session {
             if self.line(&mut splitter, text, name)? == Next::Quit {
                 return Ok(Next::Quit);
             }
+            if input.buffer().is_empty() {
+                // Whoever writes the next line may wait for what comes of this one.
+                self.send_group(name)?;
+            }
         }
-        match splitter.rest() {
-            Some(statement) => self.statement(&statement, name).map(|()| Next::Go),
-            None => Ok(Next::Go),
+        if let Some(statement) = splitter.rest() {
+            self.statement(statement, name)?;
         }
+        self.send_group(name)?;
+        Ok(Next::Go)
     }
 
     /// Does what a text says that was given as a whole.
     pub(super) fn text(&mut self, text: &str) -> Result<Next, Refused> {
-        self.read(&mut text.as_bytes(), None)
+        self.read(&mut BufReader::new(text.as_bytes()), None)
     }
 
     /// Takes one line.
@@ -117,6 +134,7 @@ impl Session {
     ) -> Result<Next, Refused> {
         if splitter.is_between() && text.starts_with('.') {
             splitter.skip_line();
+            self.send_group(name)?;
             let done = self.command(text);
             let place = self.place(splitter.line() - 1, name);
             return self.settle(done.map_err(|e| match e {
@@ -132,13 +150,47 @@ impl Session {
             return Err(Refused::new(error, self.place(splitter.line(), name), ""));
         }
         while let Some(statement) = splitter.next() {
-            self.statement(&statement, name)?;
+            self.statement(statement, name)?;
         }
         Ok(Next::Go)
     }
 
-    /// Runs a statement. An error is told here, unless it ends everything.
-    fn statement(&mut self, statement: &Statement, name: Option<&Path>) -> Result<(), Refused> {
+    /// Runs a statement, or lets it wait for others. An error is told here, unless it ends everything.
+    fn statement(&mut self, statement: Statement, name: Option<&Path>) -> Result<(), Refused> {
+        let may_wait = self.bail && !self.changes && !self.timer && self.backend.is_far();
+        if may_wait && only_writes(&statement.sql) {
+            self.group_bytes += statement.sql.len();
+            self.group.push(statement);
+            if self.group.len() >= GROUP_MAX || self.group_bytes >= GROUP_BYTES {
+                self.send_group(name)?;
+            }
+            return Ok(());
+        }
+        self.send_group(name)?;
+        self.run_one(&statement, name)
+    }
+
+    /// Runs the statements that wait; the first that fails ends it, as it would one by one.
+    fn send_group(&mut self, name: Option<&Path>) -> Result<(), Refused> {
+        let group = std::mem::take(&mut self.group);
+        self.group_bytes = 0;
+        if let [only] = group.as_slice() {
+            return self.run_one(only, name);
+        }
+        if group.is_empty() {
+            return Ok(());
+        }
+        self.interrupt.clear();
+        let was_open = self.backend.in_transaction();
+        let statements = group.iter().map(|statement| Stmt::new(statement.sql.as_str()));
+        self.backend.run_all(statements.collect()).map_err(|(at, error)| {
+            let (sql, line) = group.get(at).map_or(("", 0), |s| (s.sql.as_str(), s.line));
+            let is_rolled_back = was_open && !self.backend.in_transaction();
+            Refused { is_rolled_back, ..Refused::new(error, self.place(line, name), sql) }
+        })
+    }
+
+    fn run_one(&mut self, statement: &Statement, name: Option<&Path>) -> Result<(), Refused> {
         let was_open = self.backend.in_transaction();
         let ran = self.run(&statement.sql).map(|()| Next::Go);
         let is_gone = was_open && !self.backend.in_transaction();
@@ -291,7 +343,7 @@ impl Session {
             source,
         })?;
         self.depth += 1;
-        let done = self.read(&mut io::BufReader::new(file), Some(path));
+        let done = self.read(&mut BufReader::with_capacity(BUFFER_BYTES, file), Some(path));
         self.depth -= 1;
         done.map_err(|refused| Told::Elsewhere(Box::new(refused)))
     }
@@ -338,9 +390,8 @@ impl Session {
         let height = names.len().div_ceil(columns);
         for line in 0..height {
             let shown = names.iter().skip(line).step_by(height.max(1));
-            let padded = shown.map(|name| {
-                format!("{name}{}", " ".repeat(width.saturating_sub(name.width())))
-            });
+            let padded = shown
+                .map(|name| format!("{name}{}", " ".repeat(width.saturating_sub(name.width()))));
             writeln!(self.out, "{}", padded.collect::<String>().trim_end())?;
         }
         Ok(())
@@ -376,4 +427,3 @@ impl From<ShellError> for Told {
         Told::Here(error)
     }
 }
-

@@ -293,6 +293,7 @@ fn is_of_word(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rusqlite::fallible_iterator::FallibleIterator as _;
     use rusqlite::{Batch, Connection};
 
     use super::*;
@@ -310,10 +311,7 @@ mod tests {
         let text = "SELECT ';', \";\", `;`, [;] -- ;\n/* ; * / ; */ ; SELECT 'it''s;' ;; ; -- x\n;";
         assert_eq!(
             split(text),
-            [
-                "SELECT ';', \";\", `;`, [;] -- ;\n/* ; * / ; */ ;",
-                "SELECT 'it''s;' ;"
-            ]
+            ["SELECT ';', \";\", `;`, [;] -- ;\n/* ; * / ; */ ;", "SELECT 'it''s;' ;"]
         );
         assert_eq!(split("SELECT 1; SELECT 2"), ["SELECT 1;", "SELECT 2"]);
         assert_eq!(split("SELECT 4-2/1;"), ["SELECT 4-2/1;"]);
@@ -325,7 +323,8 @@ mod tests {
         let trigger = "CREATE TEMPORARY TRIGGER a AFTER INSERT ON t BEGIN SELECT CASE 1 WHEN 1 THEN 2 \
                        END; INSERT INTO t VALUES(1); /* x */ end ;";
         assert_eq!(split(&format!("{trigger}SELECT 1;")), [trigger, "SELECT 1;"]);
-        let explained = "EXPLAIN QUERY PLAN CREATE TRIGGER b AFTER INSERT ON t BEGIN SELECT 1; END;";
+        let explained =
+            "EXPLAIN QUERY PLAN CREATE TRIGGER b AFTER INSERT ON t BEGIN SELECT 1; END;";
         assert_eq!(split(explained), [explained]);
         // A table of that name is no trigger.
         assert_eq!(split("CREATE TABLE trigger_(a); SELECT 1;").len(), 2);
@@ -376,7 +375,8 @@ mod tests {
             "SELECT 'ä;ö'",
             "EXPLAIN QUERY PLAN SELECT 'end;'",
         ]);
-        let gaps = prop::sample::select(vec![";", " ; ", ";;", ";\n-- c;\n", "; /* ; */ ", "\n;\n"]);
+        let gaps =
+            prop::sample::select(vec![";", " ; ", ";;", ";\n-- c;\n", "; /* ; */ ", "\n;\n"]);
         prop::collection::vec((statements, gaps), 0..8)
             .prop_map(|all| all.into_iter().map(|(s, g)| format!("{s}{g}")).collect())
     }

@@ -70,12 +70,7 @@ impl Aligned {
         Aligned { border, header, widths, waiting: Vec::new(), bytes: 0, begun: false }
     }
 
-    pub(super) fn row(
-        &mut self,
-        out: &mut dyn Write,
-        row: &[Value],
-        null: &str,
-    ) -> io::Result<()> {
+    pub(super) fn row(&mut self, out: &mut dyn Write, row: &[Value], null: &str) -> io::Result<()> {
         let cells: Vec<Cell> = row.iter().map(|value| self.cell(value, null)).collect();
         self.bytes += cells.iter().flat_map(|cell| &cell.lines).map(String::len).sum::<usize>();
         self.waiting.push(cells);
@@ -184,7 +179,9 @@ impl Cell {
 fn cell_of(border: Border, text: &str) -> Cell {
     let text = clean(text);
     let lines = if border == Border::Markdown {
-        vec![text.replace('\\', "\\\\").replace('|', "\\|").replace('\n', "<br>").replace('\t', " ")]
+        vec![
+            text.replace('\\', "\\\\").replace('|', "\\|").replace('\n', "<br>").replace('\t', " "),
+        ]
     } else {
         text.split('\n').map(without_tabs).collect()
     };
@@ -241,7 +238,7 @@ mod tests {
         assert_eq!(drawn(Border::None, &rows[..1]), "id  v\n--  ----\n 5  漢字\n    ^[x\n");
         assert_eq!(
             drawn(Border::Markdown, &rows[1..]),
-            "| id   | v       |\n|------|---------|\n| NULL | a\\|b c  |\n".replace("c  |", "c  |")
+            "| id   | v      |\n|------|--------|\n| NULL | a\\|b c |\n"
         );
     }
 
