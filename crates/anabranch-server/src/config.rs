@@ -68,6 +68,45 @@ impl Default for Limits {
     }
 }
 
+/// What SQL clients may take.
+#[derive(Debug, Clone)]
+pub struct SqlLimits {
+    /// How long a transaction that is open may go without a statement; then it is rolled back.
+    pub transaction_idle: Duration,
+    /// How long a transaction may be open in all.
+    pub transaction: Duration,
+    /// How long a statement may run.
+    pub statement: Duration,
+    /// How long a write waits for another client's transaction.
+    pub busy: Duration,
+    /// Longest result of a statement or batch, in bytes.
+    pub result: u64,
+    /// Longest result that is read row by row (a cursor), in bytes. It lies in a temporary file.
+    pub cursor: u64,
+    /// Streams of one database that are open at once, each a connection of SQLite's.
+    pub streams_per_database: usize,
+    /// Streams of all databases.
+    pub streams: usize,
+    /// How long a stream without a transaction is kept for its client.
+    pub stream_idle: Duration,
+}
+
+impl Default for SqlLimits {
+    fn default() -> Self {
+        SqlLimits {
+            transaction_idle: Duration::from_secs(5),
+            transaction: Duration::from_secs(30),
+            statement: Duration::from_secs(30),
+            busy: Duration::from_secs(10),
+            result: 10 << 20,
+            cursor: 1 << 30,
+            streams_per_database: 1024,
+            streams: 4096,
+            stream_idle: Duration::from_secs(300),
+        }
+    }
+}
+
 /// Everything a server needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -97,6 +136,10 @@ pub struct Config {
     pub retain: Duration,
     /// Limits.
     pub limits: Limits,
+    /// Limits of SQL clients.
+    pub sql: SqlLimits,
+    /// Whether a read by SQL looks for what other servers appended, before it begins.
+    pub read_fresh: bool,
 }
 
 impl Config {
@@ -117,6 +160,8 @@ impl Config {
             heal: true,
             retain: Duration::from_secs(30 * 24 * 60 * 60),
             limits: Limits::default(),
+            sql: SqlLimits::default(),
+            read_fresh: false,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::database::Shared;
 use crate::databases::Databases;
 use crate::housekeeping::Housekeeper;
+use crate::sql::SqlSettings;
 use crate::{connection, dispatch, libsql, metrics, ops};
 
 /// Why a server does not serve.
@@ -64,6 +65,7 @@ impl App {
             stop: stop.clone(),
             housekeeper: Housekeeper::new(config.retain),
             libsql: libsql::Settings::new(&config),
+            sql: Arc::new(SqlSettings::new(&config)),
         });
         let databases = Databases::new(root.clone(), shared, config.limits.requests_per_database);
         Arc::new(App { config, root, databases, tasks, stop })
