@@ -29,7 +29,6 @@ pub(crate) struct SqlShell {
     /// A file, or the URL of a database on a server
     pub(crate) target: OsString,
     /// Statements and commands to run, instead of those on standard input
-    #[arg(allow_hyphen_values = true)]
     pub(crate) sql: Vec<String>,
     /// How rows are shown
     #[arg(long, value_name = "MODE", hide_possible_values = false)]

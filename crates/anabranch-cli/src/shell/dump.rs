@@ -138,9 +138,10 @@ impl<'a> Dump<'a> {
         let Entry { kind, name, sql } = table;
         if name == "sqlite_sequence" {
             self.out.write_all(b"DELETE FROM sqlite_sequence;\n")?;
-        } else if name.starts_with("sqlite_stat") {
+        } else if name == "sqlite_stat1" {
             self.out.write_all(b"ANALYZE sqlite_schema;\n")?;
         } else if name.starts_with("sqlite_") {
+            // Also finer statistics, which not every SQLite has: ANALYZE makes them anew.
             return Ok(());
         } else if starts_with(sql, "CREATE VIRTUAL TABLE") {
             if !std::mem::replace(writable, true) {

@@ -38,6 +38,8 @@ impl Local {
         } else {
             Connection::open_with_flags(path, flags)?
         };
+        // As servers have them.
+        anabranch_sql::vector::register(&conn)?;
         conn.busy_timeout(busy_timeout.unwrap_or(BUSY_TIMEOUT))?;
         // Tells at once if it is no database.
         conn.query_row("PRAGMA schema_version", [], |_| Ok(()))?;

@@ -18,6 +18,7 @@ use super::remote::only_writes;
 use super::render::{Mode, Renderer, Settings};
 use super::split::{STATEMENT_BYTES_MAX, Splitter, Statement};
 use crate::failure::Failure;
+use crate::human::counted;
 use crate::output;
 
 /// Files that read files, at most so deep.
@@ -236,7 +237,8 @@ impl Session {
         renderer.finish()?;
         if self.changes {
             let rowid = done.last_rowid.map(|id| format!(", last row id {id}"));
-            writeln!(self.out, "{} rows written{}", done.changes, rowid.unwrap_or_default())?;
+            let rows = counted(done.changes, "row");
+            writeln!(self.out, "{rows} written{}", rowid.unwrap_or_default())?;
         }
         if self.timer {
             let took = started.elapsed().as_secs_f64();
@@ -317,15 +319,15 @@ impl Session {
         if !self.is_interactive && imported.short + imported.long == 0 {
             return Ok(());
         }
-        let mut said = format!("{} rows imported", imported.rows);
+        let mut said = format!("{} imported", counted(imported.rows, "row"));
         if imported.created {
             said += " into a new table";
         }
         if imported.short > 0 {
-            said += &format!("; {} were short of fields, NULL stands for them", imported.short);
+            said += &format!("; short of fields, with NULL for them: {}", imported.short);
         }
         if imported.long > 0 {
-            said += &format!("; {} had too many fields, which were left out", imported.long);
+            said += &format!("; with fields too many, left out: {}", imported.long);
         }
         // Beside the results, for they may be read by a program.
         let _ = writeln!(io::stderr(), "{said}");

@@ -159,11 +159,13 @@ fn contents(conn: &Connection) -> Vec<String> {
         let rows = statement.query_map([], |row| row.get(0)).unwrap();
         rows.map(Result::unwrap).collect()
     };
-    let tables = strings("SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'f'");
+    let tables = strings(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('f', 'sqlite_stat4')",
+    );
     let mut all = strings(
         "SELECT type || ' ' || name || ' ' || tbl_name || ' ' || \
          replace(replace(coalesce(sql, '-'), 'IF NOT EXISTS ', ''), '\"', '''') FROM sqlite_master \
-         ORDER BY 1",
+         WHERE name <> 'sqlite_stat4' ORDER BY 1",
     );
     for table in tables {
         let columns = strings(&format!("SELECT name FROM pragma_table_xinfo('{table}')"));
