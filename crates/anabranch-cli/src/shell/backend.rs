@@ -41,6 +41,9 @@ pub(super) trait Backend {
     /// Whether that is faster than one by one.
     fn is_far(&self) -> bool;
 
+    /// Runs a statement that undoes what was begun, also after Ctrl-C.
+    fn undo(&mut self, sql: &str) -> Result<(), ShellError>;
+
     /// Whether a transaction is open.
     fn in_transaction(&self) -> bool;
 

@@ -53,7 +53,7 @@ pub(super) fn dump(
     }
     let dumped = Dump::new(backend, out).and_then(|mut dump| dump.all(patterns));
     if ours {
-        let ended = backend.just_run("ROLLBACK").map(|_| ());
+        let ended = backend.undo("ROLLBACK");
         return dumped.and(ended);
     }
     dumped

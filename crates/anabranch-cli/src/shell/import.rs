@@ -96,7 +96,7 @@ impl Order {
         if imported.is_err() && backend.in_transaction() {
             for sql in undo.split("; ") {
                 // The error that led here says more.
-                let _ = backend.just_run(sql);
+                let _ = backend.undo(sql);
             }
         }
         imported

@@ -136,6 +136,10 @@ impl Backend for Local {
         false
     }
 
+    fn undo(&mut self, sql: &str) -> Result<(), ShellError> {
+        self.conn()?.execute_batch(sql).map_err(told)
+    }
+
     fn in_transaction(&self) -> bool {
         self.conn.as_ref().is_some_and(|conn| !conn.is_autocommit())
     }

@@ -73,6 +73,8 @@ enum Target {
 /// Runs a shell until it is left, its input ends, or something fails.
 pub(crate) async fn shell(args: args::SqlShell, ctx: &Context) -> Result<Outcome, Failure> {
     let target = Target::of(&args.target, args.create)?;
+    // A line that says that work goes on would be in the way of what is typed.
+    ctx.bars.end();
     let interrupt = Arc::new(Interrupt::default());
     let is_interactive =
         args.sql.is_empty() && io::stdin().is_terminal() && io::stdout().is_terminal();
@@ -229,10 +231,12 @@ fn is_closed_pipe(error: &ShellError) -> bool {
 /// Runs what was given as arguments, or else what comes on standard input.
 fn script(session: &mut Session, texts: &[String]) -> Result<(), Refused> {
     if texts.is_empty() {
+        session.tells_lines = true;
         let mut input = BufReader::with_capacity(BUFFER_BYTES, io::stdin().lock());
         return session.read(&mut input, None).map(|_| ());
     }
     for text in texts {
+        session.tells_lines = text.contains('\n');
         if session.text(text)? == Next::Quit {
             break;
         }

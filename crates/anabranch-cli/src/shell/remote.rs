@@ -8,6 +8,9 @@
 //! Whatever becomes of a request, the state here is right afterwards: an answer that was lost or given
 //! up leaves no baton, and so no transaction, which the server rolls back soon.
 //!
+//! A server may name another address for the rest of a stream. It is not followed: token and
+//! statements go where the user said.
+//!
 //! Memory: one answer, [`super::http::ANSWER_BYTES_MAX`] as JSON, and its values.
 
 use std::sync::Arc;
@@ -190,6 +193,11 @@ impl Backend for Remote {
 
     fn is_far(&self) -> bool {
         true
+    }
+
+    fn undo(&mut self, sql: &str) -> Result<(), ShellError> {
+        // A request that Ctrl-C gave up has taken the transaction with it.
+        if self.in_transaction { self.just_run(sql).map(|_| ()) } else { Ok(()) }
     }
 
     fn in_transaction(&self) -> bool {

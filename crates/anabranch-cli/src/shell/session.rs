@@ -50,6 +50,8 @@ pub(super) struct Session {
     /// Errors are told as JSON.
     pub(super) json: bool,
     pub(super) is_interactive: bool,
+    /// Errors name the line of an input that has no name.
+    pub(super) tells_lines: bool,
     pub(super) timer: bool,
     pub(super) changes: bool,
     /// Something failed and was told.
@@ -75,6 +77,7 @@ impl Session {
             bail: true,
             json: false,
             is_interactive: false,
+            tells_lines: false,
             timer: false,
             changes: false,
             failed: false,
@@ -181,7 +184,7 @@ impl Session {
         if group.is_empty() {
             return Ok(());
         }
-        self.interrupt.clear();
+        self.calm();
         let was_open = self.backend.in_transaction();
         let statements = group.iter().map(|statement| Stmt::new(statement.sql.as_str()));
         self.backend.run_all(statements.collect()).map_err(|(at, error)| {
@@ -202,12 +205,19 @@ impl Session {
         self.settle(ran).map(|_| ())
     }
 
+    /// After Ctrl-C a person goes on; a script ends, whatever it is about to do.
+    fn calm(&self) {
+        if self.is_interactive {
+            self.interrupt.clear();
+        }
+    }
+
     /// Where in the input something stands, if it needs to be told.
     fn place(&self, line: u64, name: Option<&Path>) -> String {
         match name {
             Some(name) => format!("{}, line {line}", name.display()),
-            None if self.is_interactive => String::new(),
-            None => format!("line {line}"),
+            None if self.tells_lines => format!("line {line}"),
+            None => String::new(),
         }
     }
 
@@ -230,7 +240,7 @@ impl Session {
     }
 
     fn run(&mut self, sql: &str) -> Result<(), ShellError> {
-        self.interrupt.clear();
+        self.calm();
         let started = Instant::now();
         let mut renderer = Renderer::new(&mut self.out, &self.settings);
         let done = self.backend.run(sql, &[], &mut renderer)?;
@@ -250,7 +260,7 @@ impl Session {
 
     fn command(&mut self, line: &str) -> Result<Next, Told> {
         let command = Command::parse(line)?;
-        self.interrupt.clear();
+        self.calm();
         match command.name {
             "quit" | "exit" => return Ok(Next::Quit),
             "bail" => self.bail = command.switch()?,
@@ -406,7 +416,7 @@ impl Session {
             "{tables} UNION SELECT c.name FROM sqlite_master AS t, pragma_table_info(t.name) AS c \
              WHERE t.type IN ('table', 'view') LIMIT {names_max}"
         );
-        self.interrupt.clear();
+        self.calm();
         let rows = match self.backend.rows(&with_columns, &[]) {
             // Not every server lets pragmas be used as tables.
             Err(ShellError::Sql { .. }) => {

@@ -76,12 +76,13 @@ impl Shell {
             }
         };
         let written = Written::default();
-        let session = Session::new(
+        let mut session = Session::new(
             backend,
             Arc::clone(&interrupt),
             Settings::new(Mode::List),
             Output::to(written.clone()),
         );
+        session.tells_lines = true;
         Shell { session, written, interrupt, server, file, folder, _runtime: runtime }
     }
 
@@ -547,6 +548,20 @@ fn control_c_stops_a_statement_here() {
         let refused = shell.fails(endless);
         assert!(matches!(refused.error, ShellError::Interrupted), "{refused:?}");
     });
+}
+
+#[test]
+fn an_import_that_is_stopped_leaves_nothing() {
+    let mut shell = Shell::local();
+    shell.ok("CREATE TABLE t(a);");
+    let file = shell.path("a.csv");
+    std::fs::write(&file, "1\n2\n").unwrap();
+    shell.interrupt.raise();
+    let refused = shell.fails(&format!(".import '{}' t", file.display()));
+    assert!(matches!(refused.error, ShellError::Interrupted), "{refused:?}");
+    assert!(!shell.session.backend.in_transaction());
+    shell.interrupt.clear();
+    assert_eq!(shell.ok("SELECT count(*) FROM t"), "0\n");
 }
 
 #[test]
