@@ -157,7 +157,7 @@ impl Failure {
             },
             Failure::Unreachable(_) => Exit::Offline,
             Failure::Usage(_) => Exit::Usage,
-            Failure::Shell(refused) => match refused.error {
+            Failure::Shell(refused) => match *refused.error {
                 ShellError::Offline { .. } => Exit::Offline,
                 ShellError::Interrupted => Exit::Interrupted,
                 _ => Exit::Failed,

@@ -37,7 +37,7 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
 
 /// As [`clean`], on one line.
 pub(crate) fn one_line(text: &str) -> String {
-    clean(text).replace('\n', " ").replace('\t', " ")
+    clean(text).replace(['\n', '\t'], " ")
 }
 
 /// Cleans all that is written through it.

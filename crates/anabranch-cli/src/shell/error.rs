@@ -241,7 +241,7 @@ fn offset_in(message: &str) -> Option<usize> {
 #[derive(Debug)]
 pub(crate) struct Refused {
     /// What happened.
-    pub(crate) error: ShellError,
+    pub(crate) error: Box<ShellError>,
     /// "line 7", "dump.sql, line 7"; empty if it needs not be told.
     pub(crate) place: String,
     /// The part of the statement that it is about, with a mark below; or empty.
@@ -269,7 +269,7 @@ impl Refused {
             _ => None,
         };
         let excerpt = offset.map(|offset| excerpt(sql, offset)).unwrap_or_default();
-        Refused { error, place, excerpt, is_rolled_back: false }
+        Refused { error: Box::new(error), place, excerpt, is_rolled_back: false }
     }
 }
 

@@ -17,6 +17,7 @@
 
 mod backend;
 mod clean;
+mod commands;
 mod dot;
 mod dump;
 mod error;

@@ -441,7 +441,7 @@ fn a_server_of_version_2_is_served_as_well() {
 
     let mut shell = Shell::with(Some(How { version: 1, ..USUAL }));
     let refused = shell.fails("SELECT 1");
-    assert!(matches!(refused.error, ShellError::NoSql { .. }), "{refused:?}");
+    assert!(matches!(*refused.error, ShellError::NoSql { .. }), "{refused:?}");
     assert!(refused.to_string().ends_with(": no such path"), "{refused}");
 }
 
@@ -452,7 +452,7 @@ fn a_statement_whose_answer_is_lost_is_not_repeated() {
     let asked = shell.server().asked().len();
     shell.server().trick(Trick::GoAway);
     let refused = shell.fails("INSERT INTO t VALUES(1);");
-    assert!(matches!(refused.error, ShellError::Lost { .. }), "{refused:?}");
+    assert!(matches!(*refused.error, ShellError::Lost { .. }), "{refused:?}");
     assert!(refused.to_string().contains("not known whether"), "{refused}");
     assert_eq!(shell.server().asked().len(), asked + 1);
     assert!(!shell.session.backend.in_transaction());
@@ -468,7 +468,7 @@ fn a_server_that_cannot_be_reached_is_offline() {
     let runtime = shell._runtime.handle().clone();
     shell.session.backend = Box::new(Remote::new(http, runtime, Arc::clone(&shell.interrupt)));
     let refused = shell.fails("SELECT 1");
-    assert!(matches!(refused.error, ShellError::Offline { .. }), "{refused:?}");
+    assert!(matches!(*refused.error, ShellError::Offline { .. }), "{refused:?}");
     let failure = crate::failure::Failure::Shell(Box::new(refused));
     assert_eq!(failure.exit().code(), 4);
     assert_eq!(failure.json()["error"]["code"], "offline");
@@ -546,7 +546,7 @@ fn control_c_stops_a_statement_here() {
         let endless = "SELECT 1; WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
                        SELECT i FROM n WHERE i > 1;";
         let refused = shell.fails(endless);
-        assert!(matches!(refused.error, ShellError::Interrupted), "{refused:?}");
+        assert!(matches!(*refused.error, ShellError::Interrupted), "{refused:?}");
     });
 }
 
@@ -558,7 +558,7 @@ fn an_import_that_is_stopped_leaves_nothing() {
     std::fs::write(&file, "1\n2\n").unwrap();
     shell.interrupt.raise();
     let refused = shell.fails(&format!(".import '{}' t", file.display()));
-    assert!(matches!(refused.error, ShellError::Interrupted), "{refused:?}");
+    assert!(matches!(*refused.error, ShellError::Interrupted), "{refused:?}");
     assert!(!shell.session.backend.in_transaction());
     shell.interrupt.clear();
     assert_eq!(shell.ok("SELECT count(*) FROM t"), "0\n");
@@ -572,7 +572,7 @@ fn files_that_read_themselves_come_to_an_end() {
     let refused = shell.fails(&format!(".read {}", file.display()));
     assert!(refused.to_string().contains("deep"), "{refused}");
     let refused = shell.fails(".read missing.sql");
-    assert!(matches!(refused.error, ShellError::File { .. }), "{refused:?}");
+    assert!(matches!(*refused.error, ShellError::File { .. }), "{refused:?}");
 }
 
 #[test]
@@ -584,7 +584,7 @@ fn output_goes_to_a_file() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "5\n");
     let nowhere = Path::new("/nowhere/x");
     assert!(matches!(
-        shell.fails(&format!(".output {}", nowhere.display())).error,
+        *shell.fails(&format!(".output {}", nowhere.display())).error,
         ShellError::File { .. }
     ));
 }
