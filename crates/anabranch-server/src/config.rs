@@ -33,6 +33,16 @@ pub struct Limits {
     pub libsql_body: u64,
     /// Longest body of a push in our own dialect, in bytes. It lies in a temporary file.
     pub push_body: u64,
+    /// Longest body of a request with SQL, and longest message over WebSocket, in bytes.
+    pub sql_body: u64,
+    /// Streams of SQL at once, those that wait for their client's next request included.
+    pub sql_streams: usize,
+    /// The same, of one database.
+    pub sql_streams_per_database: usize,
+    /// How long a stream of SQL over HTTP is kept without a further request.
+    pub sql_stream_idle: Duration,
+    /// WebSockets at once.
+    pub sql_sockets: usize,
     /// Connections at once; further ones wait to be accepted.
     pub connections: usize,
     /// Requests of one database that are worked on at once; further ones wait.
@@ -56,6 +66,11 @@ impl Default for Limits {
         Limits {
             libsql_body: 64 << 20,
             push_body: 16 << 30,
+            sql_body: 64 << 20,
+            sql_streams: 1024,
+            sql_streams_per_database: 256,
+            sql_stream_idle: Duration::from_secs(300),
+            sql_sockets: 1024,
             connections: 4096,
             requests_per_database: 64,
             turn: Duration::from_secs(10),
@@ -83,12 +98,6 @@ pub struct SqlLimits {
     pub result: u64,
     /// Longest result that is read row by row (a cursor), in bytes. It lies in a temporary file.
     pub cursor: u64,
-    /// Streams of one database that are open at once, each a connection of SQLite's.
-    pub streams_per_database: usize,
-    /// Streams of all databases.
-    pub streams: usize,
-    /// How long a stream without a transaction is kept for its client.
-    pub stream_idle: Duration,
 }
 
 impl Default for SqlLimits {
@@ -100,9 +109,6 @@ impl Default for SqlLimits {
             busy: Duration::from_secs(10),
             result: 10 << 20,
             cursor: 1 << 30,
-            streams_per_database: 1024,
-            streams: 4096,
-            stream_idle: Duration::from_secs(300),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::database::Shared;
 use crate::databases::Databases;
 use crate::housekeeping::Housekeeper;
 use crate::sql::SqlSettings;
-use crate::{connection, dispatch, libsql, metrics, ops};
+use crate::{connection, dispatch, libsql, metrics, ops, sql};
 
 /// Why a server does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,7 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) root: Root,
     pub(crate) databases: Databases,
+    pub(crate) sql: sql::Service,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -68,7 +69,8 @@ impl App {
             sql: Arc::new(SqlSettings::new(&config)),
         });
         let databases = Databases::new(root.clone(), shared, config.limits.requests_per_database);
-        Arc::new(App { config, root, databases, tasks, stop })
+        let sql = sql::Service::new(&config.limits);
+        Arc::new(App { config, root, databases, sql, tasks, stop })
     }
 
     /// Whether the server was told to stop: what waits must end.
@@ -115,6 +117,12 @@ impl Server {
         self.listener.local_addr().unwrap_or(self.app.config.listen)
     }
 
+    /// What its requests share.
+    #[cfg(test)]
+    pub(crate) fn app(&self) -> Arc<App> {
+        Arc::clone(&self.app)
+    }
+
     /// Where metrics are.
     #[must_use]
     pub fn metrics_address(&self) -> Option<SocketAddr> {
@@ -145,6 +153,7 @@ impl Server {
             dispatch::handle(Arc::clone(&answering), request)
         })
         .await;
+        app.sql.close_idle();
         app.tasks.close();
         if tokio::time::timeout(app.config.limits.grace, app.tasks.wait()).await.is_err() {
             tracing::warn!("appends under way were cut off; their clients will ask again");
@@ -161,9 +170,10 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 }
 
 async fn close_idle(app: Arc<App>) {
-    let idle = app.config.limits.idle_database;
+    let limits = &app.config.limits;
     loop {
-        tokio::time::sleep(idle / 4).await;
-        app.databases.close_idle(idle);
+        tokio::time::sleep(limits.idle_database.min(limits.sql_stream_idle) / 4).await;
+        app.sql.expire();
+        app.databases.close_idle(limits.idle_database);
     }
 }

@@ -6,9 +6,13 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `replica` | the file, in step with the log |
+//! | `serve` | the endpoints; errors and headers as these clients want them |
+//! | `http`, `ws` | pipelines and cursors; WebSockets |
+//! | `streams`, `baton` | streams between the requests of their clients, and the tickets for them |
+//! | `texts`, `sink`, `room` | stored SQL; results of batches and cursors; memory for bodies |
+//! | `stream`, `run` | a client's connection and its transaction; the statements of a request |
 //! | `place` | who writes, group commit |
-//! | `stream`, `run` | a client's connection and its transaction; statements of a request |
+//! | `replica` | the file, in step with the log |
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -23,15 +27,24 @@ use anabranch_store::causes;
 
 use crate::database::Database;
 
+mod baton;
+mod http;
 mod place;
 mod replica;
+mod room;
 mod run;
+mod serve;
 mod settings;
+mod sink;
 mod stream;
+mod streams;
+mod texts;
+mod ws;
 
-pub(crate) use run::BatchSink;
+pub(crate) use serve::{
+    Service, allow_origins, error_response, is_socket, needs_no_token, no_access, serve,
+};
 pub(crate) use settings::SqlSettings;
-pub(crate) use stream::{Stream, Told};
 
 use place::Place;
 use replica::{Fault, Replica, blocking};

@@ -11,29 +11,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anabranch_hrana::{BatchStep, Col, Error, StepOutcome, Stmt, StmtResult, Value};
+use anabranch_hrana::{BatchStep, Col, Error, StepOutcome, Stmt, Value};
 use anabranch_sql::text::{self, Class, Mode};
 use anabranch_sql::{Done, Need, Rights, Rows, Session, from_sqlite};
 use rusqlite::TransactionState;
 
 use super::Sql;
 use super::place::Outcome;
-
-/// Takes the results of a batch.
-pub(crate) trait BatchSink: Send + 'static {
-    /// A step begins to answer.
-    fn begin(&mut self, step: u32, cols: Vec<Col>) -> Result<(), Error>;
-    /// A row of it.
-    fn row(&mut self, row: Vec<Value>) -> Result<(), Error>;
-    /// The step is done.
-    fn end(&mut self, step: u32, done: &Done);
-    /// The step failed; rows that it had count no more.
-    fn error(&mut self, step: u32, error: Error);
-    /// All that came so far counts no more: the batch is done again.
-    fn restart(&mut self);
-    /// Longest result of one statement that it takes, in bytes.
-    fn bytes_max(&self) -> u64;
-}
+use super::sink::BatchSink;
 
 /// What is to be run.
 #[derive(Debug)]
@@ -119,7 +104,7 @@ struct Through<'a, S> {
 
 impl<S: BatchSink> Rows for Through<'_, S> {
     fn cols(&mut self, cols: Vec<Col>) -> Result<(), Error> {
-        self.sink.begin(self.step, cols)
+        self.sink.step_begin(self.step, cols)
     }
 
     fn row(&mut self, row: Vec<Value>) -> Result<(), Error> {
@@ -147,10 +132,10 @@ impl<S: BatchSink> Run<S> {
     }
 
     /// It is done again from its start.
-    pub(super) fn restart(&mut self) {
+    pub(super) fn restart(&mut self) -> Result<(), Error> {
         (self.next, self.at, self.pending) = (0, (0, 0), None);
         self.outcomes.clear();
-        self.sink.restart();
+        self.sink.restart()
     }
 
     /// Goes on until it has to stop.
@@ -275,17 +260,16 @@ impl<S: BatchSink> Run<S> {
         let step = self.step();
         self.next += 1;
         self.at.0 = self.at.1;
+        let ran = ran.and_then(|done| self.sink.step_end(&done));
         match ran {
-            Ok(done) => {
-                self.sink.end(step, &done);
+            Ok(()) => {
                 self.outcomes.push(StepOutcome::Ok);
                 None
             }
             Err(error) if matches!(self.steps, Steps::Text(_)) => Some(Pause::End(Err(error))),
             Err(error) => {
-                self.sink.error(step, error);
                 self.outcomes.push(StepOutcome::Error);
-                None
+                self.sink.step_error(step, error).err().map(|error| Pause::End(Err(error)))
             }
         }
     }
@@ -296,7 +280,7 @@ impl<S: BatchSink> Run<S> {
         let step = self.step();
         let handed = self
             .sink
-            .begin(step, rows.cols)
+            .step_begin(step, rows.cols)
             .and_then(|()| rows.rows.into_iter().try_for_each(|row| self.sink.row(row)));
         self.settled(handed.map(|()| done))
     }
@@ -386,111 +370,5 @@ pub(super) fn end_reading(session: &Session) {
     let ended = session.unguarded(|conn| conn.prepare_cached("ROLLBACK")?.execute([]));
     if let Err(error) = ended {
         tracing::warn!(%error, "ending a read transaction failed");
-    }
-}
-
-/// The results of a batch, in memory.
-#[derive(Debug)]
-pub(super) struct Results {
-    pub(super) results: Vec<Option<StmtResult>>,
-    pub(super) errors: Vec<Option<Error>>,
-    current: Option<StmtResult>,
-    since: Instant,
-    bytes: u64,
-    bytes_max: u64,
-}
-
-/// What a value takes at least, in memory and as JSON.
-fn value_bytes(value: &Value) -> u64 {
-    32 + match value {
-        Value::Text(text) => text.len() as u64,
-        Value::Blob(blob) => blob.len() as u64,
-        _ => 0,
-    }
-}
-
-impl Results {
-    pub(super) fn new(steps: usize, bytes_max: u64) -> Self {
-        Results {
-            results: vec![None; steps],
-            errors: vec![None; steps],
-            current: None,
-            since: Instant::now(),
-            bytes: 0,
-            bytes_max,
-        }
-    }
-}
-
-impl BatchSink for Results {
-    fn begin(&mut self, _step: u32, cols: Vec<Col>) -> Result<(), Error> {
-        self.current = Some(StmtResult { cols, ..StmtResult::default() });
-        Ok(())
-    }
-
-    fn row(&mut self, row: Vec<Value>) -> Result<(), Error> {
-        self.bytes += row.iter().map(value_bytes).sum::<u64>();
-        if self.bytes > self.bytes_max {
-            return Err(Error::new(
-                "RESPONSE_TOO_LARGE",
-                format!("the results of this batch are longer than {} bytes", self.bytes_max),
-            ));
-        }
-        if let Some(current) = &mut self.current {
-            current.rows.push(row);
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, step: u32, done: &Done) {
-        let mut result = self.current.take().unwrap_or_default();
-        result.affected_row_count = done.affected_row_count;
-        result.last_insert_rowid = done.last_insert_rowid;
-        result.rows_read = done.rows_read;
-        result.rows_written = done.rows_written;
-        result.query_duration_ms = self.since.elapsed().as_secs_f64() * 1e3;
-        self.since = Instant::now();
-        if let Some(slot) = self.results.get_mut(step as usize) {
-            *slot = Some(result);
-        }
-    }
-
-    fn error(&mut self, step: u32, error: Error) {
-        self.current = None;
-        if let Some(slot) = self.errors.get_mut(step as usize) {
-            *slot = Some(error);
-        }
-    }
-
-    fn restart(&mut self) {
-        *self = Results::new(self.results.len(), self.bytes_max);
-    }
-
-    fn bytes_max(&self) -> u64 {
-        self.bytes_max
-    }
-}
-
-/// Takes the results of a text, which nobody wants.
-#[derive(Debug)]
-pub(super) struct Dropped;
-
-impl BatchSink for Dropped {
-    fn begin(&mut self, _step: u32, _cols: Vec<Col>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn row(&mut self, _row: Vec<Value>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn end(&mut self, _step: u32, _done: &Done) {}
-
-    fn error(&mut self, _step: u32, _error: Error) {}
-
-    fn restart(&mut self) {}
-
-    fn bytes_max(&self) -> u64 {
-        u64::MAX
     }
 }

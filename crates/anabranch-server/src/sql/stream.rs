@@ -22,9 +22,8 @@ use rusqlite::TransactionState;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::place::{Held, Outcome, Stay};
-use super::run::{
-    BatchSink, Context, Dropped, Pause, Results, Run, Steps, end_reading, transaction_state,
-};
+use super::run::{Context, Pause, Run, Steps, end_reading, transaction_state};
+use super::sink::{BatchSink, Dropped, Results};
 use super::{Sql, busy};
 use crate::database::Database;
 
@@ -274,7 +273,7 @@ impl Core {
             if !run.can_restart() || tries >= AGAIN || since.elapsed() > AGAIN_FOR {
                 return Ok((run.sink, Err(lost)));
             }
-            run.restart();
+            run.restart()?;
         }
     }
 
