@@ -15,10 +15,12 @@ use clap_complete::Shell;
 use crate::when::{self, When};
 
 mod exchange;
+mod shell;
 
 pub(crate) use exchange::{
     Config, Conflicts, ConflictsCommand, ConflictsResolve, Diff, Pull, Sync,
 };
+pub(crate) use shell::SqlShell;
 
 const AFTER_HELP: &str = "\
 FILE may be left out where exactly one replica (a file with an -anabranch sidecar) lies in the
@@ -135,6 +137,7 @@ pub(crate) enum Command {
     Inspect(Inspect),
     // By far the largest.
     Serve(Box<Serve>),
+    Shell(SqlShell),
     Demo(Demo),
     Completions(Completions),
 }
