@@ -113,7 +113,9 @@ fn position(haystack: &[u8], needle: &[u8], is_text: bool) -> i64 {
         memmem::find(haystack, needle)
     };
     let Some(found) = found else { return 0 };
-    let before = haystack[..found].iter().filter(|byte| !is_within(byte)).count();
+    // The first byte begins a character, whatever it is.
+    let after_first = haystack.get(1..found).unwrap_or_default();
+    let before = usize::from(found > 0) + after_first.iter().filter(|b| !is_within(b)).count();
     i64::try_from(before).unwrap_or(i64::MAX - 1) + 1
 }
 
