@@ -27,6 +27,7 @@ mod limits;
 mod linear;
 mod rows;
 mod session;
+mod setup;
 pub mod text;
 pub mod vector;
 

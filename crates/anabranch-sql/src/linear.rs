@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use memchr::memmem;
 use rusqlite::functions::{Context, FunctionFlags};
@@ -113,7 +113,9 @@ fn position(haystack: &[u8], needle: &[u8], is_text: bool) -> i64 {
         memmem::find(haystack, needle)
     };
     let Some(found) = found else { return 0 };
-    let before = haystack[..found].iter().filter(|byte| !is_within(byte)).count();
+    // The first byte begins a character, whatever it is.
+    let after_first = haystack.get(1..found).unwrap_or_default();
+    let before = usize::from(found > 0) + after_first.iter().filter(|b| !is_within(b)).count();
     i64::try_from(before).unwrap_or(i64::MAX - 1) + 1
 }
 
@@ -136,28 +138,38 @@ fn replace(text: &[u8], from: &[u8], to: &[u8], bytes_max: u32) -> rusqlite::Res
 }
 
 fn trim(text: &[u8], characters: &[u8], start: bool, end: bool) -> rusqlite::Result<Text> {
-    let characters: HashSet<&[u8]> = each_character(characters).collect();
-    let lengths: HashSet<usize> = characters.iter().map(|character| character.len()).collect();
+    let mut places: HashMap<&[u8], usize> = HashMap::new();
+    for (place, character) in each_character(characters).enumerate() {
+        places.entry(character).or_insert(place);
+    }
+    let lengths: HashSet<usize> = places.keys().map(|character| character.len()).collect();
     if lengths.len() > CHARACTER_LENGTHS_MAX {
         return Err(too_big());
     }
     let mut rest = text;
-    let is_one = |character: &[u8]| characters.contains(character);
-    if start {
-        while let Some(after) = lengths.iter().find_map(|length| {
-            let (character, after) = rest.split_at_checked(*length)?;
-            is_one(character).then_some(after)
-        }) {
-            rest = after;
-        }
+    // Where the text is not UTF-8, several may fit: the first that was named counts.
+    while start
+        && let Some((_, after)) = lengths
+            .iter()
+            .filter_map(|length| {
+                let (character, after) = rest.split_at_checked(*length)?;
+                Some((*places.get(character)?, after))
+            })
+            .min_by_key(|(place, _)| *place)
+    {
+        rest = after;
     }
-    if end {
-        while let Some(before) = lengths.iter().find_map(|length| {
-            let (before, character) = rest.split_at_checked(rest.len().checked_sub(*length)?)?;
-            is_one(character).then_some(before)
-        }) {
-            rest = before;
-        }
+    while end
+        && let Some((_, before)) = lengths
+            .iter()
+            .filter_map(|length| {
+                let (before, character) =
+                    rest.split_at_checked(rest.len().checked_sub(*length)?)?;
+                Some((*places.get(character)?, before))
+            })
+            .min_by_key(|(place, _)| *place)
+    {
+        rest = before;
     }
     Ok(Text(rest.to_vec()))
 }

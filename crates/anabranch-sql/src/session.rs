@@ -15,18 +15,16 @@ use std::time::Instant;
 
 use anabranch_hrana::{DescribeCol, DescribeParam, DescribeResult, Error, NamedArg, Value};
 use anabranch_sqlite::TempFiles;
-use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, InterruptHandle, OpenFlags, StatementStatus};
 
 use crate::bind::bind;
 use crate::clock::Clock;
 use crate::error::{self, Cause, code, explain};
-use crate::guard::{self, Effect, Guard, OF_CONNECTION};
-use crate::limits::{CACHED_SQL_BYTES, CACHED_STATEMENTS, Limits};
-use crate::linear;
+use crate::guard::{self, Effect, Guard};
+use crate::limits::{CACHED_SQL_BYTES, Limits};
 use crate::rows::{Meter, Rows, columns};
+use crate::setup::{clean, prepare};
 use crate::text::{self, Changes, Class, Count, Mode};
-use crate::vector;
 
 /// What the client of a request may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -504,52 +502,4 @@ fn one_statement(sql: &str) -> Result<std::ops::Range<usize>, Error> {
         Count::None => error::no_statement(),
         Count::Many => error::many_statements(),
     })
-}
-
-/// Makes a connection ready; the guard comes last, as it would refuse some of this.
-fn prepare(conn: &mut Connection, limits: &Limits) -> rusqlite::Result<(Guard, Clock)> {
-    for (config, on) in [
-        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
-        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
-        (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
-        (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
-        (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true),
-        (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, true),
-    ] {
-        conn.set_db_config(config, on)?;
-    }
-    conn.execute_batch("PRAGMA cell_size_check=1")?;
-    set_pragmas(conn)?;
-    limits.apply(conn)?;
-    vector::register(conn)?;
-    linear::register(conn, limits.value_bytes)?;
-    conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
-    let clock = Clock::install(conn)?;
-    Ok((Guard::install(conn, clock.clone())?, clock))
-}
-
-/// Sets the pragmas of the connection to how it begins.
-fn set_pragmas(conn: &Connection) -> rusqlite::Result<()> {
-    for (name, value) in OF_CONNECTION {
-        conn.execute_batch(&format!("PRAGMA {name}={value}"))?;
-    }
-    Ok(())
-}
-
-/// Ends what is open and sets back what was set; `false` if something of a client would stay.
-fn clean(conn: &Connection, temp: bool, pragmas: bool) -> rusqlite::Result<bool> {
-    if !conn.is_autocommit() {
-        conn.execute_batch("ROLLBACK")?;
-    }
-    if temp {
-        let objects: i64 =
-            conn.query_row("SELECT count(*) FROM temp.sqlite_schema", [], |row| row.get(0))?;
-        if objects > 0 {
-            return Ok(false);
-        }
-    }
-    if pragmas {
-        set_pragmas(conn)?;
-    }
-    Ok(true)
 }

@@ -160,9 +160,7 @@ fn long_results_are_refused_and_leave_nothing_open() {
         "SELECT zeroblob(8000)".to_owned(),
         "SELECT printf('%.*c', 3000, char(1))".to_owned(),
         format!("SELECT {}", vec!["1 AS a_rather_long_name_of_a_column"; 200].join(",")),
-        format!(
-            "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n LIMIT 1000) INSERT INTO t SELECT i FROM n RETURNING a"
-        ),
+        "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n LIMIT 1000) INSERT INTO t SELECT i FROM n RETURNING a".to_owned(),
     ] {
         let error = fails(&mut reader, &sql);
         assert_eq!(error.code, "RESPONSE_TOO_LARGE", "{sql}: {error}");
