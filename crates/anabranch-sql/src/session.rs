@@ -271,21 +271,6 @@ impl Session {
         (self.limits.result_bytes, self.limits.result_rows) = (bytes, rows);
     }
 
-    /// What running a text takes: [`Class::Write`] is what needs the write lock, and
-    /// [`Class::Unknown`] does not occur. Only a pragma is compiled for it, since others may need what
-    /// waiting for the lock brings.
-    pub fn needs_write(&mut self, sql: &str) -> Result<Class, Error> {
-        match text::class(sql) {
-            Class::Unknown => {}
-            class => return Ok(class),
-        }
-        let place = one_statement(sql)?;
-        self.caught(|session| {
-            let compiled = session.compile(&sql[place.clone()], place.start)?;
-            Ok(if compiled.writes() { Class::Write } else { Class::Read })
-        })
-    }
-
     /// Runs one statement to its end; its rows go to `rows`. Whatever the outcome, the statement is
     /// over afterwards.
     pub fn execute(
