@@ -10,17 +10,20 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::Instant;
 
 use anabranch_hrana::{DescribeCol, DescribeParam, DescribeResult, Error, NamedArg, Value};
+use anabranch_sqlite::TempFiles;
 use rusqlite::config::DbConfig;
-use rusqlite::{CachedStatement, Connection, InterruptHandle, StatementStatus};
+use rusqlite::{CachedStatement, Connection, InterruptHandle, OpenFlags, StatementStatus};
 
 use crate::bind::bind;
 use crate::clock::Clock;
 use crate::error::{self, Cause, code, explain};
 use crate::guard::{self, Effect, Guard, OF_CONNECTION};
 use crate::limits::{CACHED_SQL_BYTES, CACHED_STATEMENTS, Limits};
+use crate::linear;
 use crate::rows::{Meter, Rows, columns};
 use crate::text::{self, Changes, Class, Count, Mode};
 use crate::vector;
@@ -68,6 +71,7 @@ pub struct Session {
     limits: Limits,
     guard: Guard,
     clock: Clock,
+    temp_files: TempFiles,
     rights: Rights,
     /// When what runs now must have ended; `None`: only statements are limited.
     until: Option<Instant>,
@@ -130,6 +134,13 @@ impl Compiled<'_> {
 const AROUND: &str = "anabranch_returning";
 
 impl Session {
+    /// Opens a connection, and takes it over. Only where it is opened here do temporary files have a
+    /// limit.
+    pub fn open(path: &Path, flags: OpenFlags, limits: &Limits) -> Result<Self, Error> {
+        let conn = TempFiles::open(path, flags).map_err(|error| error::from_sqlite(&error))?;
+        Self::new(conn, limits)
+    }
+
     /// Takes over a connection to a database: guard, limits, functions, and the state that clients
     /// expect. Changes nothing in the file. Foreign keys are enforced, as by the official server;
     /// everything else is as in stock SQLite.
@@ -141,6 +152,7 @@ impl Session {
             limits: *limits,
             guard,
             clock,
+            temp_files: TempFiles::new(limits.temp_bytes),
             rights: Rights::Write,
             until: None,
             temp: Cell::new(false),
@@ -304,7 +316,9 @@ impl Session {
 
     /// Runs `act`; a panic becomes an error.
     fn caught<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
-        let result = catch_unwind(AssertUnwindSafe(|| act(self)));
+        let temp_files = self.temp_files.clone();
+        temp_files.take_refused();
+        let result = temp_files.within(|| catch_unwind(AssertUnwindSafe(|| act(self))));
         self.clock.stop();
         result.unwrap_or_else(|panic| {
             self.broken = true;
@@ -355,6 +369,7 @@ impl Session {
     fn cause(&self) -> Cause<'static> {
         Cause {
             timed_out: self.clock.was_reached().then_some(self.limits.run_time),
+            temp_full: self.temp_files.take_refused().then_some(self.limits.temp_bytes),
             ..Cause::default()
         }
     }
@@ -507,6 +522,7 @@ fn prepare(conn: &mut Connection, limits: &Limits) -> rusqlite::Result<(Guard, C
     set_pragmas(conn)?;
     limits.apply(conn)?;
     vector::register(conn)?;
+    linear::register(conn, limits.value_bytes)?;
     conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     let clock = Clock::install(conn)?;
     Ok((Guard::install(conn, clock.clone())?, clock))
