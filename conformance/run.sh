@@ -3,7 +3,7 @@
 #   conformance/run.sh              what CI runs: all scenarios, short random courses, and the clients of all languages
 #   conformance/run.sh soak         arguments go to cargo test: one test or some
 #   CONFORMANCE_ROUNDS=2000 CONFORMANCE_SEED=7 conformance/run.sh soak
-#   CONFORMANCE_KILLS=200 conformance/run.sh killed
+#   CONFORMANCE_KILLS=200 conformance/run.sh killed_under
 # Python, and Node.js with npm, are needed; CONFORMANCE_LANGUAGES="rust python" leaves one out.
 # ANABRANCH_BIN names the program under test; without it, it is built from the workspace.
 set -euo pipefail
