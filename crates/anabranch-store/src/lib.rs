@@ -32,6 +32,7 @@ mod context;
 mod error;
 mod fault;
 mod fetch;
+mod first_image;
 mod folder;
 mod frames;
 pub mod fresh;

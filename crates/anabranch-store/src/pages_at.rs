@@ -32,11 +32,12 @@ use crate::collect::check_next;
 use crate::context::Context;
 use crate::error::StoreError;
 use crate::fetch::PLANS_MAX;
+use crate::first_image::FirstImage;
 use crate::keys::Target;
 use crate::log::Log;
 use crate::objects::is_vanished;
 use crate::progress::{Counter, Progress, Step};
-use crate::runs::{Chain, OpenPiece, Runs, Source};
+use crate::runs::{Chain, Named, OpenPiece, Runs, Source};
 use crate::snapshot_pages::SnapshotParts;
 
 /// Objects on their way at the same time.
@@ -253,7 +254,7 @@ impl Newer {
             source
         } else {
             self.begins(page_size, metadata.pages.1);
-            runs.open(piece, true)?
+            self.open(&runs, piece)?
         };
         let mut page = vec![0; page_size.bytes()];
         while let Some(pgno) = source.next_page(&mut page).map_err(|e| runs.unnamed(e))? {
@@ -267,6 +268,19 @@ impl Newer {
         self.objects += 1;
         self.oldest = Some((metadata, key));
         Ok(())
+    }
+
+    fn open(&self, runs: &Runs, piece: OpenPiece) -> Result<Source, StoreError> {
+        let failed = |e| self.context.scratch_failed(e);
+        if self.chain == Chain::Checked || !FirstImage::suits(&piece).map_err(failed)? {
+            return runs.open(piece, true);
+        }
+        let key = piece.key.clone();
+        let mut wanted = self.missing.clone();
+        // It was cut off, and has grown since.
+        wanted.remove_above(piece.metadata.pages.1);
+        let source = Box::new(FirstImage::start(piece, wanted).map_err(failed)?);
+        Ok(Box::new(Named { context: self.context.clone(), key, source }))
     }
 
     /// The newest object tells the size.

@@ -272,10 +272,10 @@ impl Runs {
 }
 
 /// Names the object in every error.
-struct Named {
-    context: Context,
-    key: String,
-    source: Source,
+pub(crate) struct Named {
+    pub(crate) context: Context,
+    pub(crate) key: String,
+    pub(crate) source: Source,
 }
 
 impl PageSource for Named {

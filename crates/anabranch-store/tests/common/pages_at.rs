@@ -135,6 +135,8 @@ pub async fn single_pages_of_a_large_snapshot_cost_little(fixture: &Fixture) {
 pub async fn nothing_older_is_read_than_is_needed(fixture: &Fixture) {
     let log = fixture.log().await;
     let mut a = Replica::new(&log, "a");
+    a.pushed(12_000).await;
+    let first = (a.at(), a.db.pages.clone());
     for size in [2_000, 4_000, 6_000] {
         a.pushed(size).await;
     }
@@ -146,10 +148,21 @@ pub async fn nothing_older_is_read_than_is_needed(fixture: &Fixture) {
             assert_eq!(page, a.db.pages[n as usize - 1], "page {n}");
         }
     }
-    let found = log.pages_at(a.at(), wanted(1..=6_000), Chain::LeftToReader, &Progress::none());
-    let pages: Vec<Vec<u8>> =
-        read(found.await.unwrap()).unwrap().into_iter().map(|(_, page)| page).collect();
+    let (all, none) = (wanted(1..=6_000), Progress::none());
+    let found = log.pages_at(a.at(), all, Chain::LeftToReader, &none).await.unwrap();
+    let pages: Vec<Vec<u8>> = read(found).unwrap().into_iter().map(|(_, page)| page).collect();
     assert!(pages == a.db.pages);
+    // Of the first, which brings the whole database, single pages.
+    let old = a.db.pages.len() as u32;
+    for set in [wanted([1, 700, 701, 1_999]), wanted((1..=old).step_by(37)), wanted([2_000])] {
+        let found = log.pages_at(first.0, set.clone(), Chain::LeftToReader, &none).await.unwrap();
+        let expected: Vec<(u32, Vec<u8>)> = (1u32..)
+            .zip(&first.1)
+            .filter(|(n, _)| set.contains(Pgno::new(*n).unwrap()))
+            .map(|(n, page)| (n, page.clone()))
+            .collect();
+        assert!(read(found).unwrap() == expected);
+    }
 }
 
 pub async fn a_damaged_chunk_or_seek_table_is_named(fixture: &Fixture) {
