@@ -6,7 +6,7 @@
 //!                                           [all|W1|W2|W3|W4|W6|W7|writing|large|rebase|http|http-PART ...]
 //! ```
 //!
-//! The parts of `http` are W1, W2, W4, W5, W3, watch, bootstrap and many.
+//! The parts of `http` are W1, W2, W4, W5, W3, watch, bootstrap, many and sql.
 //!
 //! An application (the stock `sqlite3` program, with its defaults, in a process of its own) writes
 //! a database; the library and the program are then measured bringing it to a folder and into other

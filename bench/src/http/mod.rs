@@ -7,6 +7,7 @@ mod idle;
 mod many;
 mod server;
 mod ship;
+mod sql;
 mod watch;
 
 use crate::Result;
@@ -14,7 +15,7 @@ use crate::report::Report;
 use crate::stage::Stage;
 
 /// The measurements, each of which can be asked for alone.
-pub(crate) const PARTS: [&str; 8] = [
+pub(crate) const PARTS: [&str; 9] = [
     "http-W1",
     "http-W2",
     "http-W4",
@@ -23,6 +24,7 @@ pub(crate) const PARTS: [&str; 8] = [
     "http-bootstrap",
     "http-many",
     "http-W3",
+    "http-sql",
 ];
 
 pub(crate) fn measure(stage: &Stage, part: &str, report: &mut Report) -> Result<()> {
@@ -34,6 +36,7 @@ pub(crate) fn measure(stage: &Stage, part: &str, report: &mut Report) -> Result<
         "http-watch" => watch::measure(stage, report),
         "http-bootstrap" => bootstrap::measure(stage, report),
         "http-many" => many::measure(stage, report),
+        "http-sql" => sql::measure(stage, report),
         _ => clone::measure(stage, report),
     }
 }

@@ -19,9 +19,14 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn start(program: &Path, data: &Path) -> Result<Self> {
+        Self::start_with(program, data, &[])
+    }
+
+    pub(super) fn start_with(program: &Path, data: &Path, extra: &[&str]) -> Result<Self> {
         let mut child = Command::new(program)
             .args(["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data"])
             .arg(data)
+            .args(extra)
             .stderr(Stdio::piped())
             .spawn()?;
         let stderr = child.stderr.take().ok_or("the server has no standard error")?;
@@ -52,6 +57,14 @@ impl Server {
         let counts = text.lines().filter(|l| l.starts_with("anabranch_http_requests_total{"));
         let counts = counts.filter(|l| !l.contains("dialect=\"ops\""));
         Ok(counts.filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok()).sum())
+    }
+
+    /// Databases that are open.
+    pub(super) fn open_databases(&self) -> Result<u64> {
+        let text = get(self.metrics, "/metrics")?;
+        let gauge = text.lines().find(|line| line.starts_with("anabranch_databases_open"));
+        let value = gauge.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        Ok(value.ok_or("the server does not say how many databases are open")?)
     }
 
     /// Resident memory now, and its peak, in bytes.

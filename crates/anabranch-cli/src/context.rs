@@ -34,13 +34,17 @@ impl Context {
         let mut options = Options::default();
         options.endpoint.clone_from(&self.global.endpoint);
         options.progress = self.bars.progress();
-        options.auth_token =
-            self.global.auth_token.clone().or_else(customary_token).map(Into::into);
+        options.auth_token = self.token().map(Into::into);
         options.encryption_key = self.global.encryption_key.clone().map(Into::into);
         if let Some(timeout) = self.global.busy_timeout {
             options.busy_timeout = timeout;
         }
         options
+    }
+
+    /// What proves to a server who asks.
+    pub(crate) fn token(&self) -> Option<String> {
+        self.global.auth_token.clone().or_else(customary_token)
     }
 
     /// Opens the replica that was named, or the only one in the current directory.

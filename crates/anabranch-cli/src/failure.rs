@@ -12,6 +12,7 @@ use anabranch_server::{ServeError, TokensError};
 use serde_json::{Value, json};
 
 use crate::human::Paint;
+use crate::shell::{Refused, ShellError};
 use crate::shown;
 
 /// How the program ends. The numbers are part of its interface.
@@ -114,6 +115,9 @@ pub(crate) enum Failure {
     /// A server's file of tokens.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// A statement or a command of a shell.
+    #[error(transparent)]
+    Shell(Box<Refused>),
     /// A step of the demo had another outcome than it must have.
     #[error("the demo went wrong at `{step}`: {what}")]
     Demo {
@@ -153,12 +157,17 @@ impl Failure {
             },
             Failure::Unreachable(_) => Exit::Offline,
             Failure::Usage(_) => Exit::Usage,
+            Failure::Shell(refused) => match *refused.error {
+                ShellError::Offline { .. } => Exit::Offline,
+                ShellError::Interrupted => Exit::Interrupted,
+                _ => Exit::Failed,
+            },
             _ => Exit::Failed,
         }
     }
 
     /// A short name for programs.
-    fn code(&self) -> &'static str {
+    fn code(&self) -> &str {
         match self {
             Failure::Library(e) => library_code(e),
             Failure::NoRemote { .. } => "no-remote",
@@ -172,6 +181,7 @@ impl Failure {
             Failure::Panicked(_) => "internal",
             Failure::Serve(_) => "serve",
             Failure::Tokens(_) => "tokens",
+            Failure::Shell(refused) => refused.error.code(),
             Failure::Demo { .. } => "demo",
         }
     }
@@ -218,6 +228,7 @@ impl Failure {
                  FILE --remote NEW`",
             ),
             Failure::Unreachable(_) => Some("nothing was changed; try again later"),
+            Failure::Shell(refused) => refused.error.advice(),
             _ => None,
         }
     }
@@ -225,6 +236,9 @@ impl Failure {
     /// The error for people, on several lines.
     pub(crate) fn text(&self, paint: Paint) -> String {
         let mut text = format!("{} {self}\n", paint.bad("error:"));
+        if let Failure::Shell(refused) = self {
+            text += &refused.details();
+        }
         for cause in self.causes() {
             text += &format!("{} {cause}\n", paint.strong("caused by:"));
         }

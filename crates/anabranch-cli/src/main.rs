@@ -28,6 +28,7 @@ mod listing;
 mod output;
 mod progress;
 mod run;
+mod shell;
 mod shown;
 mod when;
 

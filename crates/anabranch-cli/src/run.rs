@@ -1,7 +1,7 @@
 //! Runs one command so that it can be interrupted.
 //!
 //! A command that goes on until it is told to stop (`serve`, `watch`) is told so by the first signal, and
-//! ended by the second.
+//! ended by the second. In a `shell` Ctrl-C stops a statement; it sees to that itself.
 //!
 //! The command runs on a thread of its own, so that a signal is seen also while SQLite or the disk
 //! keeps that thread busy. The first Ctrl-C (or SIGTERM) drops the command's future, waits a moment
@@ -70,6 +70,11 @@ fn goes_on(command: &Command) -> bool {
     matches!(command, Command::Serve(_) | Command::Watch(_))
 }
 
+/// Whether `command` decides for itself what Ctrl-C means.
+fn owns_ctrl_c(command: &Command) -> bool {
+    matches!(command, Command::Shell(_))
+}
+
 /// What to do after an interruption of `command`.
 fn advice(command: &Command) -> &'static str {
     match command {
@@ -81,6 +86,7 @@ fn advice(command: &Command) -> &'static str {
         | Command::Sync(_)
         | Command::Watch(_)
         | Command::Repair(_) => "interrupted; nothing to do: the next sync goes on from here",
+        Command::Shell(_) => "interrupted; what was not committed is rolled back",
         _ => "interrupted; nothing to do",
     }
 }
@@ -125,6 +131,7 @@ type Answer = (Caught, Runtime);
 
 fn execute_on(work: Runtime, signals: &Runtime, command: Command, ctx: Context) -> Ended {
     let stop = goes_on(&command).then(|| ctx.stop.clone());
+    let takes_ctrl_c = !owns_ctrl_c(&command);
     let (cancel, cancelled) = oneshot::channel::<()>();
     let (finished, mut answer) = oneshot::channel::<Answer>();
     let run = move || {
@@ -149,7 +156,7 @@ fn execute_on(work: Runtime, signals: &Runtime, command: Command, ctx: Context) 
             tokio::select! {
                 biased;
                 answer = &mut answer => return Err(answer),
-                exit = interruption() => match stop.take() {
+                exit = interruption(takes_ctrl_c) => match stop.take() {
                     Some(stop) => stop.cancel(),
                     None => return Ok(exit),
                 },
@@ -207,7 +214,7 @@ fn outlive_file_size_limit(_: &Runtime) {}
 
 /// Resolves when the user, or the system, wants the program to end.
 #[cfg(unix)]
-async fn interruption() -> Exit {
+async fn interruption(takes_ctrl_c: bool) -> Exit {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
@@ -215,17 +222,17 @@ async fn interruption() -> Exit {
         return std::future::pending().await;
     };
     tokio::select! {
-        Some(()) = interrupt.recv() => Exit::Interrupted,
+        Some(()) = interrupt.recv(), if takes_ctrl_c => Exit::Interrupted,
         Some(()) = terminate.recv() => Exit::Terminated,
         else => std::future::pending().await,
     }
 }
 
 #[cfg(not(unix))]
-async fn interruption() -> Exit {
+async fn interruption(takes_ctrl_c: bool) -> Exit {
     match tokio::signal::ctrl_c().await {
-        Ok(()) => Exit::Interrupted,
-        Err(_) => std::future::pending().await,
+        Ok(()) if takes_ctrl_c => Exit::Interrupted,
+        _ => std::future::pending().await,
     }
 }
 

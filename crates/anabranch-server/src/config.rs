@@ -33,6 +33,16 @@ pub struct Limits {
     pub libsql_body: u64,
     /// Longest body of a push in our own dialect, in bytes. It lies in a temporary file.
     pub push_body: u64,
+    /// Longest body of a request with SQL, and longest message over WebSocket, in bytes.
+    pub sql_body: u64,
+    /// Streams of SQL at once, those that wait for their client's next request included.
+    pub sql_streams: usize,
+    /// The same, of one database.
+    pub sql_streams_per_database: usize,
+    /// How long a stream of SQL over HTTP is kept without a further request.
+    pub sql_stream_idle: Duration,
+    /// WebSockets at once.
+    pub sql_sockets: usize,
     /// Connections at once; further ones wait to be accepted.
     pub connections: usize,
     /// Requests of one database that are worked on at once; further ones wait.
@@ -56,6 +66,11 @@ impl Default for Limits {
         Limits {
             libsql_body: 64 << 20,
             push_body: 16 << 30,
+            sql_body: 64 << 20,
+            sql_streams: 1024,
+            sql_streams_per_database: 256,
+            sql_stream_idle: Duration::from_secs(300),
+            sql_sockets: 1024,
             connections: 4096,
             requests_per_database: 64,
             turn: Duration::from_secs(10),
@@ -64,6 +79,36 @@ impl Default for Limits {
             push_session: Duration::from_secs(30),
             idle_database: Duration::from_secs(300),
             grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What SQL clients may take.
+#[derive(Debug, Clone)]
+pub struct SqlLimits {
+    /// How long a transaction that is open may go without a statement; then it is rolled back.
+    pub transaction_idle: Duration,
+    /// How long a transaction may be open in all.
+    pub transaction: Duration,
+    /// How long a statement may run.
+    pub statement: Duration,
+    /// How long a write waits for another client's transaction.
+    pub busy: Duration,
+    /// Longest result of a statement or batch, in bytes.
+    pub result: u64,
+    /// Longest result that is read row by row (a cursor), in bytes. It lies in a temporary file.
+    pub cursor: u64,
+}
+
+impl Default for SqlLimits {
+    fn default() -> Self {
+        SqlLimits {
+            transaction_idle: Duration::from_secs(5),
+            transaction: Duration::from_secs(30),
+            statement: Duration::from_secs(30),
+            busy: Duration::from_secs(10),
+            result: 10 << 20,
+            cursor: 1 << 30,
         }
     }
 }
@@ -97,6 +142,10 @@ pub struct Config {
     pub retain: Duration,
     /// Limits.
     pub limits: Limits,
+    /// Limits of SQL clients.
+    pub sql: SqlLimits,
+    /// Whether a read by SQL looks for what other servers appended, before it begins.
+    pub read_fresh: bool,
 }
 
 impl Config {
@@ -117,6 +166,8 @@ impl Config {
             heal: true,
             retain: Duration::from_secs(30 * 24 * 60 * 60),
             limits: Limits::default(),
+            sql: SqlLimits::default(),
+            read_fresh: false,
         }
     }
 }

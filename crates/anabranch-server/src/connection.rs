@@ -16,10 +16,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower_http::timeout::TimeoutBody;
 
 use crate::config::Limits;
@@ -42,7 +43,7 @@ pub(crate) async fn serve<H, F>(
     H: Fn(Request<Body>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let graceful = GracefulShutdown::new();
+    let (stopping, open) = (CancellationToken::new(), TaskTracker::new());
     let free = Arc::new(Semaphore::new(limits.connections));
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -63,9 +64,8 @@ pub(crate) async fn serve<H, F>(
                 continue;
             }
         };
-        let connection = connect(stream, limits, handler.clone());
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
+        let connection = connect(stream, limits, handler.clone(), stopping.clone());
+        open.spawn(async move {
             let (_place, _counted) = (place, metrics::Connection::open());
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
@@ -74,18 +74,23 @@ pub(crate) async fn serve<H, F>(
     }
     // Nobody new is let in while the others finish.
     drop(listener);
-    if tokio::time::timeout(limits.grace, graceful.shutdown()).await.is_err() {
+    stopping.cancel();
+    open.close();
+    if tokio::time::timeout(limits.grace, open.wait()).await.is_err() {
         tracing::warn!(grace = ?limits.grace, "requests under way were cut off");
     }
 }
 
 type Io = TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>>;
 
+/// Answers the requests of a connection until it ends, becomes a WebSocket, or, once `stopping`, is at
+/// none.
 fn connect<H, F>(
     stream: TcpStream,
     limits: &Limits,
     handler: H,
-) -> impl GracefulConnection<Error = hyper::Error> + use<H, F>
+    stopping: CancellationToken,
+) -> impl Future<Output = Result<(), hyper::Error>> + Send + use<H, F>
 where
     H: Fn(Request<Body>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
@@ -101,10 +106,19 @@ where
         let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.headers)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEADER_BYTES_MAX)
         .serve_connection(io, service)
+        .with_upgrades();
+    async move {
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = &mut connection => return ended,
+            () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
 }

@@ -21,11 +21,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::housekeeping::Housekeeper;
 use crate::libsql;
+use crate::sql::{SqlSettings, SqlSlot};
 
 /// While somebody watches, the log is looked at this often for what others appended; the pause
 /// grows up to the second number while nothing comes.
 const LOOK_FOLDER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 const LOOK_BUCKET: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+
+/// So long pushes wait for a transaction of an SQL client that is open.
+const OPEN_TRANSACTION: Duration = Duration::from_secs(1);
 
 /// One open database.
 #[derive(Debug)]
@@ -39,11 +43,13 @@ pub(crate) struct Database {
     looking: AtomicBool,
     /// Held while something is prepared for, and appended at, the head: so that pushes to this
     /// server take turns instead of losing to one another.
-    appending: tokio::sync::Mutex<()>,
+    appending: Arc<tokio::sync::Mutex<()>>,
     /// It was deleted, or is not what it was: to be opened anew.
     stale: AtomicBool,
     /// What is kept for libSQL clients.
     engine: libsql::Engine,
+    /// What is open of it for SQL.
+    sql: SqlSlot,
     shared: Arc<Shared>,
 }
 
@@ -58,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     pub(crate) housekeeper: Housekeeper,
     pub(crate) libsql: libsql::Settings,
+    pub(crate) sql: Arc<SqlSettings>,
 }
 
 /// Looks at the end of the log, shared among those who wait.
@@ -77,9 +84,10 @@ impl Database {
             newest: watch::Sender::new(Lsn::ZERO),
             watchers: AtomicUsize::new(0),
             looking: AtomicBool::new(false),
-            appending: tokio::sync::Mutex::new(()),
+            appending: Arc::default(),
             stale: AtomicBool::new(false),
             engine: libsql::Engine::new(shared.libsql.started),
+            sql: SqlSlot::default(),
             shared,
         }
     }
@@ -157,9 +165,16 @@ impl Database {
         newest
     }
 
-    /// A turn to look at the head and append there, among the pushes to this server.
+    /// A turn to look at the head and append there, among the pushes to this server. A transaction of
+    /// an SQL client that is open, and would lose to the push, is waited for, but not for long.
     pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.sql.closed_within(OPEN_TRANSACTION).await;
         self.appending.lock().await
+    }
+
+    /// The same for what SQL clients have committed.
+    pub(crate) async fn turn_of_sql(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.appending).lock_owned().await
     }
 
     /// Appends `new` right after `head`: the only way in which this server appends. Goes on when the
@@ -249,6 +264,26 @@ impl Database {
         }
         self.looking.store(false, Ordering::SeqCst);
         self.watchers.load(Ordering::SeqCst) > 0 && !self.looking.swap(true, Ordering::SeqCst)
+    }
+
+    /// The newest position that is known, as it moves.
+    pub(crate) fn newest(&self) -> watch::Receiver<Lsn> {
+        self.newest.subscribe()
+    }
+
+    /// What is open of it for SQL.
+    pub(crate) fn sql(&self) -> &SqlSlot {
+        &self.sql
+    }
+
+    /// What all databases share for SQL.
+    pub(crate) fn sql_settings(&self) -> &Arc<SqlSettings> {
+        &self.shared.sql
+    }
+
+    /// Where what must not be cut off runs.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.shared.tasks
     }
 
     /// Whether no other server is at the store.

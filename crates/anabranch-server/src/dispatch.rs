@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use hyper::header::HeaderValue;
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
@@ -24,7 +24,7 @@ use crate::entropy;
 use crate::error::ApiError;
 use crate::server::App;
 use crate::tenancy::{self, Target};
-use crate::{admin, libsql, limits, metrics, ops, ours};
+use crate::{admin, libsql, limits, metrics, ops, ours, sql};
 
 /// Names a request in logs; taken over from the client if it sends one.
 const REQUEST_ID: &str = "x-request-id";
@@ -35,16 +35,19 @@ const REQUEST_ID_BYTES_MAX: usize = 64;
 enum Dialect {
     Ours,
     Libsql,
+    Sql,
     Admin,
     Ops,
     None,
 }
 
 impl Dialect {
-    fn of(segments: &[String]) -> Self {
+    fn of(segments: &[String], headers: &HeaderMap) -> Self {
         match segments.first().map(String::as_str) {
             Some("log") => Dialect::Ours,
             Some("info" | "export" | "sync") => Dialect::Libsql,
+            Some("v2" | "v3" | "v3-protobuf") => Dialect::Sql,
+            None if sql::is_socket(headers) => Dialect::Sql,
             _ => Dialect::None,
         }
     }
@@ -53,6 +56,7 @@ impl Dialect {
         match self {
             Dialect::Ours => "anabranch",
             Dialect::Libsql => "libsql",
+            Dialect::Sql => "hrana",
             Dialect::Admin => "admin",
             Dialect::Ops => "ops",
             Dialect::None => "none",
@@ -62,6 +66,7 @@ impl Dialect {
     fn error(self, error: ApiError) -> Response {
         match self {
             Dialect::Libsql => libsql::error_response(&error),
+            Dialect::Sql => sql::error_response(&error),
             _ => error.into_response(),
         }
     }
@@ -150,6 +155,9 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Body>) -> Response {
             ))
         }
     };
+    if dialect == Dialect::Sql {
+        sql::allow_origins(&mut response);
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -189,7 +197,7 @@ async fn route(
     let (parts, body) = request.into_parts();
     let target = tenancy::target(&app.config.tenant_by, &parts);
     if let Ok(Target::Database(_, segments)) = &target {
-        *dialect = Dialect::of(segments);
+        *dialect = Dialect::of(segments, &parts.headers);
     }
     if let Ok(Target::Server(segments)) = &target
         && let [endpoint] = segments.as_slice()
@@ -198,7 +206,19 @@ async fn route(
         *dialect = Dialect::Ops;
         return ops::serve(&app, &parts, endpoint).await;
     }
-    let access = auth::access(app.config.tokens.as_ref(), &parts.headers)?;
+    let open = match &target {
+        Ok(Target::Database(_, segments)) if *dialect == Dialect::Sql => {
+            sql::needs_no_token(&parts.method, segments)
+        }
+        _ => false,
+    };
+    let access = match auth::access(app.config.tokens.as_ref(), &parts.headers) {
+        Ok(access) => access,
+        // Whoever is let in without a token can do nothing with this.
+        Err(_) if open => Access::Read,
+        Err(no) if *dialect == Dialect::Sql => return Err(sql::no_access(no)),
+        Err(no) => return Err(no.into()),
+    };
     if app.config.tokens.is_none() {
         limits::check_local(&parts)?;
     }
@@ -220,14 +240,19 @@ async fn route(
         return Err(ApiError::no_endpoint(&path));
     }
     let slot = app.databases.slot(&name);
-    let Some(turn) = slot.turn(app.config.limits.turn).await else {
-        let text = format!("too many requests of the database '{name}' are under way");
-        return Err(ApiError::busy(text));
+    // Statements wait for one another, so whoever ends a transaction must not wait for a turn behind
+    // those who wait for that. The number of streams limits them instead.
+    let turn = match dialect {
+        Dialect::Sql => None,
+        _ => Some(slot.turn(app.config.limits.turn).await.ok_or_else(|| {
+            ApiError::busy(format!("too many requests of the database '{name}' are under way"))
+        })?),
     };
-    let call = Call { app: Arc::clone(&app), slot: Arc::clone(&slot), access, turn: Some(turn) };
+    let call = Call { app: Arc::clone(&app), slot: Arc::clone(&slot), access, turn };
     let answered = match dialect {
         Dialect::Ours => ours::serve(call, Request::from_parts(parts, body), &segments).await,
         Dialect::Libsql => libsql::serve(call, Request::from_parts(parts, body), &segments).await,
+        Dialect::Sql => sql::serve(call, Request::from_parts(parts, body), &segments).await,
         _ => admin::serve(&call, &parts, &segments).await,
     };
     app.databases.done(slot);

@@ -11,3 +11,8 @@ pub(crate) fn session_id() -> String {
 pub(crate) fn request_id() -> String {
     anabranch_store::fresh::digits(12)
 }
+
+/// A fresh id of a stream of SQL: nobody can guess it.
+pub(crate) fn stream_id() -> u64 {
+    u64::from_str_radix(&anabranch_store::fresh::digits(15), 16).unwrap_or_default()
+}

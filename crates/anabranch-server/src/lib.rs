@@ -13,11 +13,12 @@
 //! | `dispatch` | from a request to a database and an endpoint; access, limits, metrics, logs |
 //! | `tenancy` | which database a request is for |
 //! | `databases`, `database` | opened on first use, closed when idle; the one way to append |
-//! | `ours`, `libsql` | the dialects |
+//! | `ours`, `libsql`, `sql` | the dialects |
+//! | `page_map` | the checksums of a database's pages |
 //! | `admin`, `ops` | administration; health, version and metrics |
 //!
-//! SQLite is used in one place only: where what a libSQL client wrote past a conflict is merged. Nothing
-//! here opens a database file.
+//! SQLite is used in two places: where what a libSQL client wrote past a conflict is merged, and on the
+//! server's own replica of a database that clients reach by SQL.
 
 mod admin;
 mod auth;
@@ -36,11 +37,13 @@ mod limits;
 mod metrics;
 mod ops;
 mod ours;
+mod page_map;
 mod params;
 mod server;
+mod sql;
 mod tenancy;
 
 pub use anabranch_store::{Location, LocationError};
 pub use auth::{Tokens, TokensError};
-pub use config::{Config, Create, Limits, TenantBy};
+pub use config::{Config, Create, Limits, SqlLimits, TenantBy};
 pub use server::{ServeError, Server};

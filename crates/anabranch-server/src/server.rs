@@ -14,7 +14,8 @@ use crate::config::Config;
 use crate::database::Shared;
 use crate::databases::Databases;
 use crate::housekeeping::Housekeeper;
-use crate::{connection, dispatch, libsql, metrics, ops};
+use crate::sql::SqlSettings;
+use crate::{connection, dispatch, libsql, metrics, ops, sql};
 
 /// Why a server does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,7 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) root: Root,
     pub(crate) databases: Databases,
+    pub(crate) sql: sql::Service,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -64,9 +66,11 @@ impl App {
             stop: stop.clone(),
             housekeeper: Housekeeper::new(config.retain),
             libsql: libsql::Settings::new(&config),
+            sql: Arc::new(SqlSettings::new(&config)),
         });
         let databases = Databases::new(root.clone(), shared, config.limits.requests_per_database);
-        Arc::new(App { config, root, databases, tasks, stop })
+        let sql = sql::Service::new(&config.limits, &config.sql);
+        Arc::new(App { config, root, databases, sql, tasks, stop })
     }
 
     /// Whether the server was told to stop: what waits must end.
@@ -113,6 +117,12 @@ impl Server {
         self.listener.local_addr().unwrap_or(self.app.config.listen)
     }
 
+    /// What its requests share.
+    #[cfg(test)]
+    pub(crate) fn app(&self) -> Arc<App> {
+        Arc::clone(&self.app)
+    }
+
     /// Where metrics are.
     #[must_use]
     pub fn metrics_address(&self) -> Option<SocketAddr> {
@@ -143,6 +153,7 @@ impl Server {
             dispatch::handle(Arc::clone(&answering), request)
         })
         .await;
+        app.sql.close_idle();
         app.tasks.close();
         if tokio::time::timeout(app.config.limits.grace, app.tasks.wait()).await.is_err() {
             tracing::warn!("appends under way were cut off; their clients will ask again");
@@ -159,9 +170,10 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 }
 
 async fn close_idle(app: Arc<App>) {
-    let idle = app.config.limits.idle_database;
+    let limits = &app.config.limits;
     loop {
-        tokio::time::sleep(idle / 4).await;
-        app.databases.close_idle(idle);
+        tokio::time::sleep(limits.idle_database.min(limits.sql_stream_idle) / 4).await;
+        app.sql.expire();
+        app.databases.close_idle(limits.idle_database);
     }
 }

@@ -18,7 +18,7 @@ const NAME_BYTES_MAX: usize = 63;
 const SEGMENTS_MAX: usize = 16;
 
 /// First segments that mean an endpoint of the database `default`. They are reserved as names.
-const ENDPOINTS: [&str; 7] = ["dev", "export", "info", "log", "sync", "v2", "v3"];
+const ENDPOINTS: [&str; 8] = ["dev", "export", "info", "log", "sync", "v2", "v3", "v3-protobuf"];
 
 /// First segments that mean the server itself.
 const OF_SERVER: [&str; 4] = ["admin", "livez", "readyz", "version"];

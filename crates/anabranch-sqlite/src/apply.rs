@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{BaseMap, PageEntry, PageHasher};
 use crate::error::{ApplyError, FileError, NewPagesError};
 use crate::mark::Mark;
+use crate::raw_pages;
 use crate::verify::Committed;
 use crate::view::View;
 use anabranch_format::PageSet;
@@ -316,12 +317,8 @@ impl View<'_> {
     }
 
     fn write_page(&self, pgno: Pgno, page: &[u8]) -> Result<(), FileError> {
-        self.live
-            .conn
-            .prepare_cached("INSERT INTO sqlite_dbpage(pgno, data) VALUES (?1, ?2)")
-            .and_then(|mut insert| insert.execute((pgno.get(), page)))
-            .map_err(|e| self.live.error("writing", e))?;
-        Ok(())
+        raw_pages::write_page(&self.live.conn, pgno, page)
+            .map_err(|e| self.live.error("writing", e))
     }
 
     /// Gives page 1 of the change the live file's own fields.
@@ -366,22 +363,10 @@ impl View<'_> {
         size_after: u32,
         cookie: Option<u32>,
     ) -> Result<(), FileError> {
-        let failed = |e| self.live.error("truncating", e);
         page[40..44].copy_from_slice(&self.page_one().schema_cookie.to_be_bytes());
         self.write_page(Pgno::ONE, &page)?;
-        self.live
-            .conn
-            .execute("INSERT INTO sqlite_dbpage(pgno, data) VALUES (?1, NULL)", [size_after + 1])
-            .map_err(failed)?;
-        match cookie {
-            // The pragma takes what it writes for a signed number.
-            Some(cookie) => self
-                .live
-                .conn
-                .pragma_update(None, "schema_version", cookie.cast_signed())
-                .map_err(failed),
-            None => Ok(()),
-        }
+        raw_pages::cut_off(&self.live.conn, size_after, cookie)
+            .map_err(|e| self.live.error("truncating", e))
     }
 
     /// A number that changes for this connection exactly when another one has committed.

@@ -17,6 +17,7 @@
 //! | [`Mark`] | a place in the `-wal`: what was committed up to a view |
 //! | [`BaseMap`] | the base, and the pages that intents will change, in the caller's sidecar |
 //! | [`FileIdentity`] | what tells the file from a copy of it |
+//! | [`ServedFile`] | a file of this process's own that is kept at a position of a log and written by SQL |
 //! | [`Frozen`] | a file that nobody else has open, apart from its `-wal` |
 //!
 //! Rules that hold everywhere here:
@@ -52,9 +53,12 @@ mod mount;
 mod overlay;
 mod own_pages;
 mod page_read;
+mod raw_pages;
 mod recover;
 mod scratch;
+mod served;
 mod state_file;
+mod temp_files;
 mod verify;
 mod view;
 mod wal;
@@ -77,6 +81,8 @@ pub use overlay::{Difference, LAYER_MEMORY_BYTES_MAX, Overlay, SharedOverlay};
 pub use page_read::{PageRead, SharedPages, lock as lock_pages};
 pub use recover::Verdict;
 pub use scratch::{PageFailure, Scratch, ScratchError, VALUE_BYTES_MAX};
+pub use served::{NewServedFile, Published, Replacing, ServedFile, Tip};
+pub use temp_files::TempFiles;
 pub use view::{PinnedView, View, ViewOf};
 pub use watcher::{FRAMES_MAX, Watcher, WatcherCounts};
 pub use write_behind::WriteBehind;

@@ -10,6 +10,11 @@ use crate::name::DatabaseName;
 /// Positions covered by one directory of the log, as a power of two.
 const SHARD_BITS: u32 = 20;
 
+/// What servers on the root share.
+pub(crate) fn of_servers(name: &str) -> String {
+    format!("server/{name}")
+}
+
 /// Keys under `names/`.
 pub(crate) fn names(name: &DatabaseName) -> String {
     format!("names/{name}")

@@ -73,6 +73,6 @@ pub use name::{DatabaseName, InvalidName};
 pub use pack::PackThreads;
 pub use pages_at::PagesAt;
 pub use progress::{Counter, Progress, ProgressEvent, Step};
-pub use root::{Named, Root, StoreKind, StoreOptions};
+pub use root::{Named, Root, SECRET_BYTES, StoreKind, StoreOptions};
 pub use runs::Chain;
 pub use spool::{Spool, SpoolReader};

@@ -38,6 +38,8 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRIES_MAX: usize = 5;
 /// No name object is longer.
 const NAME_OBJECT_BYTES_MAX: u64 = 4096;
+/// Length of a secret that those who use a root share.
+pub const SECRET_BYTES: usize = 32;
 /// A name is given to a new database at most this often while others do the same.
 const NAME_ROUNDS_MAX: u32 = 16;
 
@@ -235,6 +237,24 @@ impl Root {
         Err(self.objects.unsettled())
     }
 
+    /// A secret that all who use this root share, under `server/{name}`: drawn by whoever asks
+    /// first, the same ever after. `name` is a constant of the program.
+    pub async fn secret(&self, name: &str) -> Result<[u8; SECRET_BYTES], StoreError> {
+        let key = keys::of_servers(name);
+        let limit = SECRET_BYTES as u64;
+        if self.objects.size(&key).await?.is_none() {
+            let drawn = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()];
+            // Ours or not, what stands there counts.
+            self.objects.create(&key, Bytes::from(drawn.concat())).await?;
+        }
+        let bytes = self.objects.read_small(&key, limit).await?;
+        let bytes = bytes.ok_or_else(|| self.objects.missing(&key))?;
+        <[u8; SECRET_BYTES]>::try_from(&bytes[..]).map_err(|_| {
+            let found = format!("{} bytes instead of {SECRET_BYTES}", bytes.len());
+            self.objects.corrupt(&key, Damage::Contradiction(found))
+        })
+    }
+
     async fn is_deleted(&self, name: &DatabaseName, id: &DatabaseId) -> Result<bool, StoreError> {
         match self.log(name, id).floor().await {
             Ok(_) => Ok(false),
@@ -394,6 +414,17 @@ fn azure(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_secret_is_drawn_once() {
+        let root = Root::memory(&StoreOptions::new("/nowhere"));
+        let first = root.secret("a").await.unwrap();
+        assert_eq!(root.secret("a").await.unwrap(), first);
+        assert_ne!(root.secret("b").await.unwrap(), first);
+        let key = keys::of_servers("c");
+        root.objects.create(&key, Bytes::from_static(b"short")).await.unwrap();
+        assert!(root.secret("c").await.unwrap_err().is_corrupt());
+    }
 
     #[test]
     fn what_is_no_endpoint_is_refused_without_its_credentials() {

@@ -79,7 +79,7 @@ pub use error::{Error, ErrorKind};
 pub use journal::{ConflictEntry, ConflictFilter};
 pub use preview::{Differing, PREVIEW_CONFLICTS_MAX, Preview};
 pub use remote::{
-    Connections, FrameFault, LibsqlError, MergedConflicts, RETAIN_DEFAULT, ServerError,
+    Connections, FrameFault, LibsqlError, MergedConflicts, RETAIN_DEFAULT, ServerError, ServerUrl,
     ServerUrlError, Spot,
 };
 pub use remote_log::RemoteLog;

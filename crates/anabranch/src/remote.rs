@@ -46,9 +46,7 @@ mod store;
 pub use http::Connections;
 pub use libsql::{FrameFault, LibsqlError, Spot};
 pub use server_error::ServerError;
-pub use server_url::ServerUrlError;
-
-use server_url::ServerUrl;
+pub use server_url::{ServerUrl, ServerUrlError};
 
 /// How long history is kept unless the user says otherwise: 30 days.
 pub const RETAIN_DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);

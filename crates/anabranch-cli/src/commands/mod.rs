@@ -28,7 +28,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::human::Paint;
 use crate::output::Outcome;
-use crate::{demo, inspect};
+use crate::{demo, inspect, shell};
 
 /// Does what was asked.
 pub(crate) async fn run(command: Command, ctx: &Context) -> Result<Outcome, Failure> {
@@ -52,6 +52,7 @@ pub(crate) async fn run(command: Command, ctx: &Context) -> Result<Outcome, Fail
         Command::Repair(args) => repair::repair(args, ctx).await,
         Command::Compact(args) => repair::compact(args, ctx).await,
         Command::Serve(args) => serve::serve(*args, ctx).await,
+        Command::Shell(args) => Box::pin(shell::shell(args, ctx)).await,
         Command::Inspect(args) => inspect::inspect(args).await,
         // The demo runs commands itself: the box ends the circle of types.
         Command::Demo(args) => Box::pin(demo::demo(args, ctx)).await,

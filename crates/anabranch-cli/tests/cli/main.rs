@@ -9,5 +9,6 @@ mod exit_codes;
 mod inspect;
 mod interruption;
 mod paths;
+mod shell;
 mod watch;
 mod yard;

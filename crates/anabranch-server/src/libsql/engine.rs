@@ -32,10 +32,10 @@ use super::generation::{FloorSeen, Generation, Past, Span};
 use super::guard::Proofs;
 use super::heal::Healing;
 use super::load::{Loader, advance, gather};
-use super::page_map::{Change, MapSlot, PageMap};
 use super::session::Sessions;
 use crate::database::Database;
 use crate::error::ApiError;
+use crate::page_map::{Change, MapSlot, PageMap};
 
 /// Older generations whose frames are kept at hand.
 const OLDER_MAX: usize = 2;

@@ -9,9 +9,9 @@ use futures::TryStreamExt;
 use super::engine::{SchemaSeen, blocking, scratch, unavailable};
 use super::frame::{FRAME_BYTES, PAGE_SIZE};
 use super::generation::Generation;
-use super::page_map::{Change, PageMap};
 use crate::database::Database;
 use crate::error::ApiError;
+use crate::page_map::{Change, PageMap};
 
 /// Frames that are gathered before they are written to a scratch file.
 const WRITE_FRAMES: usize = 256;

@@ -16,7 +16,7 @@
 //! | `push`, `session`, `guard` | whether frames have their place; what is kept aside; the proof |
 //! | `heal` | what becomes of frames that have no place in the log |
 //! | `pull`, `export`, `rollover` | which frames are served; bases and bridges; new generations |
-//! | `engine`, `load`, `generation`, `frame`, `page_map` | what is kept at hand of a database |
+//! | `engine`, `load`, `generation`, `frame` | what is kept at hand of a database |
 //!
 //! This file reads requests and writes answers. Neither it nor the rest knows sockets; the time of a
 //! request is passed along.
@@ -41,7 +41,6 @@ mod generation;
 mod guard;
 mod heal;
 mod load;
-mod page_map;
 mod pull;
 mod push;
 mod rollover;
@@ -50,9 +49,9 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use engine::Engine;
+pub(crate) use engine::{Engine, SchemaSeen};
 pub(crate) use heal::{conflicts, drop_lineage, lineages};
-pub(crate) use page_map::Change;
+
 pub(crate) use settings::Settings;
 
 use frame::{FRAME_BYTES, Frames};

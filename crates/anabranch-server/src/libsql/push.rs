@@ -35,11 +35,11 @@ use super::frame::{Frame, Frames, Kept, PAGE_SIZE, READ_FRAMES};
 use super::generation::Generation;
 use super::guard::{self, Broken, Proof};
 use super::heal::{Fork, Origin};
-use super::page_map::{Change, PageMap};
 use super::session::{Baton, KEPT_BYTES_MAX, Session};
 use crate::database::Database;
 use crate::entropy;
 use crate::error::ApiError;
+use crate::page_map::{Change, PageMap};
 
 /// How often a push is decided anew because somebody else appended meanwhile.
 const ROUNDS_MAX: u32 = 16;

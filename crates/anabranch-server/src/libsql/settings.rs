@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anabranch_format::WriterId;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::page_map::PageMaps;
 use crate::config::Config;
 use crate::entropy;
+use crate::page_map::PageMaps;
 
 /// Memory for the page checksums of all databases: those of 128 GiB of pages.
 const PAGE_MAPS_BYTES_MAX: usize = 256 << 20;

@@ -19,7 +19,7 @@ use hyper::StatusCode;
 
 use crate::database::Database;
 use crate::error::ApiError;
-use crate::libsql::Change;
+use crate::page_map::Change;
 
 /// Bytes of a push that are held in memory.
 const MEMORY_BYTES_MAX: u64 = 256 * 1024;

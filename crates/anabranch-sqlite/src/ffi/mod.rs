@@ -1,5 +1,5 @@
-//! The only place with `unsafe`: calls to SQLite that `rusqlite` does not wrap, and in [`vfs`] calls
-//! from SQLite to us.
+//! The only place with `unsafe`: calls to SQLite that `rusqlite` does not wrap, and in [`vfs`] and
+//! [`temp_files`] calls from SQLite to us.
 //!
 //! Each function here takes a live `&Connection`, so the handle is valid for the call, and no pointer
 //! that SQLite owns leaves this module. The connection of a [`LiveFile`](crate::LiveFile) is used
@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use rusqlite::{Connection, ffi};
 
+pub(crate) mod temp_files;
 pub(crate) mod vfs;
 
 const MAIN: &CStr = c"main";

@@ -156,9 +156,9 @@ fn register_once() -> c_int {
 /// The system's VFS.
 ///
 /// # Safety
-/// `vfs` must be the one that was registered above.
-unsafe fn system(vfs: *mut sqlite3_vfs) -> *mut sqlite3_vfs {
-    // SAFETY: as above; `pAppData` was set to the system's VFS and is never changed.
+/// `vfs` must be one whose `pAppData` is the system's VFS, such as the one that was registered above.
+pub(super) unsafe fn system(vfs: *mut sqlite3_vfs) -> *mut sqlite3_vfs {
+    // SAFETY: as the caller says; `pAppData` is never changed.
     unsafe { (*vfs).pAppData.cast() }
 }
 
@@ -264,18 +264,18 @@ unsafe extern "C" fn vfs_full_pathname(
     }
 }
 
-unsafe extern "C" fn vfs_dl_open(_: *mut sqlite3_vfs, _: *const c_char) -> *mut c_void {
+pub(super) unsafe extern "C" fn vfs_dl_open(_: *mut sqlite3_vfs, _: *const c_char) -> *mut c_void {
     ptr::null_mut()
 }
 
-unsafe extern "C" fn vfs_dl_error(_: *mut sqlite3_vfs, room: c_int, out: *mut c_char) {
+pub(super) unsafe extern "C" fn vfs_dl_error(_: *mut sqlite3_vfs, room: c_int, out: *mut c_char) {
     if room > 0 && !out.is_null() {
         // SAFETY: there is room for at least one byte.
         unsafe { *out = 0 };
     }
 }
 
-unsafe extern "C" fn vfs_dl_sym(
+pub(super) unsafe extern "C" fn vfs_dl_sym(
     _: *mut sqlite3_vfs,
     _: *mut c_void,
     _: *const c_char,
@@ -283,9 +283,13 @@ unsafe extern "C" fn vfs_dl_sym(
     None
 }
 
-unsafe extern "C" fn vfs_dl_close(_: *mut sqlite3_vfs, _: *mut c_void) {}
+pub(super) unsafe extern "C" fn vfs_dl_close(_: *mut sqlite3_vfs, _: *mut c_void) {}
 
-unsafe extern "C" fn vfs_randomness(vfs: *mut sqlite3_vfs, n: c_int, out: *mut c_char) -> c_int {
+pub(super) unsafe extern "C" fn vfs_randomness(
+    vfs: *mut sqlite3_vfs,
+    n: c_int,
+    out: *mut c_char,
+) -> c_int {
     // SAFETY: `vfs` is ours, and the rest is handed on as it came.
     unsafe {
         let system = system(vfs);
@@ -293,7 +297,7 @@ unsafe extern "C" fn vfs_randomness(vfs: *mut sqlite3_vfs, n: c_int, out: *mut c
     }
 }
 
-unsafe extern "C" fn vfs_sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
+pub(super) unsafe extern "C" fn vfs_sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
     // SAFETY: as in `vfs_randomness`.
     unsafe {
         let system = system(vfs);
@@ -301,7 +305,7 @@ unsafe extern "C" fn vfs_sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_
     }
 }
 
-unsafe extern "C" fn vfs_current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
+pub(super) unsafe extern "C" fn vfs_current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
     // SAFETY: as in `vfs_randomness`.
     unsafe {
         let system = system(vfs);
@@ -309,7 +313,10 @@ unsafe extern "C" fn vfs_current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c
     }
 }
 
-unsafe extern "C" fn vfs_current_time_int64(vfs: *mut sqlite3_vfs, out: *mut i64) -> c_int {
+pub(super) unsafe extern "C" fn vfs_current_time_int64(
+    vfs: *mut sqlite3_vfs,
+    out: *mut i64,
+) -> c_int {
     // SAFETY: as in `vfs_randomness`. The method is there from version 2 on.
     unsafe {
         let system = system(vfs);
@@ -318,7 +325,7 @@ unsafe extern "C" fn vfs_current_time_int64(vfs: *mut sqlite3_vfs, out: *mut i64
     }
 }
 
-unsafe extern "C" fn vfs_get_last_error(
+pub(super) unsafe extern "C" fn vfs_get_last_error(
     vfs: *mut sqlite3_vfs,
     room: c_int,
     out: *mut c_char,

@@ -44,14 +44,15 @@ pub enum ServerUrlError {
 /// The URL of a database on a server: `http` or `https`, no credentials, no query, no fragment, no
 /// slash at the end of the path.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct ServerUrl {
+pub struct ServerUrl {
     url: Url,
     shown: String,
 }
 
 impl ServerUrl {
     /// Reads a URL as people type it; `None` if it is none of a server.
-    pub(crate) fn parse(text: &OsStr) -> Option<Result<Self, ServerUrlError>> {
+    #[must_use]
+    pub fn parse(text: &OsStr) -> Option<Result<Self, ServerUrlError>> {
         let text = text.to_str()?;
         let (scheme, rest) = text.split_once("://")?;
         let plain = match scheme.to_ascii_lowercase().as_str() {
@@ -81,7 +82,8 @@ impl ServerUrl {
     }
 
     /// The address of `path` below the database.
-    pub(crate) fn join(&self, path: &str) -> Url {
+    #[must_use]
+    pub fn join(&self, path: &str) -> Url {
         let mut url = self.url.clone();
         let base = self.url.path().trim_end_matches('/');
         url.set_path(&format!("{base}/{path}"));
@@ -90,7 +92,8 @@ impl ServerUrl {
 
     /// Whether `url` is at the same server: its name and port, or its standard ports where http became
     /// https. Secrets, and what is pushed, go nowhere else.
-    pub(crate) fn is_home(&self, url: &Url) -> bool {
+    #[must_use]
+    pub fn is_home(&self, url: &Url) -> bool {
         let home = &self.url;
         let upgraded = home.scheme() == "http"
             && url.scheme() == "https"

@@ -25,7 +25,7 @@ use crate::error::ApiError;
 use crate::libsql::engine::{Core, blocking, scratch, unavailable};
 use crate::libsql::frame::{FrameFile, PAGE_BYTES, PAGE_SIZE};
 use crate::libsql::generation::Span;
-use crate::libsql::page_map::{Change, PageMap};
+use crate::page_map::{Change, PageMap};
 
 /// Frames that are copied at a time.
 const READ_FRAMES: u32 = 128;
