@@ -410,6 +410,10 @@ pub(crate) struct Serve {
     /// No other program writes to the store: reads need not ask it what is new
     #[arg(long, env = "ANABRANCH_SOLE_SERVER")]
     pub(crate) sole_server: bool,
+    /// Before each read by SQL, look for what other servers on the same store have appended; without
+    /// this a read may be a second behind them
+    #[arg(long, env = "ANABRANCH_READ_FRESH")]
+    pub(crate) read_fresh: bool,
     /// Merge what libSQL clients wrote past a conflict, instead of refusing it for ever
     #[arg(long, value_name = "WHETHER", default_value = "on", env = "ANABRANCH_HEAL")]
     pub(crate) heal: Switch,
@@ -430,6 +434,8 @@ pub(crate) struct Serve {
     pub(crate) log_format: LogFormat,
     #[command(flatten)]
     pub(crate) limits: ServeLimits,
+    #[command(flatten)]
+    pub(crate) sql: ServeSql,
 }
 
 /// Whether something is done.
@@ -502,6 +508,75 @@ pub(crate) struct ServeLimits {
         env = "ANABRANCH_GRACE"
     )]
     pub(crate) grace: Duration,
+}
+
+/// What clients may take that speak SQL.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits of SQL clients")]
+pub(crate) struct ServeSql {
+    /// How long an open transaction may be without a statement; then it is rolled back
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5s",
+        value_parser = when::parse_duration,
+        env = "ANABRANCH_SQL_TRANSACTION_IDLE"
+    )]
+    pub(crate) sql_transaction_idle: Duration,
+    /// How long a transaction may be open in all
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = when::parse_duration,
+        env = "ANABRANCH_SQL_TRANSACTION"
+    )]
+    pub(crate) sql_transaction: Duration,
+    /// How long a statement may run
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = when::parse_duration,
+        env = "ANABRANCH_SQL_STATEMENT"
+    )]
+    pub(crate) sql_statement: Duration,
+    /// How long a write waits for other clients' transactions
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = when::parse_duration,
+        env = "ANABRANCH_SQL_BUSY"
+    )]
+    pub(crate) sql_busy: Duration,
+    /// Longest result of a statement or a batch
+    #[arg(long, value_name = "BYTES", default_value = "10MiB", env = "ANABRANCH_SQL_RESULT")]
+    pub(crate) sql_result: ByteSize,
+    /// Longest result of a cursor; it lies in a temporary file
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", env = "ANABRANCH_SQL_CURSOR")]
+    pub(crate) sql_cursor: ByteSize,
+    /// Longest body of a request with SQL, and longest message over WebSocket
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", env = "ANABRANCH_MAX_SQL_BODY")]
+    pub(crate) max_sql_body: ByteSize,
+    /// Streams at once, each a connection of SQLite's
+    #[arg(long, value_name = "N", default_value_t = 1024, env = "ANABRANCH_SQL_STREAMS")]
+    pub(crate) sql_streams: usize,
+    /// Streams of one database at once
+    #[arg(long, value_name = "N", default_value_t = 256, env = "ANABRANCH_SQL_STREAMS_EACH")]
+    pub(crate) sql_streams_each: usize,
+    /// How long a stream outside a transaction is kept without a request
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5min",
+        value_parser = when::parse_duration,
+        env = "ANABRANCH_SQL_STREAM_IDLE"
+    )]
+    pub(crate) sql_stream_idle: Duration,
+    /// WebSockets at once
+    #[arg(long, value_name = "N", default_value_t = 1024, env = "ANABRANCH_SQL_SOCKETS")]
+    pub(crate) sql_sockets: usize,
 }
 
 /// When a database of a server comes to be.

@@ -9,6 +9,8 @@
 //! | `anabranch_append_duration_seconds` | time of an append until it is durable, by dialect |
 //! | `anabranch_append_bytes_total` | compressed bytes appended, by dialect |
 //! | `anabranch_databases_open` | databases that are open |
+//! | `anabranch_sql_streams` | streams of SQL, those that wait for their client included |
+//! | `anabranch_sql_sockets` | open WebSockets |
 //! | `anabranch_libsql_refused_total` | pushes of libSQL clients that were refused, by reason |
 //! | `anabranch_libsql_healed_total` | pushes of libSQL clients whose rows were merged |
 //! | `anabranch_libsql_heal_conflicts_total` | rows among them that did not end as they were written |
@@ -44,6 +46,8 @@ pub(crate) fn install() -> Option<PrometheusHandle> {
     );
     describe_counter!("anabranch_append_bytes_total", "Compressed bytes appended, by dialect.");
     describe_gauge!("anabranch_databases_open", "Databases that are open.");
+    describe_gauge!("anabranch_sql_streams", "Streams of SQL, those that wait included.");
+    describe_gauge!("anabranch_sql_sockets", "Open WebSockets.");
     describe_counter!(
         "anabranch_libsql_refused_total",
         "Pushes of libSQL clients that were refused, by reason."
@@ -108,6 +112,28 @@ pub(crate) fn libsql_healed(conflicts: u64, renumbered: u64) {
 pub(crate) fn open_databases(count: usize) {
     #[expect(clippy::cast_precision_loss, reason = "exact up to 2^52")]
     gauge!("anabranch_databases_open").set(count as f64);
+}
+
+pub(crate) fn sql_streams(count: usize) {
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^52")]
+    gauge!("anabranch_sql_streams").set(count as f64);
+}
+
+/// Counts a WebSocket as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Socket(());
+
+impl Socket {
+    pub(crate) fn open() -> Self {
+        gauge!("anabranch_sql_sockets").increment(1.0);
+        Socket(())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        gauge!("anabranch_sql_sockets").decrement(1.0);
+    }
 }
 
 /// Counts a connection as long as it lives.

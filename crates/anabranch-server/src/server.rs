@@ -69,7 +69,7 @@ impl App {
             sql: Arc::new(SqlSettings::new(&config)),
         });
         let databases = Databases::new(root.clone(), shared, config.limits.requests_per_database);
-        let sql = sql::Service::new(&config.limits);
+        let sql = sql::Service::new(&config.limits, &config.sql);
         Arc::new(App { config, root, databases, sql, tasks, stop })
     }
 

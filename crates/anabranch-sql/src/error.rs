@@ -55,6 +55,10 @@ pub(crate) fn explain(error: &rusqlite::Error, cause: Cause<'_>) -> Error {
     if let Some(refused) = cause.refused {
         return Error::new(code::PARSE, refused);
     }
+    if cause.timed_out.is_some() && cause.compiled.is_some() {
+        // The guard has stopped the compiler, which names whatever it was about to ask for.
+        return failed(&ffi::Error::new(ffi::SQLITE_INTERRUPT), "interrupted", &cause);
+    }
     match error {
         rusqlite::Error::SqlInputError { msg, offset, .. } => {
             let at = cause.offset.saturating_add(usize::try_from(*offset).unwrap_or(0));
@@ -71,14 +75,6 @@ pub(crate) fn explain(error: &rusqlite::Error, cause: Cause<'_>) -> Error {
 
 fn failed(failure: &ffi::Error, message: &str, cause: &Cause<'_>) -> Error {
     let primary = failure.extended_code & 0xff;
-    if let (ffi::SQLITE_AUTH, Some(limit)) = (primary, cause.timed_out) {
-        // The guard has stopped the compiler.
-        return failed(
-            &ffi::Error::new(ffi::SQLITE_INTERRUPT),
-            "interrupted",
-            &Cause { timed_out: Some(limit), ..Cause::default() },
-        );
-    }
     if primary == ffi::SQLITE_ERROR && is_syntax(message) {
         return syntax(message, None);
     }

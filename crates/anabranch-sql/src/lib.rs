@@ -11,6 +11,7 @@
 //! | [`Limits`] | what one connection may use, and how each limit is kept |
 //! | `guard` | what SQL may ask for |
 //! | [`text`] | a look at texts without a connection |
+//! | `linear` | SQLite's text functions that would take too long |
 //! | [`vector`] | libSQL's vector functions |
 //! | [`code`], [`from_sqlite`] | errors as clients know them |
 //!
@@ -23,8 +24,10 @@ mod clock;
 mod error;
 mod guard;
 mod limits;
+mod linear;
 mod rows;
 mod session;
+mod setup;
 pub mod text;
 pub mod vector;
 

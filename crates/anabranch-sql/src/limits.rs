@@ -2,9 +2,9 @@
 //!
 //! | what | how it is bounded |
 //! |---|---|
-//! | time | the progress handler, every [`OPS_PER_LOOK`] instructions, also while a text is compiled; one instruction works on values of [`Limits::value_bytes`] at most |
+//! | time | the progress handler, every [`OPS_PER_LOOK`] instructions, also while a text is compiled; one instruction cannot be interrupted, and works on values of [`Limits::value_bytes`] at most |
 //! | memory | page cache, values, texts, depth of expressions: below; sorting and intermediate tables go to temporary files |
-//! | temporary files | [`Limits::temp_bytes`] for all of a connection together, where it was opened so |
+//! | temporary files | [`Limits::temp_bytes`] for all of a connection together, where the session opened it |
 //! | answer | [`Limits::result_bytes`], [`Limits::result_rows`] |
 //!
 //! Aggregates that build one JSON text keep it in memory until it is complete, whatever the limit of
@@ -34,8 +34,8 @@ const VDBE_OPS: i32 = 2_500_000;
 const TRIGGER_DEPTH: i32 = 100;
 
 /// Bytes of a pattern for LIKE and GLOB: matching takes the product of both lengths, and cannot be
-/// interrupted.
-const LIKE_PATTERN_BYTES: i32 = 1_000;
+/// interrupted. With the longest text it takes as long as a statement may run.
+const LIKE_PATTERN_BYTES: i32 = 250;
 
 /// Statements that stay compiled. A text longer than [`CACHED_SQL_BYTES`] is not kept.
 pub(crate) const CACHED_STATEMENTS: usize = 32;
@@ -50,7 +50,7 @@ pub struct Limits {
     pub sql_bytes: u32,
     /// Highest number of a parameter. 32,766, SQLite's default.
     pub variables: u32,
-    /// Length of a string, a blob, or a row. 16 MiB: more than fits into an answer.
+    /// Length of a string, a blob, or a row. 10 MiB: more would not fit into an answer.
     pub value_bytes: u32,
     /// Rows of one result. 1,000,000.
     pub result_rows: u64,
@@ -60,7 +60,8 @@ pub struct Limits {
     pub run_time: Duration,
     /// Page cache. 4 MiB.
     pub cache_bytes: u32,
-    /// Temporary files of the connection, all together. 1 GiB.
+    /// Temporary files of the connection, all together: sorting, grouping, temporary tables. 1 GiB.
+    /// They are in the directory that SQLite chooses (`SQLITE_TMPDIR`, `TMPDIR`, `/var/tmp`, …).
     pub temp_bytes: u64,
 }
 
@@ -69,7 +70,7 @@ impl Default for Limits {
         Self {
             sql_bytes: 1 << 20,
             variables: 32_766,
-            value_bytes: 16 << 20,
+            value_bytes: 10 << 20,
             result_rows: 1_000_000,
             result_bytes: 10 << 20,
             run_time: Duration::from_secs(30),

@@ -10,20 +10,21 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::Instant;
 
 use anabranch_hrana::{DescribeCol, DescribeParam, DescribeResult, Error, NamedArg, Value};
-use rusqlite::config::DbConfig;
-use rusqlite::{CachedStatement, Connection, InterruptHandle, StatementStatus};
+use anabranch_sqlite::TempFiles;
+use rusqlite::{CachedStatement, Connection, InterruptHandle, OpenFlags, StatementStatus};
 
 use crate::bind::bind;
 use crate::clock::Clock;
 use crate::error::{self, Cause, code, explain};
-use crate::guard::{self, Effect, Guard, OF_CONNECTION};
-use crate::limits::{CACHED_SQL_BYTES, CACHED_STATEMENTS, Limits};
+use crate::guard::{self, Effect, Guard};
+use crate::limits::{CACHED_SQL_BYTES, Limits};
 use crate::rows::{Meter, Rows, columns};
+use crate::setup::{clean, prepare};
 use crate::text::{self, Changes, Class, Count, Mode};
-use crate::vector;
 
 /// What the client of a request may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,7 @@ pub struct Session {
     limits: Limits,
     guard: Guard,
     clock: Clock,
+    temp_files: TempFiles,
     rights: Rights,
     /// When what runs now must have ended; `None`: only statements are limited.
     until: Option<Instant>,
@@ -130,6 +132,13 @@ impl Compiled<'_> {
 const AROUND: &str = "anabranch_returning";
 
 impl Session {
+    /// Opens a connection, and takes it over. Only where it is opened here do temporary files have a
+    /// limit.
+    pub fn open(path: &Path, flags: OpenFlags, limits: &Limits) -> Result<Self, Error> {
+        let conn = TempFiles::open(path, flags).map_err(|error| error::from_sqlite(&error))?;
+        Self::new(conn, limits)
+    }
+
     /// Takes over a connection to a database: guard, limits, functions, and the state that clients
     /// expect. Changes nothing in the file. Foreign keys are enforced, as by the official server;
     /// everything else is as in stock SQLite.
@@ -141,6 +150,7 @@ impl Session {
             limits: *limits,
             guard,
             clock,
+            temp_files: TempFiles::new(limits.temp_bytes),
             rights: Rights::Write,
             until: None,
             temp: Cell::new(false),
@@ -261,21 +271,6 @@ impl Session {
         (self.limits.result_bytes, self.limits.result_rows) = (bytes, rows);
     }
 
-    /// What running a text takes: [`Class::Write`] is what needs the write lock, and
-    /// [`Class::Unknown`] does not occur. Only a pragma is compiled for it, since others may need what
-    /// waiting for the lock brings.
-    pub fn needs_write(&mut self, sql: &str) -> Result<Class, Error> {
-        match text::class(sql) {
-            Class::Unknown => {}
-            class => return Ok(class),
-        }
-        let place = one_statement(sql)?;
-        self.caught(|session| {
-            let compiled = session.compile(&sql[place.clone()], place.start)?;
-            Ok(if compiled.writes() { Class::Write } else { Class::Read })
-        })
-    }
-
     /// Runs one statement to its end; its rows go to `rows`. Whatever the outcome, the statement is
     /// over afterwards.
     pub fn execute(
@@ -304,7 +299,9 @@ impl Session {
 
     /// Runs `act`; a panic becomes an error.
     fn caught<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
-        let result = catch_unwind(AssertUnwindSafe(|| act(self)));
+        let temp_files = self.temp_files.clone();
+        temp_files.take_refused();
+        let result = temp_files.within(|| catch_unwind(AssertUnwindSafe(|| act(self))));
         self.clock.stop();
         result.unwrap_or_else(|panic| {
             self.broken = true;
@@ -355,6 +352,7 @@ impl Session {
     fn cause(&self) -> Cause<'static> {
         Cause {
             timed_out: self.clock.was_reached().then_some(self.limits.run_time),
+            temp_full: self.temp_files.take_refused().then_some(self.limits.temp_bytes),
             ..Cause::default()
         }
     }
@@ -489,51 +487,4 @@ fn one_statement(sql: &str) -> Result<std::ops::Range<usize>, Error> {
         Count::None => error::no_statement(),
         Count::Many => error::many_statements(),
     })
-}
-
-/// Makes a connection ready; the guard comes last, as it would refuse some of this.
-fn prepare(conn: &mut Connection, limits: &Limits) -> rusqlite::Result<(Guard, Clock)> {
-    for (config, on) in [
-        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
-        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
-        (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
-        (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
-        (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true),
-        (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, true),
-    ] {
-        conn.set_db_config(config, on)?;
-    }
-    conn.execute_batch("PRAGMA cell_size_check=1")?;
-    set_pragmas(conn)?;
-    limits.apply(conn)?;
-    vector::register(conn)?;
-    conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
-    let clock = Clock::install(conn)?;
-    Ok((Guard::install(conn, clock.clone())?, clock))
-}
-
-/// Sets the pragmas of the connection to how it begins.
-fn set_pragmas(conn: &Connection) -> rusqlite::Result<()> {
-    for (name, value) in OF_CONNECTION {
-        conn.execute_batch(&format!("PRAGMA {name}={value}"))?;
-    }
-    Ok(())
-}
-
-/// Ends what is open and sets back what was set; `false` if something of a client would stay.
-fn clean(conn: &Connection, temp: bool, pragmas: bool) -> rusqlite::Result<bool> {
-    if !conn.is_autocommit() {
-        conn.execute_batch("ROLLBACK")?;
-    }
-    if temp {
-        let objects: i64 =
-            conn.query_row("SELECT count(*) FROM temp.sqlite_schema", [], |row| row.get(0))?;
-        if objects > 0 {
-            return Ok(false);
-        }
-    }
-    if pragmas {
-        set_pragmas(conn)?;
-    }
-    Ok(true)
 }

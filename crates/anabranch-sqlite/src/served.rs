@@ -39,9 +39,6 @@ pub use new::NewServedFile;
 /// Nobody waits for locks here but for the moment in which another connection recovers or looks.
 const BUSY: Duration = Duration::from_secs(2);
 
-/// Statements that a connection keeps compiled.
-const STATEMENTS: usize = 32;
-
 /// A state of a served file that connections can begin on.
 #[derive(Debug, Clone)]
 pub struct Published {
@@ -147,19 +144,20 @@ impl ServedFile {
         &self.published
     }
 
-    /// A connection for others to work with. It never checkpoints and never waits for the disk.
-    pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+    /// How others open a connection to work with, which they then [set up](Self::set_up).
+    #[must_use]
+    pub fn flags() -> OpenFlags {
+        OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
-            | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
-        let conn = Connection::open_with_flags(path, flags)?;
+            | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE
+    }
+
+    /// Sets up a connection for others to work with: it never checkpoints and never waits for the disk.
+    pub fn set_up(conn: &Connection) -> rusqlite::Result<()> {
         conn.busy_timeout(BUSY)?;
         conn.execute_batch("PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 0")?;
         // Before it can begin on a published state it must have seen the `-wal` once.
-        conn.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
-        conn.set_prepared_statement_cache_capacity(STATEMENTS);
-        Ok(conn)
+        conn.query_row("PRAGMA schema_version", [], |_| Ok(()))
     }
 
     /// What was committed since the published state; `None` if nothing was.

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anabranch_server::{Config, Create, Limits, Location, ServeError, Server, Tokens};
+use anabranch_server::{Config, Create, Limits, Location, ServeError, Server, SqlLimits, Tokens};
 
 use crate::args;
 use crate::context::Context;
@@ -59,7 +59,20 @@ fn config(args: args::Serve, ctx: &Context) -> Result<Config, Failure> {
         push_session: args.limits.push_session,
         idle_database: args.limits.idle_database,
         grace: args.limits.grace,
+        sql_body: args.sql.max_sql_body.as_u64(),
+        sql_streams: args.sql.sql_streams,
+        sql_streams_per_database: args.sql.sql_streams_each,
+        sql_stream_idle: args.sql.sql_stream_idle,
+        sql_sockets: args.sql.sql_sockets,
         ..Limits::default()
+    };
+    let sql = SqlLimits {
+        transaction_idle: args.sql.sql_transaction_idle,
+        transaction: args.sql.sql_transaction,
+        statement: args.sql.sql_statement,
+        busy: args.sql.sql_busy,
+        result: args.sql.sql_result.as_u64(),
+        cursor: args.sql.sql_cursor.as_u64(),
     };
     let domain = args.domain.trim_matches('.').to_ascii_lowercase();
     Ok(Config {
@@ -80,6 +93,8 @@ fn config(args: args::Serve, ctx: &Context) -> Result<Config, Failure> {
         heal: args.heal == args::Switch::On,
         retain: args.retain,
         limits,
+        sql,
+        read_fresh: args.read_fresh,
         ..Config::new(data, scratch_folder(scratch))
     })
 }

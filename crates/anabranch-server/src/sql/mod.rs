@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_format::Lsn;
 use anabranch_hrana::Error;
-use anabranch_sql::{Session, from_sqlite};
+use anabranch_sql::{Session, cap_process_memory, from_sqlite};
 use anabranch_sqlite::{Published, ServedFile};
 use anabranch_store::causes;
 
@@ -75,6 +75,9 @@ pub(crate) struct Sql {
 
 /// Connections that are kept for the next client.
 const IDLE_MAX: usize = 16;
+
+/// What SQLite may allocate in this process, all databases together: a statement that needs more fails.
+const MEMORY_MAX: u64 = 4 << 30;
 
 /// A read is no older than this, against what other servers have appended.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -174,8 +177,12 @@ impl Sql {
         }
         let sql = Arc::clone(self);
         let made = blocking(move || {
-            let conn = ServedFile::connect(&sql.path).map_err(|e| from_sqlite(&e))?;
-            Session::new(conn, &sql.settings.session)
+            let session = Session::open(&sql.path, ServedFile::flags(), &sql.settings.session)?;
+            session.unguarded(ServedFile::set_up).map_err(|e| from_sqlite(&e))?;
+            // It applies to the whole process, and may be said again.
+            let capped = session.unguarded(|conn| cap_process_memory(conn, MEMORY_MAX));
+            capped.map_err(|e| from_sqlite(&e))?;
+            Ok(session)
         });
         made.await.map_err(|fault| failed(&fault))?
     }

@@ -33,7 +33,7 @@ use super::room::Room;
 use super::streams::Streams;
 use super::{http, ws};
 use crate::auth::{Access, NoAccess};
-use crate::config::Limits;
+use crate::config::{Limits, SqlLimits};
 use crate::dispatch::Call;
 use crate::error::{ApiError, json_response};
 use anabranch_sql::Rights;
@@ -51,9 +51,9 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, sql: &SqlLimits) -> Self {
         Service {
-            streams: Streams::new(limits),
+            streams: Streams::new(limits, sql),
             room: Room::new(),
             sockets: Arc::new(Semaphore::new(limits.sql_sockets)),
             key: OnceCell::new(),

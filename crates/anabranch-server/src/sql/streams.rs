@@ -7,7 +7,7 @@
 //!
 //! Their number is limited, for each database and in all. Where a new one has no place, the stream
 //! that has waited longest outside a transaction is closed first: its client will not notice, unless
-//! it had stored SQL. A stream is dropped outside the lock, and leaves its place with that.
+//! it had stored SQL. Then come those whose clients left a transaction behind. A stream is dropped outside the lock, and leaves its place with that.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,14 +19,16 @@ use anabranch_format::DatabaseId;
 use super::baton::{Key, Ticket};
 use super::stream::Stream;
 use super::texts::Texts;
-use crate::config::Limits;
-use crate::entropy;
+use crate::config::{Limits, SqlLimits};
+use crate::{entropy, metrics};
 
 /// All streams of a server.
 pub(super) struct Streams {
     in_all: usize,
     of_each: usize,
     idle: Duration,
+    /// A transaction that is idle for longer was rolled back already.
+    lost: Duration,
     entries: Mutex<Entries>,
 }
 
@@ -43,7 +45,7 @@ struct Entry {
 }
 
 struct Idle {
-    held: Held,
+    held: Box<Held>,
     since: Instant,
 }
 
@@ -78,11 +80,12 @@ impl fmt::Debug for Streams {
 }
 
 impl Streams {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    pub(super) fn new(limits: &Limits, sql: &SqlLimits) -> Arc<Self> {
         Arc::new(Streams {
             in_all: limits.sql_streams,
             of_each: limits.sql_streams_per_database,
             idle: limits.sql_stream_idle,
+            lost: sql.transaction_idle,
             entries: Mutex::default(),
         })
     }
@@ -103,7 +106,7 @@ impl Streams {
                     return Some(self.enter(&mut entries, database));
                 }
                 let only = (of_database >= self.of_each).then_some(database);
-                entries.take_oldest(only)?
+                entries.take_oldest(only, self.lost)?
             };
             tracing::debug!(%database, stream = pushed_out.held.place.id, "closed an idle stream");
             drop(pushed_out);
@@ -116,6 +119,7 @@ impl Streams {
             id = entropy::stream_id();
         }
         entries.all.insert(id, Entry { database: database.clone(), idle: None });
+        metrics::sql_streams(entries.all.len());
         *entries.of.entry(database.clone()).or_default() += 1;
         Place { streams: Arc::clone(self), id }
     }
@@ -125,7 +129,7 @@ impl Streams {
         let mut entries = self.entries();
         let Some(entry) = entries.all.get_mut(&ticket.stream) else { return Taken::Gone };
         match entry.idle.take() {
-            Some(idle) if idle.held.turn == ticket.turn => Taken::Here(Box::new(idle.held)),
+            Some(idle) if idle.held.turn == ticket.turn => Taken::Here(idle.held),
             other => {
                 entry.idle = other;
                 Taken::Used
@@ -152,14 +156,20 @@ impl Streams {
 }
 
 impl Entries {
-    /// Takes out the stream that is idle for longest outside a transaction.
-    fn take_oldest(&mut self, only: Option<&DatabaseId>) -> Option<Idle> {
-        let candidates = self.all.values_mut().filter(|entry| {
-            only.is_none_or(|database| entry.database == *database)
-                && entry.idle.as_ref().is_some_and(|idle| !idle.held.stream.in_transaction())
+    /// Takes out the stream that is idle for longest outside a transaction; if there is none, the one
+    /// whose transaction was lost first.
+    fn take_oldest(&mut self, only: Option<&DatabaseId>, lost: Duration) -> Option<Idle> {
+        let age = |entry: &Entry| {
+            let idle = entry.idle.as_ref()?;
+            let in_transaction = idle.held.stream.in_transaction();
+            let free = !in_transaction || idle.since.elapsed() >= lost;
+            free.then_some((in_transaction, idle.since))
+        };
+        let candidates = self.all.values_mut().filter_map(|entry| {
+            let mine = only.is_none_or(|database| entry.database == *database);
+            mine.then(|| age(entry)).flatten().map(|age| (age, entry))
         });
-        let since = |entry: &&mut Entry| entry.idle.as_ref().map(|idle| idle.since);
-        candidates.min_by_key(since)?.idle.take()
+        candidates.min_by_key(|(age, _)| *age)?.1.idle.take()
     }
 }
 
@@ -167,6 +177,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut entries = self.streams.entries();
         let Some(entry) = entries.all.remove(&self.id) else { return };
+        metrics::sql_streams(entries.all.len());
         if let Some(count) = entries.of.get_mut(&entry.database) {
             *count -= 1;
             if *count == 0 {
@@ -193,7 +204,7 @@ impl Held {
         let streams = Arc::clone(&self.place.streams);
         let mut entries = streams.entries();
         if let Some(entry) = entries.all.get_mut(&ticket.stream) {
-            entry.idle = Some(Idle { held: *self, since: Instant::now() });
+            entry.idle = Some(Idle { held: self, since: Instant::now() });
         }
         drop(entries);
         key.seal(database, &ticket)

@@ -21,21 +21,12 @@ use std::time::{Duration, Instant};
 use anabranch_hrana::Error;
 use anabranch_hrana::ws::{ClientMsg, Request, Response as Answer, ServerMsg};
 use anabranch_store::DatabaseName;
-use axum::body::Body;
-use axum::response::Response;
 use futures::{SinkExt as _, StreamExt as _};
-use hyper::header::{
-    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
-};
-use hyper::http::request::Parts;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper::{Method, StatusCode};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
@@ -44,12 +35,14 @@ use super::room::{FREE_BYTES, Part};
 use super::serve::{access_code, rights};
 use super::texts::{Misuse, Texts, check_batch};
 use crate::auth::{self, Access, NoAccess};
-use crate::dispatch::Call;
-use crate::error::ApiError;
+use crate::metrics;
 use crate::server::App;
 
+mod handshake;
 mod metered;
 mod worker;
+
+pub(super) use handshake::upgrade;
 
 use metered::Metered;
 use worker::{Job, Work};
@@ -73,74 +66,7 @@ const READ_BYTES: usize = 8 << 10;
 /// A reason for closing is no longer.
 const REASON_BYTES_MAX: usize = 120;
 
-/// Subprotocols with their versions, best first.
-const PROTOCOLS: [(&str, u8); 3] = [("hrana3", 3), ("hrana2", 2), ("hrana1", 1)];
-
 type Io = WebSocketStream<Metered<TokioIo<Upgraded>>>;
-
-/// Takes the connection over.
-pub(super) fn upgrade(call: Call, mut parts: Parts) -> Result<Response, ApiError> {
-    if parts.method != Method::GET {
-        return Err(ApiError::method());
-    }
-    let text = |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    if text(SEC_WEBSOCKET_VERSION).map(str::trim) != Some("13") {
-        return Err(ApiError::bad_request("a WebSocket must have Sec-WebSocket-Version: 13"));
-    }
-    let Some(key) = text(SEC_WEBSOCKET_KEY) else {
-        return Err(ApiError::bad_request("a WebSocket must have a Sec-WebSocket-Key"));
-    };
-    let accept = derive_accept_key(key.trim().as_bytes());
-    let (protocol, version) = protocol(&parts)?;
-    let app = Arc::clone(&call.app);
-    let place = Arc::clone(&app.sql.sockets).try_acquire_owned();
-    let place = place.map_err(|_| {
-        let text = "too many WebSockets are open; come again";
-        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_SOCKETS", text)
-    })?;
-    let Some(upgrade) = parts.extensions.remove::<OnUpgrade>() else {
-        return Err(ApiError::bad_request("this connection cannot become a WebSocket"));
-    };
-    let name = call.slot.name().clone();
-    let tasks = app.tasks.clone();
-    tasks.spawn(async move {
-        match upgrade.await {
-            Ok(io) => Box::pin(Socket::run(app, name, version, io, place)).await,
-            Err(error) => tracing::debug!(%error, "a connection did not become a WebSocket"),
-        }
-    });
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    if let Ok(accept) = HeaderValue::from_str(&accept) {
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    if let Some(protocol) = protocol {
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-    }
-    Ok(response)
-}
-
-/// The best of the subprotocols that the client offers. One that offers none speaks version 1.
-fn protocol(parts: &Parts) -> Result<(Option<&'static str>, u8), ApiError> {
-    let mut offers = parts.headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().peekable();
-    if offers.peek().is_none() {
-        return Ok((None, 1));
-    }
-    let offers: Vec<&str> = offers
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(',').map(str::trim))
-        .collect();
-    let best = PROTOCOLS.iter().find(|(name, _)| offers.contains(name));
-    let (name, version) = best.ok_or_else(|| {
-        ApiError::bad_request(
-            "of the subprotocols this server knows hrana3, hrana2 and hrana1 only",
-        )
-    })?;
-    Ok((Some(*name), *version))
-}
 
 /// Why the connection is closed, as the client is told.
 #[derive(Debug)]
@@ -200,6 +126,7 @@ impl Socket {
         io: Upgraded,
         _place: OwnedSemaphorePermit,
     ) {
+        let _counted = metrics::Socket::open();
         let limits = &app.config.limits;
         let longest = usize::try_from(limits.sql_body).unwrap_or(usize::MAX);
         let config = WebSocketConfig::default()
@@ -503,8 +430,13 @@ fn unreadable(error: WsError) -> Option<Close> {
 
 /// Says why, and waits for the client to close as well: else it might not hear it.
 async fn goodbye(io: &mut Io, close: Close) {
-    let mut reason = close.reason;
-    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+    let mut reason = String::new();
+    for c in close.reason.chars() {
+        if reason.len() + c.len_utf8() > REASON_BYTES_MAX {
+            break;
+        }
+        reason.push(c);
+    }
     let frame = CloseFrame { code: close.code, reason: reason.into() };
     if io.send(Message::Close(Some(frame))).await.is_ok() {
         while let Some(Ok(_)) = io.next().await {

@@ -76,21 +76,21 @@ const WRITING: [&str; 2] = ["optimize", "incremental_vacuum"];
 
 /// What the pragma does, or why it is refused.
 pub(super) fn effect(name: &str, has_value: bool) -> Result<Effect, String> {
-    let is = |one: &&str| one.eq_ignore_ascii_case(name);
-    if TELLING.iter().any(|one| is(one)) {
+    let is = |list: &[&str]| list.iter().any(|one| one.eq_ignore_ascii_case(name));
+    if is(&TELLING) {
         return Ok(Effect::Read);
     }
-    if WRITING.iter().any(|one| is(one)) {
+    if is(&WRITING) {
         return Ok(Effect::Write);
     }
-    if OF_CONNECTION.iter().any(|(one, _)| is(one)) {
+    if OF_CONNECTION.iter().any(|(one, _)| is(&[*one])) {
         // Without a value this one does nothing, but no other tells its state.
         return Ok(if has_value { Effect::Connection } else { Effect::Read });
     }
-    if OF_DATABASE.iter().any(|one| is(one)) {
+    if is(&OF_DATABASE) {
         return Ok(if has_value { Effect::Write } else { Effect::Read });
     }
-    if READ_ONLY.iter().any(|one| is(one)) {
+    if is(&READ_ONLY) {
         return if has_value {
             Err(unsupported(&format!("setting PRAGMA {name}; it may be read")))
         } else {

@@ -304,7 +304,7 @@ fn bits(data: &[u8]) -> Result<Vector, VectorError> {
         ))
     };
     let trailing = usize::from(*data.last().ok_or_else(malformed)?);
-    if data.len() % 2 != 0 {
+    if !data.len().is_multiple_of(2) {
         return Err(malformed());
     }
     let dims = (data.len() * 8)
@@ -316,7 +316,7 @@ fn bits(data: &[u8]) -> Result<Vector, VectorError> {
 }
 
 fn steps(data: &[u8]) -> Result<Vector, VectorError> {
-    if data.len() < 2 || data.len() % 2 != 0 {
+    if data.len() < 2 || !data.len().is_multiple_of(2) {
         return Err(error(&format!(
             "float8 vector blob length must be divisible by 2 and has at least 2 bytes (excluding \
              'type'-byte): length={}",

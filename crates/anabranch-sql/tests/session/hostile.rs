@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_hrana::Error;
 use anabranch_sql::{Limits, Session};
+use rusqlite::OpenFlags;
 
 use super::support::{all, fails, int, limited, rows, session, value};
 
@@ -88,15 +89,15 @@ fn large_values_are_refused() {
     let mut session = short();
     for sql in [
         "SELECT zeroblob(1000000000)",
-        "SELECT length(zeroblob(17000000))",
+        "SELECT length(zeroblob(11000000))",
         "SELECT randomblob(1000000000)",
         "SELECT printf('%.*c', 1000000000, 'x')",
         "SELECT printf('%1000000000d', 1)",
-        "SELECT replace(printf('%.*c', 16000000, 'x'), 'x', 'yy')",
+        "SELECT replace(printf('%.*c', 10000000, 'x'), 'x', 'yy')",
         "SELECT replace(printf('%.*c', 10000, 'x'), 'x', printf('%.*c', 10000, 'y'))",
-        "SELECT hex(zeroblob(16000000))",
-        "SELECT quote(zeroblob(16000000))",
-        "SELECT zeroblob(16000000) || zeroblob(16000000)",
+        "SELECT hex(zeroblob(10000000))",
+        "SELECT quote(zeroblob(10000000))",
+        "SELECT zeroblob(10000000) || zeroblob(10000000)",
         "WITH RECURSIVE d(s) AS (VALUES('x') UNION ALL SELECT s||s FROM d) SELECT max(length(s)) FROM d",
     ] {
         let error = fails(&mut session, sql);
@@ -159,9 +160,7 @@ fn long_results_are_refused_and_leave_nothing_open() {
         "SELECT zeroblob(8000)".to_owned(),
         "SELECT printf('%.*c', 3000, char(1))".to_owned(),
         format!("SELECT {}", vec!["1 AS a_rather_long_name_of_a_column"; 200].join(",")),
-        format!(
-            "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n LIMIT 1000) INSERT INTO t SELECT i FROM n RETURNING a"
-        ),
+        "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n LIMIT 1000) INSERT INTO t SELECT i FROM n RETURNING a".to_owned(),
     ] {
         let error = fails(&mut reader, &sql);
         assert_eq!(error.code, "RESPONSE_TOO_LARGE", "{sql}: {error}");
@@ -177,4 +176,36 @@ fn long_results_are_refused_and_leave_nothing_open() {
     });
     assert_eq!((busy, log, done), (0, 0, 0));
     assert_eq!(rows(&mut reader, "SELECT a FROM t").len(), 2);
+}
+
+#[test]
+fn temporary_files_have_a_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { temp_bytes: 8 << 20, cache_bytes: 64 << 10, ..Limits::default() };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let mut session = Session::open(&dir.path().join("db"), flags, &limits).unwrap();
+    for sql in [
+        "SELECT i FROM n ORDER BY randomblob(1000)",
+        "SELECT DISTINCT randomblob(1000) FROM n",
+        "SELECT count(*) FROM n GROUP BY randomblob(1000)",
+        "SELECT count(DISTINCT randomblob(1000)) FROM n",
+        "SELECT row_number() OVER (ORDER BY randomblob(1000)) FROM n",
+        "SELECT randomblob(1000) FROM n EXCEPT SELECT 1",
+        ", m AS MATERIALIZED (SELECT randomblob(1000) FROM n) SELECT count(*) FROM m",
+    ] {
+        let error = fails(&mut session, &format!("{ENDLESS} {sql}"));
+        assert_eq!(error.code, "SQLITE_FULL", "{sql}: {error}");
+        assert!(error.message.contains("8388608 bytes of temporary files"), "{error}");
+    }
+    let sql = "WITH RECURSIVE n(i) AS (VALUES(x'') UNION SELECT randomblob(1000) FROM n) SELECT max(i) FROM n";
+    assert_eq!(fails(&mut session, sql).code, "SQLITE_FULL");
+    all(&mut session, &["CREATE TEMP TABLE t(a)"]);
+    let sql = format!("{ENDLESS} INSERT INTO t SELECT randomblob(1000) FROM n");
+    assert_eq!(fails(&mut session, &sql).code, "SQLITE_FULL");
+    // What is within the limit goes on.
+    all(
+        &mut session,
+        &["DROP TABLE t", "CREATE TEMP TABLE t(a)", "INSERT INTO t VALUES(zeroblob(4000000))"],
+    );
+    assert!(session.is_autocommit());
 }

@@ -1,6 +1,5 @@
 use anabranch_hrana::{Col, Error, Value};
-use anabranch_sql::text::{Class, Mode};
-use anabranch_sql::{Rights, Rows, Session};
+use anabranch_sql::{Need, Rights, Rows, Session};
 
 use super::support::{all, blob, fails, int, rows, run, run_named, session, text, value};
 
@@ -258,26 +257,26 @@ fn describe() {
 fn what_needs_the_write_lock() {
     let mut session = with_table();
     for (sql, expected) in [
-        ("SELECT 1", Class::Read),
-        ("INSERT INTO t VALUES(1,1)", Class::Write),
-        ("INSERT INTO not_there_yet VALUES(1)", Class::Write),
-        ("WITH a AS (SELECT 1) SELECT * FROM a", Class::Read),
-        ("PRAGMA user_version", Class::Read),
-        ("PRAGMA journal_mode", Class::Read),
-        ("PRAGMA user_version=1", Class::Write),
-        ("PRAGMA optimize", Class::Write),
-        ("PRAGMA foreign_keys=off", Class::Read),
-        ("BEGIN IMMEDIATE", Class::Begin(Mode::Immediate)),
-        ("ROLLBACK TO a", Class::RollbackTo),
+        ("SELECT 1", Need::Read),
+        ("INSERT INTO t VALUES(1,1)", Need::Write),
+        ("INSERT INTO not_there_yet VALUES(1)", Need::Write),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", Need::Read),
+        ("PRAGMA user_version", Need::Read),
+        ("PRAGMA journal_mode", Need::Read),
+        ("PRAGMA user_version=1", Need::Write),
+        ("PRAGMA optimize", Need::Write),
+        ("PRAGMA foreign_keys=off", Need::Nothing),
+        ("BEGIN IMMEDIATE", Need::Write),
+        ("ROLLBACK TO a", Need::Nothing),
     ] {
-        assert_eq!(session.needs_write(sql).unwrap(), expected, "{sql}");
+        assert_eq!(session.need(sql).unwrap(), expected, "{sql}");
     }
     assert_eq!(
-        session.needs_write("PRAGMA locking_mode=exclusive").unwrap_err().code,
+        session.need("PRAGMA locking_mode=exclusive").unwrap_err().code,
         "SQL_PARSE_ERROR"
     );
     assert_eq!(value(&mut session, "PRAGMA user_version"), int(0));
-    assert_eq!(session.needs_write("FOO").unwrap_err().code, "SQL_PARSE_ERROR");
+    assert_eq!(session.need("FOO").unwrap_err().code, "SQL_PARSE_ERROR");
 }
 
 #[test]

@@ -14,7 +14,9 @@ fn empty() -> World {
 
 impl World {
     fn connect(&self) -> Connection {
-        ServedFile::connect(self.file.path()).unwrap()
+        let conn = Connection::open_with_flags(self.file.path(), ServedFile::flags()).unwrap();
+        ServedFile::set_up(&conn).unwrap();
+        conn
     }
 
     fn count(&self, conn: &Connection) -> i64 {

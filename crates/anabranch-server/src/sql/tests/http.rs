@@ -397,6 +397,21 @@ async fn a_full_server_closes_idle_streams_but_no_transactions() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_was_left_behind_gives_its_place_up() {
+    let server = start(|c| {
+        c.limits.sql_streams_per_database = 1;
+        c.sql.transaction_idle = Duration::ZERO;
+    })
+    .await;
+    let begun = server.run(&Value::Null, json!([execute("BEGIN")])).await;
+    let other = server.run(&Value::Null, json!([execute("SELECT 1"), close()])).await;
+    assert_eq!(other["results"][0]["type"], "ok");
+    let lost = server.run(&begun["baton"], json!([execute("COMMIT")])).await;
+    assert_eq!(lost["results"][0]["error"]["code"], "STREAM_EXPIRED");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn bodies_are_limited() {
     let server = start(|c| c.limits.sql_body = 1000).await;
     let long = format!("SELECT '{}'", "x".repeat(1000));
