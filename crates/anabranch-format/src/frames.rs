@@ -8,7 +8,7 @@
 use std::io::{self, BufRead, Read};
 
 use zstd::bulk::Decompressor;
-use zstd::zstd_safe::DParameter;
+use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective};
 
 use crate::compress::{FRAME_CONTENT_MAX, WINDOW_LOG_MAX};
 
@@ -90,6 +90,8 @@ impl PackedFrame {
 /// Unpacks frames, one after another.
 pub struct FrameUnpacker {
     decoder: Decompressor<'static>,
+    /// For the starts of frames.
+    stream: DCtx<'static>,
 }
 
 impl std::fmt::Debug for FrameUnpacker {
@@ -103,7 +105,9 @@ impl FrameUnpacker {
     pub fn new() -> io::Result<Self> {
         let mut decoder = Decompressor::new()?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
-        Ok(FrameUnpacker { decoder })
+        let mut stream = DCtx::create();
+        stream.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(refused)?;
+        Ok(FrameUnpacker { decoder, stream })
     }
 
     /// Puts the content of `frame` into `out`, in place of what was there. Damage is told by the error
@@ -121,6 +125,29 @@ impl FrameUnpacker {
             Err(damaged("a zstd frame unpacks to another length than it states"))
         }
     }
+}
+
+impl FrameUnpacker {
+    /// Puts the first bytes of the content of `frame` into `out`, as many as fit, without a look at what
+    /// follows, and so at the checksum. Damage is told by the error kind `InvalidData`; then `out` means
+    /// nothing.
+    pub fn unpack_start(&mut self, frame: &PackedFrame, out: &mut [u8]) -> io::Result<()> {
+        self.stream.reset(ResetDirective::SessionOnly).map_err(refused)?;
+        let wanted = out.len();
+        let (mut input, mut output) = (InBuffer::around(&frame.bytes), OutBuffer::around(out));
+        while output.pos() < wanted {
+            let before = (input.pos(), output.pos());
+            self.stream.decompress_stream(&mut output, &mut input).map_err(refused)?;
+            if (input.pos(), output.pos()) == before {
+                return Err(damaged("a zstd frame unpacks to less than it states"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refused(code: usize) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, zstd_safe::get_error_name(code))
 }
 
 /// Hands out the frames of a body, one after another. Holds none of them; one has at most
@@ -236,6 +263,11 @@ mod tests {
         while let Some(frame) = splitter.next_frame()? {
             frames += 1;
             unpacker.unpack(&frame, &mut content)?;
+            for part in [content.len(), content.len() / 3, 0] {
+                let mut start = vec![0; part];
+                unpacker.unpack_start(&frame, &mut start)?;
+                assert!(start == content[..part]);
+            }
             out.extend_from_slice(&content);
         }
         Ok((frames, out))

@@ -47,8 +47,8 @@ pub use page_set::PageSet;
 pub use part::{PART_BYTES_MAX, PartHeader, SectionWriter, read_section, skip_section};
 pub use segment::{EncodedSegment, SegmentEncoder, SegmentError, Transaction, TransactionError};
 pub use snapshot::{
-    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNKS_MAX, Layout, SeekTable, SnapshotError, SnapshotReader,
-    SnapshotWriter, chunk_bytes, decode_chunk,
+    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNKS_MAX, ChunkUnpacker, Layout, SeekTable, SnapshotError,
+    SnapshotReader, SnapshotWriter, chunk_bytes, decode_chunk,
 };
 pub use wal::{
     ChecksumOrder, FRAME_HEADER_BYTES, FrameHeader, SEQUENCE_MAX, Salts, WAL_HEADER_BYTES,

@@ -344,6 +344,38 @@ fn is_default_page_size(size: &PageSize) -> bool {
 }
 
 impl Metadata {
+    /// Of an object of the first generation that states nothing more: no push, no time, and a database
+    /// without pages before and after.
+    #[must_use]
+    pub fn new(
+        kind: Kind,
+        database: DatabaseId,
+        writer: WriterId,
+        lsn: (Lsn, Lsn),
+        page_size: PageSize,
+    ) -> Self {
+        Metadata {
+            version: FORMAT_VERSION,
+            kind,
+            database,
+            lsn,
+            generation: first_generation(),
+            next_generation: None,
+            push: None,
+            writer,
+            time: Micros(0),
+            clock: None,
+            page_size,
+            pages: (0, 0),
+            sum: (DbChecksum::EMPTY, DbChecksum::EMPTY),
+            frames: None,
+            transactions: None,
+            healed: None,
+            chunk: None,
+            body: None,
+        }
+    }
+
     /// How many Lsns the object covers.
     #[must_use]
     pub fn lsn_count(&self) -> u64 {

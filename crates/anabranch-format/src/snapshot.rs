@@ -10,6 +10,8 @@
 use std::io::{self, BufRead, Read, Write};
 use std::ops::Range;
 
+use zstd::bulk::Decompressor;
+
 use crate::compress::{Unpacker, is_damage};
 use crate::delta::{DeltaError, PageSource};
 use crate::metadata::{Metadata, MetadataError};
@@ -33,6 +35,10 @@ const SEEK_TABLE_MAGIC: u32 = 0x184D_2A5E;
 const FOOTER_BYTES: usize = 9;
 const ENTRY_BYTES: usize = 8;
 const LEVEL: i32 = 3;
+
+/// Chunks up to this length, that of databases up to a terabyte, are unpacked in one go, into memory
+/// that is allocated before anything of them was seen.
+const AT_ONCE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Why a snapshot cannot be used or written.
 #[derive(Debug, thiserror::Error)]
@@ -221,6 +227,50 @@ impl SeekTable {
     pub fn chunk_range(&self, chunk: u64) -> Option<Range<u64>> {
         let index = usize::try_from(chunk).ok()?;
         Some(*self.offsets.get(index)?..*self.offsets.get(index.checked_add(1)?)?)
+    }
+}
+
+/// Unpacks chunks of one snapshot, one after another, into memory that is written to again.
+pub struct ChunkUnpacker {
+    layout: Layout,
+    decoder: Decompressor<'static>,
+}
+
+impl std::fmt::Debug for ChunkUnpacker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChunkUnpacker").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
+impl ChunkUnpacker {
+    /// Prepares a decoder.
+    pub fn new(layout: Layout) -> io::Result<Self> {
+        Ok(ChunkUnpacker { layout, decoder: Decompressor::new()? })
+    }
+
+    /// Puts the content of the chunk `chunk` into `out`, in place of what was there; its length must be
+    /// what the layout demands. After an error `out` means nothing.
+    pub fn unpack(
+        &mut self,
+        chunk: u64,
+        packed: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SnapshotError> {
+        let expected = self.layout.chunk_len(chunk);
+        if expected > AT_ONCE_BYTES_MAX {
+            *out = decode_chunk(&self.layout, chunk, packed)?;
+            return Ok(());
+        }
+        out.clear();
+        out.reserve_exact(expected);
+        self.decoder
+            .decompress_to_buffer(packed, out)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        // A vector may have room for more than was asked for.
+        match out.len() {
+            found if found == expected => Ok(()),
+            found => Err(SnapshotError::ChunkLength { chunk, found, expected }),
+        }
     }
 }
 

@@ -33,7 +33,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use anabranch_format::{PageOne, PageSet, Pgno};
-use anabranch_sqlite::{PageRead, SharedPages};
+use anabranch_sqlite::{PageRead, SharedPages, lock_pages};
 use rusqlite::Connection;
 
 use crate::cell::Cell;
@@ -245,8 +245,7 @@ fn roots(conn: &Connection) -> Result<Vec<u32>, RebaseError> {
 
 /// Reads the header of a state.
 fn header(pages: &Mutex<dyn PageRead>) -> io::Result<Option<(PageOne, Vec<u8>)>> {
-    let mut pages =
-        pages.lock().map_err(|_| io::Error::other("a thread that used these pages panicked"))?;
+    let mut pages = lock_pages(pages)?;
     if pages.size() == 0 {
         return Ok(None);
     }

@@ -55,6 +55,7 @@ mod foreign;
 mod here;
 mod keymap;
 mod keys;
+mod layered;
 mod lost;
 mod modules;
 mod narrow;
@@ -82,6 +83,7 @@ pub use candidates::Changed;
 pub use conflict::{Conflict, ConflictKind, Decision, Row, Value};
 pub use error::RebaseError;
 pub use keymap::{KeyMap, MovedKey};
+pub use layered::{Interrupts, Layered, LayeredError};
 pub use rebase::{
     BoxError, RowChange, Sides, Summary, TableSummary, changed_rows, prepare, rebase,
 };

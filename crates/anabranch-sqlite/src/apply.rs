@@ -20,10 +20,7 @@
 //! changed: then it becomes a random value that neither side has used, so that no connection goes on
 //! with the schema it knows.
 
-use std::time::{Duration, Instant};
-
 use anabranch_format::{PageOne, PageOrder, PageSize, PageSource, Pgno};
-use rusqlite::ffi::{SQLITE_BUSY, SQLITE_BUSY_SNAPSHOT};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{BaseMap, PageEntry, PageHasher};
@@ -33,9 +30,6 @@ use crate::raw_pages;
 use crate::verify::Committed;
 use crate::view::View;
 use anabranch_format::PageSet;
-
-/// How long to wait before asking for the write lock again: first and longest.
-const LOCK_RETRY: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));
 
 /// So much is written to the `-wal` before the disk is asked to take it; the next time at three times
 /// as much, and so on: each sync costs something too.
@@ -202,7 +196,9 @@ impl View<'_> {
         under_lock: &mut dyn FnMut(&UnderLock) -> Result<(), E>,
     ) -> Result<Applied, ApplyError<E>> {
         self.check(&change)?;
-        self.lock()?;
+        if !self.lock()? {
+            return Err(ApplyError::Moved);
+        }
         if self.live.lazy && !self.live.has_empty_wal() {
             // Somebody wrote to the `-wal` and took it back: the next try waits for the disk.
             return Err(ApplyError::Moved);
@@ -272,36 +268,6 @@ impl View<'_> {
             )));
         }
         Ok(())
-    }
-
-    /// Takes the write lock before an apply: nobody else can commit from here to its end, or until
-    /// the view is dropped. [`ApplyError::Moved`] if somebody has committed since the view began.
-    ///
-    /// SQLite does not wait here by itself, since waiting cannot help a reader whose state is no longer
-    /// the newest; what others hold is waited for within the busy timeout.
-    pub fn lock<E>(&self) -> Result<(), ApplyError<E>> {
-        let began = Instant::now();
-        let mut pause = LOCK_RETRY.0;
-        loop {
-            // An insert of no rows takes the lock and writes nothing.
-            let locked = self
-                .live
-                .conn
-                .prepare_cached("INSERT INTO sqlite_dbpage(pgno, data) SELECT 1, NULL WHERE 0")
-                .and_then(|mut s| s.execute([]));
-            let error = match locked {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            };
-            match error.sqlite_error().map(|e| e.extended_code) {
-                Some(SQLITE_BUSY_SNAPSHOT) => return Err(ApplyError::Moved),
-                Some(SQLITE_BUSY) if began.elapsed() < self.live.busy => {
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(LOCK_RETRY.1);
-                }
-                _ => return Err(self.live.error("taking the write lock of", error).into()),
-            }
-        }
     }
 
     fn write_pages<E>(&mut self, change: ApplyDelta<'_>) -> Result<Written, ApplyError<E>> {

@@ -64,6 +64,7 @@ mod view;
 mod wal;
 mod watcher;
 mod write_behind;
+mod write_lock;
 
 pub use anabranch_format::PageSet;
 pub use apply::{
@@ -74,7 +75,7 @@ pub use capture::{Captured, Compare, How, ScanReason};
 pub use error::{ApplyError, BaseError, CaptureError, FileError, Mismatch, NewPagesError};
 pub use frozen::{EachFrame, Frozen};
 pub use identity::FileIdentity;
-pub use live::{LiveFile, LockedOut, Prepared};
+pub use live::{LiveFile, Prepared};
 pub use mark::Mark;
 pub use overlay::{Difference, LAYER_MEMORY_BYTES_MAX, Overlay, SharedOverlay};
 pub use page_read::{PageRead, SharedPages, lock as lock_pages};

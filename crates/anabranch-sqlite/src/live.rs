@@ -267,14 +267,6 @@ impl LiveFile {
         self.set_lazy(false)
     }
 
-    /// Keeps everybody else from writing, until the answer is dropped; what others hold is waited for
-    /// within the busy timeout.
-    pub fn keep_out(self) -> Result<LockedOut, FileError> {
-        let begun = self.conn.execute_batch("BEGIN IMMEDIATE");
-        begun.map_err(|e| self.error("taking the write lock of", e))?;
-        Ok(LockedOut { live: self })
-    }
-
     /// Whether the `-wal` is absent or empty: not one byte of an earlier run is in it.
     pub(crate) fn has_empty_wal(&self) -> bool {
         match std::fs::metadata(&self.wal_path) {
@@ -365,18 +357,6 @@ impl LiveFile {
 
     pub(crate) fn error(&self, what: &'static str, error: rusqlite::Error) -> FileError {
         sqlite_error(&self.path, what, self.busy, error)
-    }
-}
-
-/// Nobody but this can write to a database: see [`LiveFile::keep_out`].
-#[derive(Debug)]
-pub struct LockedOut {
-    live: LiveFile,
-}
-
-impl Drop for LockedOut {
-    fn drop(&mut self) {
-        self.live.rollback();
     }
 }
 

@@ -134,6 +134,18 @@ impl<L: BorrowMut<LiveFile>> ViewOf<L> {
         }
     }
 
+    /// Ends the transaction and begins one on the newest state.
+    pub(crate) fn begin_again(&mut self) -> Result<(), FileError> {
+        let live = self.live.borrow_mut();
+        live.rollback();
+        // Frames may have come since.
+        let lazy = live.lazy && live.has_empty_wal();
+        live.set_lazy(lazy)?;
+        let Start { page_one, db_size, snapshot } = start(live)?;
+        (self.page_one, self.db_size, self.snapshot) = (page_one, db_size, snapshot);
+        Ok(())
+    }
+
     pub(crate) fn live(&self) -> &LiveFile {
         self.live.borrow()
     }

@@ -52,7 +52,7 @@ impl Collected {
 
     /// Adds the next object.
     pub(crate) async fn add(mut self, piece: OpenPiece) -> Result<Self, StoreError> {
-        check_next(&self.context, &self.keys, self.last.as_ref(), &piece)?;
+        check_next(&self.context, &self.keys, self.last.as_ref(), &piece.key, &piece.metadata)?;
         let metadata = &piece.metadata;
         if let (Kind::Segment, Some(push)) = (metadata.kind, &metadata.push) {
             let (writer, lsn) = (metadata.writer.clone(), metadata.lsn.1);
@@ -138,16 +138,17 @@ pub(crate) fn check_next(
     context: &Context,
     keys: &Keys,
     before: Option<&Metadata>,
-    piece: &OpenPiece,
+    key: &str,
+    next: &Metadata,
 ) -> Result<(), StoreError> {
-    if piece.metadata.kind == Kind::Snapshot {
+    if next.kind == Kind::Snapshot {
         return Ok(());
     }
-    if before.is_some_and(|b| piece.metadata.from() > b.lsn.1) {
+    if before.is_some_and(|b| next.from() > b.lsn.1) {
         let hole = before.and_then(|b| b.lsn.1.next()).unwrap_or(Lsn::MAX);
         return Err(context.missing(&keys.segment(hole)));
     }
-    check_follows(context, &piece.key, before, &piece.metadata)
+    check_follows(context, key, before, next)
 }
 
 /// An object must be what its place says, of this database.

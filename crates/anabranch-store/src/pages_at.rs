@@ -2,25 +2,27 @@
 //!
 //! For whoever has a later state and needs, of the pages that changed since, the images from before.
 //! The newest snapshot that is not newer is where most of them lie: its seek table tells where, and
-//! only those chunks are fetched. Before that the segments and deltas after the snapshot are read, as
-//! a whole, since they cannot be read otherwise: what is found there need not be fetched from the
-//! snapshot. Without a snapshot (a young database) the log is read from its start.
+//! only those chunks are fetched. Before that the segments and deltas after the snapshot are read, from
+//! the newest back, until nothing is missing any more; each as a whole, since they cannot be read
+//! otherwise. Without a snapshot (a young database) the log is read back to its start.
 //!
 //! ```text
-//! segments, deltas -> Runs (only what is wanted) -> a spool, and which pages are still missing
-//! snapshot         -> its seek table, chunks     -> a spool
-//! both             -> merged while they are read
+//! segments, deltas, newest first -> a temporary file, and which pages are still missing
+//! snapshot, if any are           -> its seek table, chunks -> a spool
+//! both                           -> merged while they are read
 //! ```
 //!
 //! Bounds: 16 downloads at once of at most 64 KiB in memory each (longer ones go to temporary files);
-//! what `Runs` takes; 8 MiB for each spool before it is a temporary file; a bit for each page of the
-//! database; a chunk of the snapshot (256 KiB up to databases of 64 GiB).
+//! what unpacking one object takes; 8 MiB for the spool before it is a temporary file, too; two bits for
+//! each page of the database; what [`chunk_pages`](crate::chunk_pages) states.
 //!
-//! The rolling checksum covers whole states, so it says nothing here. What is checked: that objects
-//! follow one another, the checksums of each WAL, of each chunk, and that every page is there. Who
-//! keeps a checksum of each page should compare.
+//! The rolling checksum covers whole states, so it says nothing here. What is checked: that the objects
+//! that are read follow one another, the checksums of each WAL as far as it is read, of each chunk, and
+//! that every page is there. Who knows each page by a checksum can leave those of the WALs out: they
+//! take as long as unpacking, and stand in the way of doing that on two threads.
 
-use std::io::{BufReader, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
 use anabranch_format::{DeltaError, Lsn, Merge, Metadata, PageSet, PageSize, PageSource, Pgno};
@@ -30,18 +32,18 @@ use crate::collect::check_next;
 use crate::context::Context;
 use crate::error::StoreError;
 use crate::fetch::PLANS_MAX;
+use crate::first_image::FirstImage;
 use crate::keys::Target;
 use crate::log::Log;
 use crate::objects::is_vanished;
 use crate::progress::{Counter, Progress, Step};
-use crate::runs::{Chain, Runs, Source};
-use crate::spool::{Spool, SpoolReader};
+use crate::runs::{Chain, Named, OpenPiece, Runs, Source};
+use crate::snapshot_pages::SnapshotParts;
 
 /// Objects on their way at the same time.
 const DOWNLOADS_AT_ONCE: usize = 16;
 /// Objects up to this length are held in memory.
 const MEMORY_BYTES_MAX: u64 = 64 * 1024;
-const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Pages as of a position: all bytes are at hand, locally.
 pub struct PagesAt {
@@ -82,18 +84,22 @@ impl PagesAt {
 impl Log {
     /// The pages of `wanted` as they were at the position `at`, which must end a transaction.
     ///
+    /// `chain`: whether the checksums of the WAL inside segments and deltas are checked here. The reader
+    /// must know each page by a checksum of its own where it is left to it; then two threads unpack.
+    ///
     /// Fails with [`StoreError::BelowFloor`] if the log does not keep that state any more, and with
     /// [`StoreError::BeyondHead`] if it is not there yet.
     pub async fn pages_at(
         &self,
         at: Lsn,
         wanted: PageSet,
+        chain: Chain,
         progress: &Progress,
     ) -> Result<PagesAt, StoreError> {
         let wanted = Arc::new(wanted);
         let mut plans = 0;
         loop {
-            let found = self.try_pages_at(at, &wanted, progress).await;
+            let found = self.try_pages_at(at, &wanted, chain, progress).await;
             plans += 1;
             match found {
                 Err(e) if is_vanished(&e) && plans < PLANS_MAX => {}
@@ -106,29 +112,45 @@ impl Log {
         &self,
         at: Lsn,
         wanted: &Arc<PageSet>,
+        chain: Chain,
         progress: &Progress,
     ) -> Result<PagesAt, StoreError> {
         let plan = self.plan_whole(at).await?;
         let counter = progress.step(Step::Downloading, None);
         let mut targets: Vec<Target> = plan.pieces.iter().map(|(target, _)| *target).collect();
-        let objects = targets.len() as u64;
         let snapshot = match targets.first() {
             Some(Target::Snapshot(lsn)) => {
                 let lsn = *lsn;
                 targets.remove(0);
-                Some(self.open_snapshot(lsn).await?)
+                Some(lsn)
             }
             _ => None,
         };
-        let start = snapshot.as_ref().map(|s| s.metadata().clone());
-        let newer = self.newer(at, start, targets, wanted, &counter).await?;
-        let Newer { page_size, size, pages, missing, cut } = newer;
-        let mut sources: Vec<Source> = Vec::new();
-        if let Some(snapshot) = snapshot {
-            let parts = Arc::new(missing);
-            sources.push(self.fetch_parts(snapshot, parts, size, &counter).await?);
+        let found = self
+            .newer(at, targets, Newer::new(self.objects.context(), wanted, chain), &counter)
+            .await?;
+        let snapshot = match snapshot.filter(|_| !found.is_complete()) {
+            Some(lsn) => Some(self.open_snapshot(lsn).await?),
+            None => None,
+        };
+        if !found.is_complete() {
+            found.follows(self, snapshot.as_ref().map(SnapshotParts::metadata))?;
         }
-        sources.push(Box::new(Spooled { pages: BufReader::with_capacity(BUFFER_BYTES, pages) }));
+        let (at_snapshot, objects) =
+            (snapshot.as_ref().map(SnapshotParts::metadata), found.objects);
+        let (page_size, size) = match (found.end, at_snapshot) {
+            (Some(end), _) => end,
+            (None, Some(metadata)) => (metadata.page_size, metadata.pages.1),
+            (None, None) => (PageSize::DEFAULT, 0),
+        };
+        let mut sources: Vec<Source> = Vec::new();
+        let may_lack = found.cut;
+        let (missing, pages) = found.into_pages();
+        let objects = objects + u64::from(snapshot.is_some());
+        if let Some(snapshot) = snapshot {
+            sources.push(self.fetch_parts(snapshot, Arc::new(missing), size, &counter).await?);
+        }
+        sources.extend(pages.map(|pages| Box::new(pages) as Source));
         let source = Box::new(Complete {
             source: Merge::new(sources, page_size, size),
             wanted: Arc::clone(wanted),
@@ -136,7 +158,7 @@ impl Log {
             after: 0,
             page_size,
             size,
-            may_lack: cut,
+            may_lack,
             context: self.objects.context().clone(),
             at,
             key: self.keys.log(),
@@ -144,120 +166,169 @@ impl Log {
         Ok(PagesAt { lsn: at, page_size, size, objects, bytes: counter.done(), source })
     }
 
-    /// Reads what was written after the snapshot that `start` describes, up to `at`.
+    /// Reads `targets`, which lead to `at`, from the newest back, until nothing is missing any more.
     async fn newer(
         &self,
         at: Lsn,
-        start: Option<Metadata>,
         targets: Vec<Target>,
-        wanted: &Arc<PageSet>,
+        mut found: Newer,
         counter: &Counter,
     ) -> Result<Newer, StoreError> {
-        let mut last = start;
-        let mut runs: Option<Runs> = None;
-        let mut cut = None;
-        let mut pieces = futures::stream::iter(targets)
+        let mut pieces = futures::stream::iter(targets.into_iter().rev())
             .map(|target| self.open_piece(target, MEMORY_BYTES_MAX, counter))
             .buffered(DOWNLOADS_AT_ONCE)
             .boxed();
-        while let Some(piece) = pieces.try_next().await? {
-            let context = self.objects.context();
-            check_next(context, &self.keys, last.as_ref(), &piece)?;
-            let page_size = piece.metadata.page_size;
-            let mut gathered = runs.take().unwrap_or_else(|| {
-                Runs::new(context, page_size, Chain::Checked).only(Arc::clone(wanted))
-            });
-            last = Some(piece.metadata.clone());
-            if piece.metadata.lsn.1 > at {
-                cut = Some(piece);
-                runs = Some(gathered);
-                break;
+        while !found.is_complete()
+            && let Some(piece) = pieces.try_next().await?
+        {
+            let end = piece.metadata.lsn.1;
+            if found.oldest.is_none() && end < at {
+                return Err(self.ends_before(at, end).await?);
             }
-            let added = tokio::task::spawn_blocking(move || gathered.add(piece).map(|()| gathered));
-            runs = Some(added.await.map_err(|_| StoreError::Interrupted)??);
+            found.follows(self, Some(&piece.metadata))?;
+            let adding = tokio::task::spawn_blocking(move || found.add(piece, at).map(|()| found));
+            found = adding.await.map_err(|_| StoreError::Interrupted)??;
         }
-        drop(pieces);
-        let end = last.as_ref().map_or(Lsn::ZERO, |last| last.lsn.1);
-        if end < at {
-            return Err(self.ends_before(at, end).await?);
-        }
-        let page_size = last.as_ref().map_or(PageSize::DEFAULT, |last| last.page_size);
-        let runs = runs.unwrap_or_else(|| {
-            Runs::new(self.objects.context(), page_size, Chain::Checked).only(Arc::clone(wanted))
-        });
-        let size = last.map_or(0, |last| last.pages.1);
-        let (missing, context) = ((**wanted).clone(), self.objects.context().clone());
-        let spooled = tokio::task::spawn_blocking(move || {
-            let cut_off = match cut {
-                Some(piece) => {
-                    let frames = at.get() - piece.metadata.from().get();
-                    Some(runs.cut(piece, frames)?)
-                }
-                None => None,
-            };
-            let size = cut_off.as_ref().map_or(size, |(_, size)| *size);
-            let is_cut = cut_off.is_some();
-            let mut sources = vec![runs.finish()?];
-            sources.extend(cut_off.map(|(source, _)| source));
-            let merged = Merge::new(sources, page_size, size);
-            let (pages, missing) = spool(merged, page_size, missing, &context)?;
-            Ok(Newer { page_size, size, pages, missing, cut: is_cut })
-        });
-        spooled.await.map_err(|_| StoreError::Interrupted)?
+        Ok(found)
     }
 }
 
-/// What the objects after the snapshot have.
+/// What the objects after the snapshot have, read from the newest back: of each page the first image
+/// that is met counts.
+///
+/// In the file each page stands where it would stand in the database, so that no index is needed.
 struct Newer {
-    page_size: PageSize,
-    /// Size of the database at the position.
-    size: u32,
-    /// The wanted pages among them, ascending.
-    pages: SpoolReader,
-    /// The wanted pages that are not.
+    context: Context,
+    chain: Chain,
+    /// The wanted pages that were not met yet; all of them, before the first object is read.
     missing: PageSet,
+    set: PageSet,
+    file: Option<File>,
+    /// Page size, and size of the database at the position.
+    end: Option<(PageSize, u32)>,
     /// The position lies inside the last segment.
     cut: bool,
+    objects: u64,
+    /// The object that was read last, and its key.
+    oldest: Option<(Metadata, String)>,
 }
 
-/// Writes pages into a spool, each behind its number, and takes them out of `missing`.
-fn spool(
-    mut source: impl PageSource,
-    page_size: PageSize,
-    mut missing: PageSet,
-    context: &Context,
-) -> Result<(SpoolReader, PageSet), StoreError> {
-    let mut spool = Spool::new(context.scratch());
-    let mut page = vec![0; page_size.bytes()];
-    let unnamed = |e| match StoreError::from_pages(e) {
-        Ok(named) => named,
-        Err(e) => context.scratch_failed(std::io::Error::other(e)),
-    };
-    while let Some(pgno) = source.next_page(&mut page).map_err(unnamed)? {
-        missing.remove(pgno);
-        spool
-            .write_all(&pgno.get().to_le_bytes())
-            .and_then(|()| spool.write_all(&page))
-            .map_err(|e| context.scratch_failed(e))?;
-    }
-    Ok((spool.finish(), missing))
-}
-
-/// What [`spool`] has written.
-struct Spooled {
-    pages: BufReader<SpoolReader>,
-}
-
-impl PageSource for Spooled {
-    fn next_page(&mut self, page: &mut [u8]) -> Result<Option<Pgno>, DeltaError> {
-        let mut number = [0; 4];
-        match self.pages.read_exact(&mut number) {
-            Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(e) => return Err(e.into()),
+impl Newer {
+    fn new(context: &Context, wanted: &PageSet, chain: Chain) -> Self {
+        Newer {
+            context: context.clone(),
+            chain,
+            missing: wanted.clone(),
+            set: PageSet::new(0),
+            file: None,
+            end: None,
+            cut: false,
+            objects: 0,
+            oldest: None,
         }
-        self.pages.read_exact(page)?;
-        Ok(Pgno::new(u32::from_le_bytes(number)))
+    }
+
+    /// Whether nothing older is needed.
+    fn is_complete(&self) -> bool {
+        self.end.is_some() && self.missing.is_empty()
+    }
+
+    /// Checks that the object that was read last follows `before`, which is the next older one.
+    fn follows(&self, log: &Log, before: Option<&Metadata>) -> Result<(), StoreError> {
+        match &self.oldest {
+            Some((next, key)) => check_next(&self.context, &log.keys, before, key, next),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds the next older object. Blocking.
+    fn add(&mut self, piece: OpenPiece, at: Lsn) -> Result<(), StoreError> {
+        let (metadata, key) = (piece.metadata.clone(), piece.key.clone());
+        let page_size = metadata.page_size;
+        let runs = Runs::new(&self.context, page_size, self.chain);
+        let mut source = if metadata.lsn.1 > at {
+            let frames = at.get() - metadata.from().get();
+            let (source, size) = runs.cut(piece, frames)?;
+            self.cut = true;
+            self.begins(page_size, size);
+            source
+        } else {
+            self.begins(page_size, metadata.pages.1);
+            self.open(&runs, piece)?
+        };
+        let mut page = vec![0; page_size.bytes()];
+        while let Some(pgno) = source.next_page(&mut page).map_err(|e| runs.unnamed(e))? {
+            if self.missing.remove(pgno) {
+                self.keep(page_size, pgno, &page).map_err(|e| self.context.scratch_failed(e))?;
+            }
+            if self.missing.next_after(pgno.get()).is_none() {
+                break;
+            }
+        }
+        self.objects += 1;
+        self.oldest = Some((metadata, key));
+        Ok(())
+    }
+
+    fn open(&self, runs: &Runs, piece: OpenPiece) -> Result<Source, StoreError> {
+        let failed = |e| self.context.scratch_failed(e);
+        if self.chain == Chain::Checked || !FirstImage::suits(&piece).map_err(failed)? {
+            return runs.open(piece, true);
+        }
+        let key = piece.key.clone();
+        let mut wanted = self.missing.clone();
+        // It was cut off, and has grown since.
+        wanted.remove_above(piece.metadata.pages.1);
+        let source = Box::new(FirstImage::start(piece, wanted).map_err(failed)?);
+        Ok(Box::new(Named { context: self.context.clone(), key, source }))
+    }
+
+    /// The newest object tells the size.
+    fn begins(&mut self, page_size: PageSize, size: u32) {
+        if self.end.is_none() {
+            self.end = Some((page_size, size));
+            self.missing.remove_above(size);
+            self.missing.remove(page_size.lock_page());
+        }
+    }
+
+    fn keep(&mut self, page_size: PageSize, pgno: Pgno, page: &[u8]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(tempfile::tempfile_in(self.context.scratch())?),
+        };
+        file.seek(SeekFrom::Start(place(page_size, pgno)))?;
+        file.write_all(page)?;
+        self.set.grow(pgno.get());
+        self.set.insert(pgno);
+        Ok(())
+    }
+
+    /// The pages that are missing, and those that are not.
+    fn into_pages(self) -> (PageSet, Option<Kept>) {
+        let kept = self.file.map(|file| Kept { file, set: self.set, after: 0 });
+        (self.missing, kept)
+    }
+}
+
+fn place(page_size: PageSize, pgno: Pgno) -> u64 {
+    u64::from(pgno.get() - 1) * u64::from(page_size.get())
+}
+
+/// What [`Newer`] has found, ascending.
+struct Kept {
+    file: File,
+    set: PageSet,
+    after: u32,
+}
+
+impl PageSource for Kept {
+    fn next_page(&mut self, page: &mut [u8]) -> Result<Option<Pgno>, DeltaError> {
+        let Some(pgno) = self.set.next_after(self.after) else { return Ok(None) };
+        self.after = pgno.get();
+        self.file.seek(SeekFrom::Start(u64::from(pgno.get() - 1) * page.len() as u64))?;
+        self.file.read_exact(page)?;
+        Ok(Some(pgno))
     }
 }
 

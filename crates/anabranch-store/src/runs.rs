@@ -14,11 +14,10 @@
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anabranch_format::{
-    DbChecksum, DeltaError, DeltaReader, Kind, Merge, Metadata, PageChecksum, PageOrder, PageSet,
-    PageSize, PageSource, Pgno, SegmentReader, SnapshotReader, WINDOW_LOG_MAX,
+    DbChecksum, DeltaError, DeltaReader, Kind, Merge, Metadata, PageChecksum, PageOrder, PageSize,
+    PageSource, Pgno, SegmentReader, SnapshotReader, WINDOW_LOG_MAX,
 };
 
 use crate::context::Context;
@@ -47,10 +46,10 @@ pub(crate) struct OpenPiece {
 
 /// Who sees that pages are what they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Chain {
+pub enum Chain {
     /// The checksums of the WAL inside are checked while it is read.
     Checked,
-    /// The reader will check the pages against the database checksum.
+    /// The reader will check the pages: against the database checksum, or each against its own.
     LeftToReader,
 }
 
@@ -60,8 +59,6 @@ pub(crate) struct Runs {
     directory: PathBuf,
     page_size: PageSize,
     chain: Chain,
-    /// No other pages are wanted.
-    only: Option<Arc<PageSet>>,
     /// Gathered, to be opened and merged together.
     pieces: Vec<OpenPiece>,
     window_bytes: u64,
@@ -78,17 +75,11 @@ impl Runs {
             directory: context.scratch().to_path_buf(),
             page_size,
             chain,
-            only: None,
             pieces: Vec::new(),
             window_bytes: 0,
             levels: Vec::new(),
             size_after: 0,
         }
-    }
-
-    /// Lets no other pages through. That all pages of a growth are there is seen before.
-    pub(crate) fn only(self, pages: Arc<PageSet>) -> Self {
-        Runs { only: Some(pages), ..self }
     }
 
     /// Adds the next newer change. Blocking: may merge what was gathered into a file.
@@ -130,24 +121,14 @@ impl Runs {
             .map(|piece| {
                 // Only one, also where several are the longest.
                 let longest = alone.take_if(|len| piece.body.len() == *len).is_some();
-                self.source(piece, longest)
+                self.open(piece, longest)
             })
             .collect()
     }
 
-    fn source(&self, piece: OpenPiece, longest: bool) -> Result<Source, StoreError> {
-        let source = self.every_page(piece, longest)?;
-        Ok(self.filtered(source))
-    }
-
-    fn filtered(&self, source: Source) -> Source {
-        match &self.only {
-            Some(pages) => Box::new(Only { source, pages: Arc::clone(pages) }),
-            None => source,
-        }
-    }
-
-    fn every_page(&self, piece: OpenPiece, longest: bool) -> Result<Source, StoreError> {
+    /// All pages of one change, without adding it; if it is the longest, threads may unpack it. Blocking
+    /// reads.
+    pub(crate) fn open(&self, piece: OpenPiece, longest: bool) -> Result<Source, StoreError> {
         let OpenPiece { key, metadata, body } = piece;
         if metadata.transactions.is_some() {
             let body = BufReader::with_capacity(BUFFER_BYTES, body);
@@ -196,8 +177,7 @@ impl Runs {
     pub(crate) fn cut(&self, piece: OpenPiece, frames: u64) -> Result<(Source, u32), StoreError> {
         let OpenPiece { key, metadata, body } = piece;
         let body = BufReader::with_capacity(BUFFER_BYTES, body);
-        let (source, size) = self.unordered(&key, body, &metadata, Some(frames))?;
-        Ok((self.filtered(source), size))
+        self.unordered(&key, body, &metadata, Some(frames))
     }
 
     /// A segment of several transactions, in whatever order SQLite wrote its pages: they go to a
@@ -283,7 +263,7 @@ impl Runs {
     }
 
     /// What went wrong while merging: damage that names its object, or else one of our own files.
-    fn unnamed(&self, e: DeltaError) -> StoreError {
+    pub(crate) fn unnamed(&self, e: DeltaError) -> StoreError {
         match StoreError::from_pages(e) {
             Ok(named) => named,
             Err(e) => self.context.scratch_failed(io::Error::other(e)),
@@ -292,10 +272,10 @@ impl Runs {
 }
 
 /// Names the object in every error.
-struct Named {
-    context: Context,
-    key: String,
-    source: Source,
+pub(crate) struct Named {
+    pub(crate) context: Context,
+    pub(crate) key: String,
+    pub(crate) source: Source,
 }
 
 impl PageSource for Named {
@@ -303,23 +283,6 @@ impl PageSource for Named {
         self.source
             .next_page(page)
             .map_err(|e| self.context.damaged(&self.key, Damage::Pages(e)).into_pages_error())
-    }
-}
-
-/// Some of the pages of a source.
-struct Only {
-    source: Source,
-    pages: Arc<PageSet>,
-}
-
-impl PageSource for Only {
-    fn next_page(&mut self, page: &mut [u8]) -> Result<Option<Pgno>, DeltaError> {
-        loop {
-            match self.source.next_page(page)? {
-                Some(pgno) if !self.pages.contains(pgno) => {}
-                next => return Ok(next),
-            }
-        }
     }
 }
 

@@ -2,27 +2,24 @@
 //!
 //! The seek table at the end of the object tells where each chunk lies. Chunks that are wanted and lie
 //! side by side are fetched together, [`RANGES_AT_ONCE`] ranges at a time of at most
-//! [`RANGE_BYTES_MAX`] (or one chunk). What comes goes packed into a spool, and is unpacked chunk by
-//! chunk while it is read.
+//! [`RANGE_BYTES_MAX`] (or one chunk). What comes goes packed into a spool, and is unpacked while it is
+//! read, [`chunk_pages`](crate::chunk_pages) ahead.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
-use anabranch_format::{
-    DeltaError, Layout, Lsn, Metadata, PageSet, PageSource, Pgno, SeekTable, SnapshotError,
-    decode_chunk,
-};
+use anabranch_format::{Layout, Lsn, Metadata, PageSet, SeekTable, SnapshotError};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::context::Context;
+use crate::chunk_pages::{ChunkPages, Packed, Unpacking};
 use crate::error::{Damage, StoreError};
 use crate::keys::Target;
 use crate::log::Log;
 use crate::objects::Seen;
 use crate::progress::Counter;
 use crate::runs::Source;
-use crate::spool::{Spool, SpoolReader};
+use crate::spool::Spool;
 
 /// Ranges on their way at the same time.
 const RANGES_AT_ONCE: usize = 8;
@@ -40,13 +37,6 @@ impl SnapshotParts {
     pub(crate) fn metadata(&self) -> &Metadata {
         &self.metadata
     }
-}
-
-/// A chunk in the spool.
-struct Packed {
-    chunk: u64,
-    at: u64,
-    len: u64,
 }
 
 impl Log {
@@ -121,14 +111,11 @@ impl Log {
             context: self.objects.context().clone(),
             key,
             layout,
-            packed: spool.finish(),
-            index: index.into_iter(),
+            chunks: Unpacking::new(layout, spool.finish(), index),
             wanted,
             after: 0,
             size,
             lock_page,
-            chunk: None,
-            content: Vec::new(),
         }))
     }
 
@@ -185,58 +172,4 @@ fn ranges(table: &SeekTable, chunks: &[u64]) -> Result<Vec<Together>, SnapshotEr
         }
     }
     Ok(ranges)
-}
-
-/// The wanted pages of chunks that are at hand.
-struct ChunkPages {
-    context: Context,
-    key: String,
-    layout: Layout,
-    packed: SpoolReader,
-    index: std::vec::IntoIter<Packed>,
-    wanted: Arc<PageSet>,
-    after: u32,
-    size: u32,
-    lock_page: Pgno,
-    /// The chunk that is unpacked.
-    chunk: Option<u64>,
-    content: Vec<u8>,
-}
-
-impl ChunkPages {
-    fn unpack(&mut self, chunk: u64) -> Result<(), StoreError> {
-        let packed = self.index.next().filter(|packed| packed.chunk == chunk);
-        let Some(Packed { at, len, .. }) = packed else {
-            let text = format!("chunk {chunk} of it was not fetched");
-            return Err(self.context.contradiction(&self.key, text));
-        };
-        let mut bytes = Vec::new();
-        self.packed
-            .part(at, len)
-            .read_to_end(&mut bytes)
-            .map_err(|e| self.context.scratch_failed(e))?;
-        self.content = decode_chunk(&self.layout, chunk, &bytes)
-            .map_err(|e| self.context.corrupt(&self.key, Damage::Snapshot(e)))?;
-        self.chunk = Some(chunk);
-        Ok(())
-    }
-}
-
-impl PageSource for ChunkPages {
-    fn next_page(&mut self, page: &mut [u8]) -> Result<Option<Pgno>, DeltaError> {
-        loop {
-            let next = self.wanted.next_after(self.after).filter(|p| p.get() <= self.size);
-            let Some(pgno) = next else { return Ok(None) };
-            self.after = pgno.get();
-            if pgno == self.lock_page {
-                continue;
-            }
-            let Some((chunk, place)) = self.layout.locate(pgno) else { return Ok(None) };
-            if self.chunk != Some(chunk) {
-                self.unpack(chunk).map_err(StoreError::into_pages_error)?;
-            }
-            page.copy_from_slice(&self.content[place]);
-            return Ok(Some(pgno));
-        }
-    }
 }

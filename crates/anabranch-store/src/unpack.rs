@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use anabranch_format::{
@@ -29,13 +30,23 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 struct Job {
     frame: PackedFrame,
+    /// The parts of the content that are wanted, ascending; `None`: all of it.
+    parts: Option<Parts>,
     /// Where the content goes: what was read of an earlier frame, since new memory costs time.
     content: Vec<u8>,
     answer: SyncSender<io::Result<Vec<u8>>>,
 }
 
-/// The content of a body, unpacked ahead.
+type Parts = Vec<Range<usize>>;
+
+/// Tells which parts are wanted, ascending, of so many bytes from an offset in the content of the body.
+pub(crate) type Pick = Box<dyn FnMut(u64, usize) -> Parts + Send>;
+
+/// The content of a body, unpacked ahead; or parts of it, one after another.
 pub(crate) struct SideBySide {
+    pick: Option<Pick>,
+    /// Bytes of content that were handed out or passed over.
+    offset: u64,
     frames: FrameSplitter<BufReader<SpoolReader>>,
     threads: Vec<Sender<Job>>,
     turn: usize,
@@ -60,14 +71,26 @@ impl SideBySide {
 
     /// Starts the threads.
     pub(crate) fn start(body: SpoolReader) -> io::Result<Self> {
+        Self::start_picking(body, None)
+    }
+
+    /// Starts the threads. Of what `pick` leaves out the frames are not unpacked, nor the ends of frames:
+    /// so nothing tells whether those that are are damaged.
+    pub(crate) fn start_picking(body: SpoolReader, pick: Option<Pick>) -> io::Result<Self> {
         let mut threads = Vec::new();
         for _ in 0..THREADS {
             let (sender, jobs) = channel::<Job>();
             let thread = std::thread::Builder::new().name("anabranch-zstd".to_owned());
             let mut unpacker = FrameUnpacker::new()?;
             thread.spawn(move || {
-                for Job { frame, mut content, answer } in jobs {
-                    let unpacked = unpacker.unpack(&frame, &mut content);
+                let mut start = Vec::new();
+                for Job { frame, parts, mut content, answer } in jobs {
+                    let unpacked = match parts {
+                        None => unpacker.unpack(&frame, &mut content),
+                        Some(parts) => {
+                            pick_from(&mut unpacker, &frame, &parts, &mut start, &mut content)
+                        }
+                    };
                     // Nobody waits for an answer any more if the reader is gone.
                     let _ = answer.send(unpacked.map(|()| content));
                 }
@@ -76,6 +99,8 @@ impl SideBySide {
         }
         let frames = FrameSplitter::new(BufReader::with_capacity(BUFFER_BYTES, body));
         Ok(SideBySide {
+            pick,
+            offset: 0,
             frames,
             threads,
             turn: 0,
@@ -98,9 +123,14 @@ impl SideBySide {
             let length = match self.frames.next_frame() {
                 Ok(Some(frame)) => {
                     let length = frame.content_len();
+                    let parts = self.pick.as_mut().map(|pick| pick(self.offset, length));
+                    self.offset += length as u64;
+                    if parts.as_ref().is_some_and(Vec::is_empty) {
+                        continue;
+                    }
                     // A thread that is gone does not answer, which its reader will see.
                     let content = self.spare.pop().unwrap_or_default();
-                    let _ = self.threads[self.turn].send(Job { frame, content, answer });
+                    let _ = self.threads[self.turn].send(Job { frame, parts, content, answer });
                     self.turn = (self.turn + 1) % self.threads.len();
                     length
                 }
@@ -119,6 +149,27 @@ impl SideBySide {
             self.waiting.push_back((length, receiver));
         }
     }
+}
+
+/// Puts parts of the content of `frame` into `content`; `start` is memory for what lies before the end of
+/// the last.
+fn pick_from(
+    unpacker: &mut FrameUnpacker,
+    frame: &PackedFrame,
+    parts: &[Range<usize>],
+    start: &mut Vec<u8>,
+    content: &mut Vec<u8>,
+) -> io::Result<()> {
+    let end = parts.last().map_or(0, |part| part.end);
+    if start.len() < end {
+        start.resize(end, 0);
+    }
+    unpacker.unpack_start(frame, &mut start[..end])?;
+    content.clear();
+    for part in parts {
+        content.extend_from_slice(&start[part.clone()]);
+    }
+    Ok(())
 }
 
 impl BufRead for SideBySide {
@@ -229,6 +280,28 @@ mod tests {
             assert_eq!(error.kind(), kind);
             assert!(out.len() >= 5 << 20 && out == data[..out.len()]);
         }
+    }
+
+    #[test]
+    fn parts_of_the_content_come_without_the_rest() {
+        let data = noise(30 << 20);
+        let chunks: Vec<&[u8]> = data.chunks(1_300_007).collect();
+        // Across an end of a frame, of one byte, and far from one another.
+        let wanted =
+            [5..90_000, 1_300_000..1_300_010, 1_300_010..1_300_011, 20_000_000..23_000_000];
+        let all = wanted.clone();
+        let pick = move |at: u64, len: usize| -> Parts {
+            let at = usize::try_from(at).unwrap();
+            let cut = |part: &Range<usize>| part.start.max(at)..part.end.min(at + len);
+            let inside = all.iter().map(cut).filter(|part| part.start < part.end);
+            inside.map(|part| part.start - at..part.end - at).collect()
+        };
+        let reader = SpoolReader::from_bytes(Bytes::from(body(&chunks)));
+        let mut out = Vec::new();
+        let mut picked = SideBySide::start_picking(reader, Some(Box::new(pick))).unwrap();
+        picked.read_to_end(&mut out).unwrap();
+        let expected: Vec<u8> = wanted.into_iter().flat_map(|part| data[part].to_vec()).collect();
+        assert!(out == expected);
     }
 
     #[test]

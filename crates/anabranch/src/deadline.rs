@@ -3,7 +3,7 @@
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use anabranch_sqlite::Scratch;
+use anabranch_rebase::Interrupts;
 
 use crate::error::Error;
 
@@ -16,15 +16,13 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// Watches `connections` on a thread of its own.
-    pub(crate) fn watch(at: Instant, connections: &[&Scratch]) -> Result<Self, Error> {
+    /// Watches connections on a thread of its own.
+    pub(crate) fn watch(at: Instant, connections: Interrupts) -> Result<Self, Error> {
         let (done, end) = channel();
-        let handles: Vec<_> =
-            connections.iter().map(|scratch| scratch.get_interrupt_handle()).collect();
         let watch = move || {
             let mut wait = at.saturating_duration_since(Instant::now());
             while end.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                handles.iter().for_each(rusqlite::InterruptHandle::interrupt);
+                connections.interrupt();
                 wait = AGAIN;
             }
         };

@@ -15,11 +15,13 @@
 //! If the file moves on, a new pin takes the place of the old one and the layers are laid anew: what
 //! was fetched stays.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use anabranch_format::{PageOne, PageSource, Pgno};
 use anabranch_rebase::Changed;
-use anabranch_sqlite::{LiveFile, Mark, Overlay, PageSet, PinnedView, SharedOverlay, SharedPages};
+use anabranch_sqlite::{
+    LiveFile, Mark, Overlay, PageSet, PinnedView, SharedOverlay, SharedPages, lock_pages,
+};
 
 use crate::error::Error;
 use crate::image::{cookie_of, folder_of};
@@ -122,7 +124,7 @@ impl Layers {
         let mut layer =
             Overlay::new(lower, folder_of(&session.db)).map_err(|e| spooling(session, e))?;
         if let Some(content) = content {
-            let mut content = content.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut content = locked(session, content)?;
             copy(session, &mut content, &mut layer)?;
         }
         Ok(layer.shared())
@@ -148,7 +150,7 @@ fn lay_base(
     layer.resize(size).map_err(failed)?;
     let mut missing = wanted(session, local);
     if let Some(earlier) = earlier {
-        let mut earlier = earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut earlier = locked(session, earlier)?;
         let mut page = vec![0; session.state.page_size.bytes()];
         let mut pages = earlier.pages();
         let mut laid = PageSet::new(size);
@@ -211,6 +213,14 @@ fn put_checked(
     Ok(())
 }
 
+/// A layer, for who reads or changes it.
+pub(crate) fn locked<'l>(
+    session: &Session,
+    layer: &'l SharedOverlay,
+) -> Result<MutexGuard<'l, Overlay>, Error> {
+    lock_pages(layer).map_err(|e| spooling(session, e))
+}
+
 /// The schema cookie on page 1 of a state.
 pub(crate) fn cookie_in(session: &Session, layer: &SharedOverlay) -> Result<u32, Error> {
     Ok(cookie_of(&page_in(session, layer, Pgno::ONE)?))
@@ -224,7 +234,7 @@ pub(crate) fn page_in(
 ) -> Result<Vec<u8>, Error> {
     use anabranch_sqlite::PageRead;
     let mut page = vec![0; session.state.page_size.bytes()];
-    let mut layer = layer.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut layer = locked(session, layer)?;
     layer.read(pgno, &mut page).map_err(|e| spooling(session, e))?;
     Ok(page)
 }

@@ -4,7 +4,7 @@
 //! changes replayed, on layers that are thrown away.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use anabranch_format::Lsn;
 use anabranch_rebase::{BoxError, Changed, Conflict, RowChange, changed_rows};
@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::conflicts::told;
 use crate::error::Error;
-use crate::layers::{Layers, Local};
+use crate::layers::{Layers, Local, locked};
 use crate::pull::{Change, Mine};
 use crate::rebase::{RemoteState, Replay, With, of_scratch, report};
 use crate::remote::{Remote, of_store};
@@ -80,7 +80,7 @@ impl Replica {
                 let states = States::lay(&session, &with, fetched)?;
                 let changed = match which {
                     Differing::Here => states.layers.changed(),
-                    Differing::Remote => states.changed_there(),
+                    Differing::Remote => states.changed_there(&session)?,
                 };
                 compare(&session, &changed, each)
             },
@@ -143,13 +143,13 @@ impl States {
     }
 
     /// What differs between base and remote.
-    fn changed_there(&self) -> Changed {
+    fn changed_there(&self, session: &Session) -> Result<Changed, Error> {
         let before: SharedPages = self.layers.base.clone();
         let mut pages = PageSet::new(0);
         let Some(remote) = &self.remote else {
-            return Changed { after: Arc::clone(&before), before, pages: Arc::new(pages) };
+            return Ok(Changed { after: Arc::clone(&before), before, pages: Arc::new(pages) });
         };
-        let layer = remote.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let layer = locked(session, &remote.pages)?;
         let mut after = 0;
         while let Some(pgno) = layer.next_after(after) {
             after = pgno.get();
@@ -157,14 +157,14 @@ impl States {
             pages.insert(pgno);
         }
         drop(layer);
-        Changed { before, after: remote.pages.clone(), pages: Arc::new(pages) }
+        Ok(Changed { before, after: remote.pages.clone(), pages: Arc::new(pages) })
     }
 }
 
 fn preview(session: &Session, with: &With, beyond: Option<Beyond>) -> Result<Preview, Error> {
     let states = States::lay(session, with, beyond)?;
     let push = count(session, &states.layers.changed())?;
-    let pull = count(session, &states.changed_there())?;
+    let pull = count(session, &states.changed_there(session)?)?;
     let mut conflicts = Vec::new();
     let changed_here = !states.layers.local.changes.is_empty();
     let rebased = match &states.remote {

@@ -206,7 +206,7 @@ fn try_apply(
     round: usize,
 ) -> Result<Attempt, Error> {
     let mut live = session.live_prepared()?;
-    let view = live.begin_apply()?;
+    let mut view = live.begin_apply()?;
     let base = session.state.base.clone();
     let id = session.sidecar.next_intent_id()?;
     let mut copy = None;
@@ -234,11 +234,7 @@ fn try_apply(
         Mine::Replace => {
             session.check_still_the_same()?;
             if round >= ROUNDS_WITHOUT_LOCK {
-                match view.lock::<Error>() {
-                    Ok(()) => {}
-                    Err(ApplyError::Moved) => return Ok(Attempt::Moved),
-                    Err(e) => return Err(of_apply(session, change.anchor.last, e)),
-                }
+                view = view.lock_newest()?;
             }
             copy = Some(Kept::copy(&view, &session.db)?);
         }

@@ -19,7 +19,6 @@
 //! Memory: a bounded part of each layer, see [`Overlay`](anabranch_sqlite::Overlay), and what
 //! `anabranch-rebase` states.
 
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use anabranch_format::{PageSource, Pgno};
@@ -34,7 +33,7 @@ use crate::entropy;
 use crate::error::Error;
 use crate::image::cookie_of;
 use crate::journal::Origin;
-use crate::layers::{Layers, Local, cookie_in, page_in, reading, spooling};
+use crate::layers::{Layers, Local, cookie_in, locked, page_in, reading, spooling};
 use crate::pull::{Change, of_apply};
 use crate::report::Rebased;
 use crate::session::Session;
@@ -51,9 +50,6 @@ const ROUNDS_MAX: u32 = 5;
 
 /// After so many rounds the write lock is taken before the rows are compared.
 const ROUNDS_WITHOUT_LOCK: u32 = 2;
-
-/// How often the write lock is tried for.
-const LOCKS_MAX: u32 = 100;
 
 /// The remote's state, as pages to lay on the base.
 pub(crate) struct RemoteState {
@@ -80,7 +76,7 @@ impl RemoteState {
         let pages = Layers::on(session, layers.base.clone(), None)?;
         let mut log_cookie = base.log_cookie;
         {
-            let mut layer = pages.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut layer = locked(session, &pages)?;
             layer.resize(change.after().1).map_err(|e| spooling(session, e))?;
             let map = session.base_map();
             change.each_page(session, &map, &mut |pgno, entry, page| {
@@ -150,23 +146,10 @@ impl Work<'_> {
             // While one connection stays the `-wal` does, and with it what tells how far the file was
             // looked at: the push that follows need not read every page.
             session.hold()?;
-            let mut tries = 0..LOCKS_MAX;
-            let view = loop {
-                if !locked {
-                    break live.begin_apply()?;
-                }
-                tries.next().ok_or_else(|| Error::KeepsMoving { path: session.db.clone() })?;
-                // Who asks for the lock must have seen the newest state: another connection keeps
-                // others out until it has.
-                let others = session.keep_out()?;
-                let view = live.begin_apply()?;
-                drop(others);
-                match view.lock::<Error>() {
-                    Ok(()) => break view,
-                    Err(ApplyError::Moved) => {}
-                    Err(e) => return Err(of_apply(session, self.change.to(), e)),
-                }
-            };
+            let mut view = live.begin_apply()?;
+            if locked {
+                view = view.lock_newest()?;
+            }
             let local = match first.take() {
                 Some(local) => local,
                 None => self.look_again(session)?,
@@ -265,7 +248,7 @@ impl Work<'_> {
         let map = session.base_map();
         stage(session, Stage::Base.of(self.id), &merged.remote)?;
         stage(session, Stage::Ahead.of(self.id), &merged.result)?;
-        let size_after = size_of(&merged.result);
+        let size_after = locked(session, &merged.result)?.size();
         let layers = vec![merged.layers.base.clone(), merged.remote.clone(), merged.result.clone()];
         let difference = Difference::new(merged.layers.local.shared(), layers);
         let page_size = session.state.page_size;
@@ -351,19 +334,15 @@ fn show_new_schema(
     if cookie_of(&page) == file_cookie {
         page[40..44].copy_from_slice(&file_cookie.wrapping_add(1).to_be_bytes());
     }
-    let mut layer = result.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut layer = locked(session, result)?;
     layer.put(Pgno::ONE, &page).map_err(|e| spooling(session, e))
-}
-
-fn size_of(layer: &SharedOverlay) -> u32 {
-    layer.lock().unwrap_or_else(PoisonError::into_inner).size()
 }
 
 /// Stages the pages of a layer.
 fn stage(session: &Session, number: i64, layer: &SharedOverlay) -> Result<(), Error> {
     let map = session.base_map();
     let mut staging = map.stage(number);
-    let mut layer = layer.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut layer = locked(session, layer)?;
     let mut pages = layer.pages();
     let mut page = vec![0; session.state.page_size.bytes()];
     while let Some(pgno) = pages.next_page(&mut page).map_err(|e| reading(session, e))? {

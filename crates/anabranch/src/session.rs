@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anabranch_format::{DbChecksum, Pgno, content_hash};
 use anabranch_sqlite::{
-    BaseMap, Compare, FileError, FileIdentity, How, LiveFile, LockedOut, Mark, PageEntry, PageSet,
-    ScanReason, ViewOf,
+    BaseMap, Compare, FileError, FileIdentity, How, LiveFile, Mark, PageEntry, PageSet, ScanReason,
+    ViewOf,
 };
 
 use crate::adopt;
@@ -212,11 +212,6 @@ impl Session {
             self.held = Some(live);
         }
         Ok(())
-    }
-
-    /// Keeps everybody else from writing to the database until the answer is dropped.
-    pub(crate) fn keep_out(&self) -> Result<LockedOut, Error> {
-        Ok(self.live()?.keep_out()?)
     }
 
     /// How long other programs' locks are waited for.

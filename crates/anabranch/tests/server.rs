@@ -101,6 +101,50 @@ fn a_push_that_comes_too_late_is_put_on_top_and_sent_again() {
     assert!(stock(&world.path("a.db"), ".dump").contains("'b3'"));
 }
 
+/// I1, I2: the end of a generation moves the position and changes nothing. What waits here, what came
+/// from others before it, and what was put on top of that already are all there once.
+#[test]
+fn a_rollover_while_changes_wait_here_loses_and_doubles_nothing() {
+    for (ahead, theirs) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (world, net) = (World::new(), Net::new());
+        let (a, b) = (world.path("a.db"), world.path("b.db"));
+        let first = published(&world, &net, "a.db", SCHEMA);
+        let second = cloned(&world, &net, "b.db");
+        let mut expected = vec!["a", "b", "mine"];
+        if ahead {
+            stock(&a, "INSERT INTO t(v) VALUES ('early theirs')");
+            stock(&b, "INSERT INTO t(v) VALUES ('early mine')");
+            first.sync().unwrap();
+            assert!(second.pull().unwrap().rebased.is_some());
+            expected.extend(["early mine", "early theirs"]);
+        }
+        stock(&b, "INSERT INTO t(v) VALUES ('mine'); UPDATE t SET v = v WHERE id = 1");
+        if theirs {
+            stock(&a, "INSERT INTO t(v) VALUES ('theirs')");
+            first.sync().unwrap();
+            expected.push("theirs");
+        }
+        net.rollover("notes");
+        let report = second.sync().unwrap();
+        assert!(report.pulled.is_some() && report.pushed.is_some(), "{report:?}");
+        // Once more, with nothing waiting.
+        net.rollover("notes");
+        let report = second.sync().unwrap();
+        assert!(report.pulled.is_some() && report.pushed.is_none(), "{report:?}");
+        first.sync().unwrap();
+        cloned(&world, &net, "c.db");
+        for db in [&a, &b, &world.path("c.db")] {
+            expected.sort_unstable();
+            assert_eq!(
+                stock(db, "SELECT v FROM t ORDER BY v").lines().collect::<Vec<_>>(),
+                expected
+            );
+            assert_same(&a, db);
+        }
+        assert!(second.verify().unwrap().damaged.is_empty());
+    }
+}
+
 /// Both replicas have changed rows of the large table; the second is about to find out.
 fn both_changed(world: &World, net: &Net) -> (Replica, Replica) {
     let first = published(world, net, "a.db", LARGE);

@@ -10,10 +10,17 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::Outcome;
 
+/// Files that a server wants to have open: a connection is one, a database that is open for SQL about
+/// ten. Shells start programs with 1024.
+const FILES: u64 = 65_536;
+
 pub(super) async fn serve(args: args::Serve, ctx: &Context) -> Result<Outcome, Failure> {
     let quiet = ctx.style.quiet || args.log_format == args::LogFormat::Json;
     let config = config(args, ctx)?;
     let banner = Banner::of(&config);
+    if let Err(error) = rlimit::increase_nofile_limit(FILES) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
     let server = Server::bind(config).await.map_err(|e| match e {
         e @ ServeError::Open { .. } => Failure::Usage(e.to_string()),
         e => Failure::Serve(e),

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::yard::{PROGRAM, Yard};
 
@@ -69,6 +69,85 @@ fn an_interrupted_sync_says_that_nothing_is_to_be_done_and_the_next_goes_on() {
         yard.ok(["sync", "b.db"]);
         assert_eq!(yard.number("b.db", "SELECT count(*) FROM note"), 99);
         assert_eq!(intents(&yard, "a.db"), 0);
+    }
+}
+
+/// Whether somebody holds the write lock of a database just now.
+fn is_locked(yard: &Yard, file: &str) -> bool {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let Ok(conn) = Connection::open_with_flags(yard.path(file), flags) else { return false };
+    let asked =
+        conn.busy_timeout(Duration::ZERO).and_then(|()| conn.execute_batch("BEGIN IMMEDIATE"));
+    asked.is_err_and(|e| e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy))
+}
+
+/// How one can tell that a rebase has come to a crash point.
+#[derive(Clone, Copy)]
+enum Seen {
+    /// The sidecar's transaction is open.
+    Staging,
+    /// Nobody else can write.
+    Locked,
+    /// The intent is there.
+    Intent,
+    /// So is the result.
+    Applied,
+}
+
+#[test]
+fn an_interrupted_rebase_has_changed_nothing_or_is_complete_and_the_next_sync_goes_on() {
+    if !fail::has_failpoints() {
+        return;
+    }
+    for (point, seen) in [
+        ("rebase::after-base-pages", Seen::Staging),
+        ("rebase::computed", Seen::Staging),
+        ("apply::under-lock", Seen::Locked),
+        ("rebase::under-lock", Seen::Intent),
+        ("apply::before-commit", Seen::Intent),
+        ("apply::after-commit", Seen::Applied),
+        ("rebase::after-commit", Seen::Applied),
+    ] {
+        let yard = Yard::published();
+        yard.sql(
+            "a.db",
+            "UPDATE note SET body = 'a' WHERE id <= 2; DELETE FROM note WHERE id = 50",
+        );
+        yard.ok(["sync", "a.db"]);
+        yard.sql("b.db", "UPDATE note SET body = 'b' WHERE id BETWEEN 2 AND 3");
+        yard.sql("b.db", "INSERT INTO note(body) VALUES ('b')");
+        let theirs = "SELECT count(*) FROM note WHERE body = 'a'";
+        let mine = "SELECT count(*) FROM note WHERE body = 'b'";
+
+        let child = spawn(&yard, &["sync", "b.db"], &format!("{point}=sleep(600000)"));
+        wait(point, || match seen {
+            Seen::Staging => is_locked(&yard, "b.db-anabranch"),
+            Seen::Locked => is_locked(&yard, "b.db"),
+            Seen::Intent => intents(&yard, "b.db") > 0,
+            Seen::Applied => yard.number("b.db", theirs) > 0,
+        });
+        signal(&child, "-INT");
+        let (ended, said) = end(child);
+        assert_eq!(ended, Some(130), "{point}: {said}");
+        assert_eq!(
+            said, "interrupted; nothing to do: the next sync goes on from here\n",
+            "{point}"
+        );
+
+        let merged = matches!(seen, Seen::Applied);
+        let rows = "SELECT count(*) FROM note";
+        let found = [rows, theirs, mine].map(|sql| yard.number("b.db", sql));
+        assert_eq!(found, if merged { [100, 1, 3] } else { [101, 0, 3] }, "{point}");
+        for file in ["b.db", "a.db", "b.db"] {
+            yard.ok(["sync", file]);
+        }
+        for file in ["a.db", "b.db"] {
+            let found = [rows, theirs, mine].map(|sql| yard.number(file, sql));
+            assert_eq!(found, [100, 1, 3], "{point}: {file}");
+        }
+        let conflicts = yard.json(["conflicts", "b.db", "--all"]);
+        assert_eq!(conflicts["conflicts"].as_array().unwrap().len(), 1, "{point}: {conflicts}");
+        assert_eq!(intents(&yard, "b.db"), 0, "{point}");
     }
 }
 

@@ -87,11 +87,15 @@ fn read_by_chunks(object: &[u8]) -> Result<Vec<u8>, SnapshotError> {
         .ok_or(SnapshotError::SeekTable("shorter than its table"))?;
     let tail = &object[usize::try_from(table_at).unwrap()..];
     let table = SeekTable::decode(&layout, tail, object.len() as u64)?;
-    let mut all = Vec::new();
+    let (mut all, mut again) = (Vec::new(), Vec::new());
+    let mut unpacker = ChunkUnpacker::new(layout)?;
     for chunk in 0..layout.chunks() {
         let range = table.chunk_range(chunk).unwrap();
         let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
-        all.extend(decode_chunk(&layout, chunk, &object[range])?);
+        let content = decode_chunk(&layout, chunk, &object[range.clone()])?;
+        unpacker.unpack(chunk, &object[range], &mut again)?;
+        assert!(again == content, "chunk {chunk}");
+        all.extend(content);
     }
     assert_eq!(table.chunk_range(layout.chunks()), None);
     assert_eq!(table.chunk_range(u64::MAX), None);
@@ -300,6 +304,9 @@ fn a_chunk_that_unpacks_to_a_gigabyte_is_cut_at_its_length() {
     let layout = Layout::of(&metadata(PageSize::MIN, 5, 1024)).unwrap();
     let error = decode_chunk(&layout, 0, &bomb).unwrap_err();
     assert!(matches!(error, SnapshotError::Io(_)) && error.is_damage());
+    let mut out = vec![1; 2048];
+    let error = ChunkUnpacker::new(layout).unwrap().unpack(0, &bomb, &mut out).unwrap_err();
+    assert!(matches!(error, SnapshotError::Io(_)) && error.is_damage() && out.capacity() < 4096);
     // And one page by page.
     let mut object = metadata(PageSize::MIN, 5, 1024).encode().unwrap();
     object.extend_from_slice(&bomb);
@@ -311,6 +318,9 @@ fn a_short_chunk_does_not_claim_the_stated_length() {
     let layout = Layout::of(&metadata(PageSize::MAX, 1 << 28, CHUNK_BYTES_MAX)).unwrap();
     let packed = zstd::bulk::compress(b"short", 1).unwrap();
     let error = decode_chunk(&layout, 0, &packed).unwrap_err();
+    assert!(matches!(error, SnapshotError::ChunkLength { found: 5, .. }), "{error}");
+    let mut out = Vec::new();
+    let error = ChunkUnpacker::new(layout).unwrap().unpack(0, &packed, &mut out).unwrap_err();
     assert!(matches!(error, SnapshotError::ChunkLength { found: 5, .. }), "{error}");
     let beyond = decode_chunk(&layout, u64::MAX, &packed).unwrap_err();
     assert!(beyond.is_damage(), "{beyond}");

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 
 use anabranch_format::Pgno;
-use anabranch_sqlite::SharedPages;
+use anabranch_sqlite::{SharedPages, lock_pages};
 
 use super::{Odd, header};
 
@@ -32,9 +32,7 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(pages: SharedPages) -> io::Result<Self> {
         let (page_size, size) = {
-            let pages = pages
-                .lock()
-                .map_err(|_| io::Error::other("a thread that used these pages panicked"))?;
+            let pages = lock_pages(&pages)?;
             (pages.page_size(), pages.size())
         };
         let mut reader = Reader {
@@ -77,11 +75,7 @@ impl Reader {
             .filter(|pgno| pgno.get() <= self.size && *pgno != self.lock_page)
             .ok_or(Odd::GiveUp)?;
         let mut page = vec![0; self.page_bytes];
-        let mut pages = self
-            .pages
-            .lock()
-            .map_err(|_| io::Error::other("a thread that used these pages panicked"))?;
-        pages.read(pgno, &mut page)?;
+        lock_pages(&self.pages)?.read(pgno, &mut page)?;
         Ok(page)
     }
 

@@ -6,7 +6,7 @@
 //! announced. Bounds: [`PAGES_MAX`] numbers, and what the store states for reading them.
 
 use anabranch_format::{DeltaEncoder, DeltaError, Lsn, PageSet, PageSize, PageSource, Pgno};
-use anabranch_store::{At, PagesAt, Progress, Spool, SpoolReader, StoreError};
+use anabranch_store::{At, Chain, PagesAt, Progress, Spool, SpoolReader, StoreError};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -41,7 +41,8 @@ pub(super) async fn pages(
     })?;
     let (page_size, size) = (metadata.page_size, metadata.pages.1);
     let set = set_of(&wanted, page_size, size)?;
-    let found = log.pages_at(at, set, &Progress::none()).await?;
+    // The client knows each page by its checksum.
+    let found = log.pages_at(at, set, Chain::LeftToReader, &Progress::none()).await?;
     let spool = Spool::new(log.scratch());
     let encoded = tokio::task::spawn_blocking(move || encode(found, spool, page_size, size, at));
     let encoded = encoded.await.map_err(|_| ApiError::busy("the server is about to stop"))??;

@@ -271,10 +271,7 @@ fn what_needs_the_write_lock() {
     ] {
         assert_eq!(session.need(sql).unwrap(), expected, "{sql}");
     }
-    assert_eq!(
-        session.need("PRAGMA locking_mode=exclusive").unwrap_err().code,
-        "SQL_PARSE_ERROR"
-    );
+    assert_eq!(session.need("PRAGMA locking_mode=exclusive").unwrap_err().code, "SQL_PARSE_ERROR");
     assert_eq!(value(&mut session, "PRAGMA user_version"), int(0));
     assert_eq!(session.need("FOO").unwrap_err().code, "SQL_PARSE_ERROR");
 }

@@ -64,6 +64,15 @@ fn every_page_is_seen_with_the_smallest_pages() {
     every_change_is_seen_without_a_scan(512, 30);
 }
 
+/// One of those that are at work; it leaves by a panic, too, so that nobody waits for it for ever.
+struct Leaves<'a>(&'a AtomicU32);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// I4b, I7: a writer that never rests, others that checkpoint in every way, and looks all the time.
 #[test]
 fn a_writer_that_never_rests_is_followed_and_the_wal_stays_short() {
@@ -74,25 +83,25 @@ fn a_writer_that_never_rests_is_followed_and_the_wal_stays_short() {
     let (mut found, mut longest) = (0, 0);
     for round in 0..60_u64 {
         let writing = AtomicU32::new(3);
-        let done = || writing.fetch_sub(1, Ordering::Relaxed);
+        let [first, second, third] = [(); 3].map(|()| Leaves(&writing));
         std::thread::scope(|scope| {
             scope.spawn(|| {
+                let _leaves = first;
                 for n in 0..AT_ONCE {
                     let k = (round * 31 + n * 7) % 200 + 1;
                     writer.sql(&format!("UPDATE t SET v = hex(randomblob(60)) WHERE id = {k}"));
                 }
-                done();
             });
             scope.spawn(|| {
+                let _leaves = second;
                 other.sql("INSERT INTO t(v) SELECT hex(randomblob(90)) FROM t LIMIT 40");
                 other.sql("DELETE FROM t WHERE id > 400");
-                done();
             });
             scope.spawn(|| {
+                let _leaves = third;
                 // These wait for the watcher's pin to move, while they keep writers waiting.
                 let mode = ["PASSIVE", "TRUNCATE", "RESTART", "FULL"][round as usize % 4];
                 cleaner.sql(&format!("PRAGMA wal_checkpoint({mode})"));
-                done();
             });
             while writing.load(Ordering::Relaxed) > 0 {
                 replica.watcher().look().unwrap();

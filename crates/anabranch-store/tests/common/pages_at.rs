@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anabranch_format::{Lsn, Micros, PageSet, Pgno};
-use anabranch_store::{Log, PagesAt, Progress, StoreError};
+use anabranch_store::{Chain, Log, PagesAt, Progress, StoreError};
 
 use super::{Db, Fixture, Frame, PAGE, Random, Replica};
 
 const NOW: Micros = Micros(i64::MAX / 2);
+const CHAINS: [Chain; 2] = [Chain::Checked, Chain::LeftToReader];
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn wanted(pages: impl IntoIterator<Item = u32>) -> PageSet {
@@ -20,7 +21,7 @@ fn wanted(pages: impl IntoIterator<Item = u32>) -> PageSet {
 }
 
 async fn pages_at(log: &Log, at: Lsn, set: &PageSet) -> Result<PagesAt, StoreError> {
-    log.pages_at(at, set.clone(), &Progress::none()).await
+    log.pages_at(at, set.clone(), Chain::Checked, &Progress::none()).await
 }
 
 fn read(found: PagesAt) -> Result<Vec<(u32, Vec<u8>)>, StoreError> {
@@ -37,8 +38,9 @@ fn read(found: PagesAt) -> Result<Vec<(u32, Vec<u8>)>, StoreError> {
 async fn check_all(log: &Log, states: &[(Lsn, Db)], random: &mut Random) {
     for (at, db) in states {
         let some = 1 + (random.next() % 12) as u32;
-        for set in [wanted([some, 3, 9]), wanted(1..=60), wanted([])] {
-            let found = pages_at(log, *at, &set).await.unwrap();
+        let sets = [wanted([some, 3, 9]), wanted(1..=60), wanted([])];
+        for (set, chain) in sets.iter().flat_map(|set| CHAINS.map(|chain| (set, chain))) {
+            let found = log.pages_at(*at, set.clone(), chain, &Progress::none()).await.unwrap();
             assert_eq!((found.lsn, found.size), (*at, db.size()));
             let expected: Vec<(u32, Vec<u8>)> = (1u32..)
                 .zip(&db.pages)
@@ -128,6 +130,39 @@ pub async fn single_pages_of_a_large_snapshot_cost_little(fixture: &Fixture) {
     let found = pages_at(&log, a.at(), &wanted(1..=10_240)).await.unwrap();
     let pages: Vec<Vec<u8>> = read(found).unwrap().into_iter().map(|(_, page)| page).collect();
     assert!(pages == a.db.pages);
+}
+
+pub async fn nothing_older_is_read_than_is_needed(fixture: &Fixture) {
+    let log = fixture.log().await;
+    let mut a = Replica::new(&log, "a");
+    a.pushed(12_000).await;
+    let first = (a.at(), a.db.pages.clone());
+    for size in [2_000, 4_000, 6_000] {
+        a.pushed(size).await;
+    }
+    // Each push brings all pages of its growth.
+    for (set, objects) in [(wanted([5_000, 5_500]), 1), (wanted([2_500]), 2), (wanted([]), 1)] {
+        let found = pages_at(&log, a.at(), &set).await.unwrap();
+        assert!(found.objects <= objects, "{} of {objects}", found.objects);
+        for (n, page) in read(found).unwrap() {
+            assert_eq!(page, a.db.pages[n as usize - 1], "page {n}");
+        }
+    }
+    let (all, none) = (wanted(1..=6_000), Progress::none());
+    let found = log.pages_at(a.at(), all, Chain::LeftToReader, &none).await.unwrap();
+    let pages: Vec<Vec<u8>> = read(found).unwrap().into_iter().map(|(_, page)| page).collect();
+    assert!(pages == a.db.pages);
+    // Of the first, which brings the whole database, single pages.
+    let old = a.db.pages.len() as u32;
+    for set in [wanted([1, 700, 701, 1_999]), wanted((1..=old).step_by(37)), wanted([2_000])] {
+        let found = log.pages_at(first.0, set.clone(), Chain::LeftToReader, &none).await.unwrap();
+        let expected: Vec<(u32, Vec<u8>)> = (1u32..)
+            .zip(&first.1)
+            .filter(|(n, _)| set.contains(Pgno::new(*n).unwrap()))
+            .map(|(n, page)| (n, page.clone()))
+            .collect();
+        assert!(read(found).unwrap() == expected);
+    }
 }
 
 pub async fn a_damaged_chunk_or_seek_table_is_named(fixture: &Fixture) {

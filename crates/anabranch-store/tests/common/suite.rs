@@ -8,8 +8,8 @@ use futures::TryStreamExt;
 
 #[allow(unused_imports, reason = "not every test of a store runs the suite")]
 pub use super::pages_at::{
-    a_damaged_chunk_or_seek_table_is_named, pages_are_read_as_of_any_position,
-    single_pages_of_a_large_snapshot_cost_little,
+    a_damaged_chunk_or_seek_table_is_named, nothing_older_is_read_than_is_needed,
+    pages_are_read_as_of_any_position, single_pages_of_a_large_snapshot_cost_little,
 };
 use super::{Db, Fixture, Random, Replica, cloned};
 
@@ -48,6 +48,7 @@ macro_rules! suite {
             frames_are_read_as_they_were_appended,
             pages_are_read_as_of_any_position,
             single_pages_of_a_large_snapshot_cost_little,
+            nothing_older_is_read_than_is_needed,
             a_damaged_chunk_or_seek_table_is_named,
             a_rollover_is_written_into_the_last_segment_of_a_generation,
         ]);

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use anabranch_rebase::{Conflict, KeyMap, Rules, Sides, Summary};
-use anabranch_sqlite::{Scratch, ScratchError, SharedOverlay};
+use anabranch_rebase::{Conflict, KeyMap, Layered, LayeredError, Rules, Summary};
+use anabranch_sqlite::{ScratchError, SharedOverlay};
 
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -29,34 +29,20 @@ impl Replay<'_> {
         session: &Session,
         journal: &mut dyn FnMut(Conflict) -> Result<(), Error>,
     ) -> Result<Summary, Error> {
-        let failed = |e| of_scratch(session, e);
-        let base = Scratch::read_only(self.layers.base.clone()).map_err(failed)?;
-        let local = Scratch::read_only(self.layers.local.shared()).map_err(failed)?;
-        let remote = Scratch::read_only(self.remote.clone()).map_err(failed)?;
-        let onto = Scratch::writable(self.result).map_err(failed)?;
-        let all = [&base, &local, &remote, &onto];
-        let _watch = self.deadline.map(|deadline| Deadline::watch(deadline, &all)).transpose()?;
-        let changed = self.layers.changed();
-        let sides = Sides {
-            base: &base,
-            local: &local,
-            remote: &remote,
-            onto: &onto,
-            changed: Some(&changed),
-        };
+        let states = Layered::open(self.layers.changed(), self.remote.clone(), self.result)
+            .map_err(|e| of_scratch(session, e))?;
+        let watch = |deadline| Deadline::watch(deadline, states.interrupts());
+        let _watch = self.deadline.map(watch).transpose()?;
         let mut keys = KeyMap::default();
-        let done = anabranch_rebase::rebase(sides, self.rules, &mut keys, &mut |conflict| {
-            journal(conflict).map_err(Into::into)
-        });
+        let done = states
+            .rebase(self.rules, &mut keys, &mut |conflict| journal(conflict).map_err(Into::into));
         done.map_err(|e| {
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Error::TooLong { path: session.db.clone(), waited: session.patience() };
             }
-            // What the pages beneath say is the reason for what SQLite says.
-            let failure = all.into_iter().rev().find_map(|scratch| scratch.take_failure());
-            match failure {
-                Some(failure) => of_scratch(session, failure.into()),
-                None => Error::from_rebase(&session.db, e),
+            match e {
+                LayeredError::Rebase(e) => Error::from_rebase(&session.db, e),
+                LayeredError::Pages(failure) => of_scratch(session, failure.into()),
             }
         })
     }

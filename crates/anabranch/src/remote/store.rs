@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anabranch_format::{DatabaseId, Lsn, Metadata, Micros, PushId, WriterId};
 use anabranch_store::{
-    Anchor, AppendError, Appended, At, CompactReport, DatabaseName, Entry, Fetched, Head, Location,
-    Log, Named, NewSegment, Position, Progress, Root, StoreError, StoreOptions,
+    Anchor, AppendError, Appended, At, Chain, CompactReport, DatabaseName, Entry, Fetched, Head,
+    Location, Log, Named, NewSegment, Position, Progress, Root, StoreError, StoreOptions,
 };
 use async_trait::async_trait;
 
@@ -136,7 +136,9 @@ impl Remote for Log {
         wanted: &BaseAt<'_>,
         progress: &Progress,
     ) -> Result<Option<BasePages>, StoreError> {
-        let found = Log::pages_at(self, wanted.lsn, wanted.pages.clone(), progress).await?;
+        let found =
+            Log::pages_at(self, wanted.lsn, wanted.pages.clone(), Chain::LeftToReader, progress)
+                .await?;
         Ok(Some(found.into_pages()))
     }
 

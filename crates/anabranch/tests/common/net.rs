@@ -85,16 +85,26 @@ impl Net {
 
     /// Sends `PUT path` past the proxy.
     pub fn put(&self, path: &str) {
+        self.ask("PUT", path, 201);
+    }
+
+    /// Has the server begin a new generation of the database `name`.
+    pub fn rollover(&self, name: &str) {
+        self.ask("POST", &format!("/admin/v1/databases/{name}/rollover"), 200);
+    }
+
+    /// Sends a request past the proxy, which must be answered with `status`.
+    fn ask(&self, method: &str, path: &str, status: u16) {
         self.runtime.block_on(async {
             let mut stream = TcpStream::connect(self.direct).await.unwrap();
             let text = format!(
-                "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: \
+                "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: \
                  close\r\n\r\n"
             );
             stream.write_all(text.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
-            assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
         });
     }
 

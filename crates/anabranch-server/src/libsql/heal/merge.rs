@@ -7,13 +7,12 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anabranch_rebase::{Changed, KeyMap, RebaseError, Rules, Sides};
+use anabranch_rebase::{Changed, Interrupts, KeyMap, Layered, LayeredError, RebaseError, Rules};
 use anabranch_sqlite::{Overlay, Scratch, ScratchError, SharedOverlay, SharedPages};
 use anabranch_store::{Spool, causes};
-use rusqlite::InterruptHandle;
 
 use super::journal;
 use crate::error::ApiError;
@@ -83,22 +82,16 @@ pub(super) async fn merge(merging: Merging) -> Result<Result<Merged, NotMerged>,
 /// Interrupts connections whose time is over.
 #[derive(Default)]
 struct Watch {
-    connections: Mutex<Vec<InterruptHandle>>,
+    connections: OnceLock<Interrupts>,
     over: AtomicBool,
 }
 
 impl Watch {
-    fn add(&self, connection: &Scratch) {
-        let mut connections =
-            self.connections.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        connections.push(connection.get_interrupt_handle());
-    }
-
     fn interrupt(&self) {
         self.over.store(true, Ordering::Relaxed);
-        let connections =
-            self.connections.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        connections.iter().for_each(InterruptHandle::interrupt);
+        if let Some(connections) = self.connections.get() {
+            connections.interrupt();
+        }
     }
 }
 
@@ -107,24 +100,14 @@ fn run(merging: Merging, watch: &Watch) -> Result<Merged, NotMerged> {
     let layer = Overlay::new(Arc::clone(&onto), &scratch).map_err(failed)?.shared();
     let mut journal = journal::Writer::new(Spool::new(&scratch));
     {
-        let base = Scratch::read_only(Arc::clone(&changed.before)).map_err(unreadable)?;
-        let local = Scratch::read_only(Arc::clone(&changed.after)).map_err(unreadable)?;
-        let remote = Scratch::read_only(onto).map_err(unreadable)?;
-        let onto = Scratch::writable(&layer).map_err(unreadable)?;
-        [&base, &local, &remote, &onto].into_iter().for_each(|connection| watch.add(connection));
+        let states = Layered::open(changed, onto, &layer).map_err(unreadable)?;
+        // There is one merge for each watch.
+        let _ = watch.connections.set(states.interrupts());
         if check {
-            sound(&local)?;
+            sound(states.local())?;
         }
-        let sides = Sides {
-            base: &base,
-            local: &local,
-            remote: &remote,
-            onto: &onto,
-            changed: Some(&changed),
-        };
         let mut write = |conflict| journal.write(&conflict).map_err(Into::into);
-        let merged = anabranch_rebase::rebase(sides, &Rules::default(), &mut keys, &mut write);
-        merged.map_err(|e| refused(&e, &[&base, &local, &remote, &onto]))?;
+        states.rebase(&Rules::default(), &mut keys, &mut write).map_err(|e| refused(&e))?;
     }
     if keys.moved.len() > KEYS_MAX {
         let what = format!("more than {KEYS_MAX} rows would get other keys");
@@ -159,13 +142,12 @@ fn unreadable(e: ScratchError) -> NotMerged {
     }
 }
 
-fn refused(e: &RebaseError, connections: &[&Scratch]) -> NotMerged {
-    if let Some(failure) = connections.iter().find_map(|c| c.take_failure()) {
-        return NotMerged::Failed(causes(&failure));
-    }
+fn refused(e: &LayeredError) -> NotMerged {
     let reason = match e {
-        RebaseError::SchemaConflict { .. } => "heal-schema",
-        RebaseError::Journal(_) => return NotMerged::Failed(causes(e)),
+        LayeredError::Rebase(RebaseError::SchemaConflict { .. }) => "heal-schema",
+        LayeredError::Pages(_) | LayeredError::Rebase(RebaseError::Journal(_)) => {
+            return NotMerged::Failed(causes(e));
+        }
         _ => "heal-unmergeable",
     };
     NotMerged::Refused(reason, causes(e))

@@ -18,7 +18,9 @@ use anabranch_format::{
     DeltaError, FrameHeader, PageOne, PageSet, Pgno, Salts, SectionWriter, WalChecksum,
     canonicalise_page_one, content_hash,
 };
-use anabranch_store::{AsideName, PagesAt, Progress, Spool, SpoolReader, StoreError, causes};
+use anabranch_store::{
+    AsideName, Chain, PagesAt, Progress, Spool, SpoolReader, StoreError, causes,
+};
 
 use super::lineage::Lineage;
 use super::load::{FrameWriter, laid_down};
@@ -67,7 +69,7 @@ async fn made(db: &Database, lineage: &Lineage) -> Result<Lineage, ApiError> {
     [Pgno::ONE].into_iter().chain(grown).for_each(|pgno| {
         wanted.insert(pgno);
     });
-    let found = db.log().pages_at(reserved, wanted, &Progress::none()).await;
+    let found = db.log().pages_at(reserved, wanted, Chain::Checked, &Progress::none()).await;
     let found = found.map_err(|e| unavailable(&e))?;
     let (dir, of) = (db.libsql().scratch.clone(), lineage.clone());
     let made = blocking(move || write(of, found, size, &dir)).await?;

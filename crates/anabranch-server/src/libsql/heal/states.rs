@@ -7,7 +7,7 @@ use std::io;
 
 use anabranch_format::{Lsn, PageSet, Pgno};
 use anabranch_sqlite::{Overlay, PageRead, SharedPages};
-use anabranch_store::{Head, Progress, StoreError};
+use anabranch_store::{Chain, Head, Progress, StoreError};
 use futures::TryStreamExt;
 
 use crate::database::Database;
@@ -59,7 +59,7 @@ pub(super) async fn state_at(
     if wanted.is_empty() {
         return Ok(layer);
     }
-    let found = db.log().pages_at(at, wanted, &Progress::none()).await;
+    let found = db.log().pages_at(at, wanted, Chain::Checked, &Progress::none()).await;
     let found = found.map_err(|e| unavailable(&e))?;
     blocking(move || layer.put_all(&mut *found.into_pages()).map(|()| layer)).await?.map_err(|e| {
         match StoreError::from_pages(e) {

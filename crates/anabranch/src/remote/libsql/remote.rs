@@ -11,9 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anabranch_format::{
-    DatabaseId, DbChecksum, FORMAT_VERSION, Kind, Lsn, Metadata, Micros, PushId, WriterId,
-};
+use anabranch_format::{DatabaseId, Kind, Lsn, Metadata, Micros, PushId, WriterId};
 use anabranch_store::{
     Anchor, AppendError, Appended, At, CompactReport, Entry, Fetched, Head, NewSegment, Position,
     Progress, Step, StoreError, Unstated,
@@ -198,25 +196,14 @@ impl LibsqlRemote {
     }
 
     fn metadata(&self, first: Spot, last: Spot, push: PushId, size: u32) -> Metadata {
+        let (database, lsn) = (self.database.clone(), (first.lsn(), last.lsn()));
+        let writer = NOBODY.parse().expect("letters are an id");
         Metadata {
-            version: FORMAT_VERSION,
-            kind: Kind::Segment,
-            database: self.database.clone(),
-            lsn: (first.lsn(), last.lsn()),
             generation: (first.generation, Spot::base(first.generation).lsn()),
-            next_generation: None,
             push: Some(push),
-            writer: NOBODY.parse().expect("letters are an id"),
             time: entropy::now(),
-            clock: None,
-            page_size: PAGE_SIZE,
             pages: (0, size),
-            sum: (DbChecksum::EMPTY, DbChecksum::EMPTY),
-            frames: None,
-            transactions: None,
-            healed: None,
-            chunk: None,
-            body: None,
+            ..Metadata::new(Kind::Segment, database, writer, lsn, PAGE_SIZE)
         }
     }
 

@@ -7,9 +7,7 @@
 use std::io::{BufReader, Write};
 use std::path::Path;
 
-use anabranch_format::{
-    DbChecksum, DeltaError, DeltaReader, FORMAT_VERSION, Kind, Metadata, Micros, PageSource, Pgno,
-};
+use anabranch_format::{DeltaError, DeltaReader, Kind, Metadata, PageSource, Pgno};
 use anabranch_store::{Counter, Progress, Spool, SpoolReader, Step, StoreError};
 use reqwest::{Method, Response, StatusCode};
 
@@ -60,26 +58,12 @@ struct Shape {
 }
 
 fn shape(ours: &Ours, wanted: &BaseAt<'_>) -> Metadata {
+    let (database, lsn) = (ours.database.clone(), (wanted.lsn, wanted.lsn));
+    let writer = "server".parse().expect("letters are an id");
     Metadata {
-        version: FORMAT_VERSION,
-        kind: Kind::Delta,
-        database: ours.database.clone(),
-        lsn: (wanted.lsn, wanted.lsn),
-        generation: (1, anabranch_format::Lsn::ZERO),
-        next_generation: None,
-        push: None,
-        writer: "server".parse().expect("letters are an id"),
-        time: Micros(0),
-        clock: None,
-        page_size: wanted.page_size,
         // No growth: any pages may come.
         pages: (wanted.size, wanted.size),
-        sum: (DbChecksum::EMPTY, DbChecksum::EMPTY),
-        frames: None,
-        transactions: None,
-        healed: None,
-        chunk: None,
-        body: None,
+        ..Metadata::new(Kind::Delta, database, writer, lsn, wanted.page_size)
     }
 }
 

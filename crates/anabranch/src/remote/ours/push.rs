@@ -1,6 +1,6 @@
 //! Pushing: what is sent, and what the answers mean.
 
-use anabranch_format::{FORMAT_VERSION, Kind, Lsn, Metadata, PushId};
+use anabranch_format::{Kind, Lsn, Metadata, PushId};
 use anabranch_store::{AppendError, Appended, Head, NewSegment, StoreError};
 use reqwest::Response;
 
@@ -14,25 +14,15 @@ impl Ours {
     /// What is sent before a push's pages; the server decides on what it cannot know.
     pub(super) fn proposal(&self, after: Lsn, new: &NewSegment) -> Result<Metadata, AppendError> {
         let full = || AppendError::Invalid("the log is full".to_owned());
+        let first = after.next().ok_or_else(full)?;
+        let lsn = (first, after.checked_add(new.frames).ok_or_else(full)?);
+        let (database, writer) = (self.database.clone(), new.writer.clone());
         Ok(Metadata {
-            version: FORMAT_VERSION,
-            kind: Kind::Segment,
-            database: self.database.clone(),
-            lsn: (after.next().ok_or_else(full)?, after.checked_add(new.frames).ok_or_else(full)?),
-            generation: (1, Lsn::new(1)),
-            next_generation: None,
             push: Some(new.push.clone()),
-            writer: new.writer.clone(),
             time: new.now,
-            clock: None,
-            page_size: new.page_size,
             pages: new.pages,
             sum: new.sum,
-            frames: None,
-            transactions: None,
-            healed: None,
-            chunk: None,
-            body: None,
+            ..Metadata::new(Kind::Segment, database, writer, lsn, new.page_size)
         })
     }
 
