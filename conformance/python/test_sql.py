@@ -1,6 +1,7 @@
 """PyPI `libsql` without a file, and as a replica that writes at the server."""
 
 import multiprocessing
+import time
 import unittest
 
 import libsql
@@ -25,7 +26,10 @@ def add_eight(file, url):
 
 class Remote(unittest.TestCase):
     def setUp(self):
-        self.server = Server()
+        self.start()
+
+    def start(self, *args):
+        self.server = Server(*args)
         self.addCleanup(self.server.end)
         self.db = self.connect()
 
@@ -98,6 +102,25 @@ class Remote(unittest.TestCase):
         self.db.commit()
         self.assertEqual(self.all(), numbered("a", "b"))
 
+    def test_a_connection_outlives_its_stream(self):
+        self.start("--sql-streams-each", "1", "--sql-stream-idle", "1s")
+        self.db.execute(TABLE)
+        self.db.execute("INSERT INTO note(body) VALUES ('a')")
+        self.db.commit()
+        self.assertEqual(self.all(), numbered("a"))
+        # There is room for one stream, so the other is gone once this one opens.
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.connect().execute("SELECT 1").fetchall()
+                break
+            except ValueError:
+                self.assertLess(time.monotonic(), deadline, "it never expires")
+        self.assertEqual(self.all(), numbered("a"))
+        self.db.execute("INSERT INTO note(body) VALUES ('b')")
+        self.db.commit()
+        self.assertEqual(self.all(), numbered("a", "b"))
+
     def test_a_transaction_that_was_lost_is_told_of_once(self):
         self.db.execute(TABLE)
         self.db.execute("BEGIN")
@@ -109,6 +132,7 @@ class Remote(unittest.TestCase):
         self.usable_again()
 
     def test_a_transaction_that_stood_idle_is_given_up_on_and_told_of_once(self):
+        self.start("--sql-transaction-idle", "1s")
         self.db.execute(TABLE)
         self.db.execute("BEGIN IMMEDIATE")
         self.db.execute("INSERT INTO note(body) VALUES ('lost')")

@@ -78,10 +78,16 @@ impl Yard {
 
     /// Two servers on the scenario's store that know of each other; none if the mock stands in.
     pub(crate) fn two_more(&self) -> Option<[Server; 2]> {
+        self.two_more_with(&[])
+    }
+
+    /// As [`Yard::two_more`], with more arguments.
+    pub(crate) fn two_more_with(&self, args: &[&str]) -> Option<[Server; 2]> {
         let Remote::Real(server) = &self.remote else { return None };
         let data = server.data().to_owned();
         Some([(); 2].map(|()| {
-            let (data, args, token) = (data.clone(), Vec::new(), self.token.clone());
+            let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+            let (data, token) = (data.clone(), self.token.clone());
             Server::start_advertised(ServerOptions { data, args, token })
         }))
     }

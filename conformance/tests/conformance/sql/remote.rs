@@ -1,6 +1,8 @@
 //! Scripts, transactions, failures and outages of the official library without a file.
 
-use anabranch_conformance::block_on;
+use std::time::Instant;
+
+use anabranch_conformance::{PATIENCE, block_on};
 use libsql::TransactionBehavior;
 
 use super::{collect, error, lines, remote, remote_at};
@@ -272,6 +274,29 @@ fn a_connection_outlives_the_server() {
     });
     drop(conn);
     yard.settle(&mut [], ALL, &numbered(&["a", "b", "c"]));
+}
+
+#[test]
+fn a_connection_outlives_its_stream() {
+    let yard = Yard::with(&["--sql-streams-each", "1", "--sql-stream-idle", "1s"]);
+    let conn = block_on(remote_at(&yard));
+    block_on(async {
+        conn.execute(TABLE, ()).await.unwrap();
+        conn.execute(&insert("a"), ()).await.unwrap();
+    });
+    for _ in 0..2 {
+        // Leaves a stream open, as each query does.
+        assert_eq!(block_on(lines(&conn, ALL)), numbered(&["a"]));
+        let mut other = yard.sql();
+        let deadline = Instant::now() + PATIENCE;
+        // There is room for one, so the other is gone once this one opens.
+        while other.once("SELECT 1").is_err() {
+            assert!(Instant::now() < deadline, "it never expires");
+        }
+    }
+    assert_eq!(block_on(lines(&conn, ALL)), numbered(&["a"]));
+    block_on(conn.execute(&insert("b"), ())).unwrap();
+    yard.settle(&mut [], ALL, &numbered(&["a", "b"]));
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn taken_away(failure: &SqlFailure) {
 
 #[test]
 fn an_abandoned_transaction_is_rolled_back_and_others_go_on() {
-    let yard = Yard::new();
+    let yard = Yard::with(&["--sql-transaction-idle", "1s"]);
     let (mut idle, mut other) = (yard.sql(), yard.sql());
     other.once(TABLE).unwrap();
     idle.run("BEGIN IMMEDIATE").unwrap();
