@@ -31,6 +31,11 @@ const LOOK_BUCKET: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 /// So long pushes wait for a transaction of an SQL client that is open.
 const OPEN_TRANSACTION: Duration = Duration::from_secs(1);
 
+/// So long SQL clients wait with new transactions for a replica whose push has lost to them.
+const RIGHT_OF_WAY: Duration = Duration::from_secs(1);
+/// A replica that does not come in that time gives it to nobody for so long.
+const RIGHT_OF_WAY_PAUSE: Duration = Duration::from_secs(5);
+
 /// One open database.
 #[derive(Debug)]
 pub(crate) struct Database {
@@ -50,6 +55,9 @@ pub(crate) struct Database {
     engine: libsql::Engine,
     /// What is open of it for SQL.
     sql: SqlSlot,
+    /// Until when what SQL clients commit waits for a replica whose push has lost: it fetches what it
+    /// lost to, and comes again.
+    right_of_way: watch::Sender<Option<Instant>>,
     shared: Arc<Shared>,
 }
 
@@ -88,6 +96,7 @@ impl Database {
             stale: AtomicBool::new(false),
             engine: libsql::Engine::new(shared.libsql.started),
             sql: SqlSlot::default(),
+            right_of_way: watch::Sender::new(None),
             shared,
         }
     }
@@ -170,6 +179,35 @@ impl Database {
     pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.sql.closed_within(OPEN_TRANSACTION).await;
         self.appending.lock().await
+    }
+
+    /// A replica's push has lost. It will fetch what it lost to, and come again; small transactions
+    /// of SQL clients would always be first.
+    pub(crate) fn push_has_lost(&self) {
+        if self.sql.is_open() {
+            self.right_of_way.send_if_modified(|until| {
+                let now = Instant::now();
+                let free = until.is_none_or(|until| until + RIGHT_OF_WAY_PAUSE < now);
+                if free {
+                    *until = Some(now + RIGHT_OF_WAY);
+                }
+                free
+            });
+        }
+    }
+
+    /// A replica's push has won.
+    pub(crate) fn push_has_won(&self) {
+        self.right_of_way.send_if_modified(|until| until.take().is_some());
+    }
+
+    /// Returns once no push has the right of way.
+    pub(crate) async fn give_way(&self) {
+        let mut right_of_way = self.right_of_way.subscribe();
+        let until = *right_of_way.borrow_and_update();
+        if let Some(until) = until.filter(|until| *until > Instant::now()) {
+            let _ = tokio::time::timeout_at(until.into(), right_of_way.changed()).await;
+        }
     }
 
     /// The same for what SQL clients have committed.

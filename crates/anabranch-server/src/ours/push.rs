@@ -61,7 +61,7 @@ pub(super) async fn push(
     let appended = database.append(&head, new, "anabranch").await;
     drop(turn);
     match appended {
-        Ok(outcome) => Ok(told(&outcome, &push)?),
+        Ok(outcome) => told(&database, &outcome, &push),
         Err(e) => Err(refused(e)),
     }
 }
@@ -110,9 +110,9 @@ fn check_place(
 async fn decided(database: &Database, after: Lsn, push: &PushId) -> Result<Response, ApiError> {
     match database.log().at_key_after(after).await? {
         Some(metadata) if metadata.push.as_ref() == Some(push) => {
-            told(&Appended::Won(metadata), push)
+            told(database, &Appended::Won(metadata), push)
         }
-        Some(metadata) => told(&Appended::Lost(metadata), push),
+        Some(metadata) => told(database, &Appended::Lost(metadata), push),
         None => Err(ApiError::new(
             StatusCode::CONFLICT,
             "not-at-head",
@@ -121,18 +121,22 @@ async fn decided(database: &Database, after: Lsn, push: &PushId) -> Result<Respo
     }
 }
 
-fn told(outcome: &Appended, push: &PushId) -> Result<Response, ApiError> {
+fn told(database: &Database, outcome: &Appended, push: &PushId) -> Result<Response, ApiError> {
     match outcome {
         Appended::Won(metadata) => {
+            database.push_has_won();
             let body = json!({ "metadata": metadata_json(metadata) });
             Ok(json_response(StatusCode::CREATED, &body))
         }
-        Appended::Lost(metadata) => Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "behind",
-            format!("the log has gone on to {}, and push {push} is not in it", metadata.lsn.1),
-        )
-        .with("metadata", metadata_json(metadata))),
+        Appended::Lost(metadata) => {
+            database.push_has_lost();
+            Err(ApiError::new(
+                StatusCode::CONFLICT,
+                "behind",
+                format!("the log has gone on to {}, and push {push} is not in it", metadata.lsn.1),
+            )
+            .with("metadata", metadata_json(metadata)))
+        }
     }
 }
 

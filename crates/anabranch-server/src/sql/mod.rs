@@ -110,6 +110,11 @@ impl SqlSlot {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether anything is open for SQL.
+    pub(crate) fn is_open(&self) -> bool {
+        self.seen().is_some_and(|sql| !sql.is_broken())
+    }
+
     /// Returns once no transaction of a client is open, or `wait` is over.
     pub(crate) async fn closed_within(&self, wait: Duration) {
         if let Some(sql) = self.seen() {

@@ -71,6 +71,8 @@ struct Group {
 /// For how long somebody wants the place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stay {
+    /// To follow the log, not to write.
+    Look,
     /// Until the end of this request at the latest.
     Short,
     /// Until the client comes again.
@@ -139,12 +141,12 @@ impl Sql {
 
     /// Brings the file to the end of the log as far as it is known here.
     pub(super) async fn catch_up(self: &Arc<Self>, db: &Arc<Database>) -> Result<(), Error> {
-        if self.is_behind(db) { self.place(db, Stay::Short).await.map(drop) } else { Ok(()) }
+        if self.is_behind(db) { self.place(db, Stay::Look).await.map(drop) } else { Ok(()) }
     }
 
     /// Waits until nothing is committed that is not in the log, and publishes what there is.
     pub(super) async fn settle(self: &Arc<Self>, db: &Arc<Database>) -> Result<(), Error> {
-        let mut held = self.place(db, Stay::Short).await?;
+        let mut held = self.place(db, Stay::Look).await?;
         if !held.place.group.is_empty() {
             held.append(db).await;
         }
@@ -174,6 +176,9 @@ impl Held {
             self.append(db).await;
         }
         if self.place.group.is_empty() {
+            if stay != Stay::Look {
+                db.give_way().await;
+            }
             self.place.group.turn = Some(db.turn_of_sql().await);
             if stay == Stay::Open {
                 // It cannot be run again: it must not begin behind what another server has appended.

@@ -8,7 +8,7 @@ use anabranch_format::Lsn;
 use anabranch_hrana::{Batch, BatchCond, BatchStep, Error, Stmt, StmtResult, Value};
 use anabranch_sql::Rights;
 use anabranch_store::{Location, Progress, Root, StoreOptions};
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 
 use crate::config::Config;
 use crate::database::Database;
@@ -333,4 +333,28 @@ async fn a_long_wal_is_emptied_and_nobody_notices() {
     a.ok("INSERT INTO t VALUES (1)").await;
     assert_eq!(b.count().await, 1);
     assert_eq!(world.server().stream().await.count().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_has_lost_goes_first_when_it_comes_again() {
+    let world = World::new();
+    let server = world.server();
+    let db = server.database().await;
+    let (mut a, mut b) = (server.stream().await, server.stream().await);
+    a.ok("CREATE TABLE t(v)").await;
+    db.push_has_lost();
+    let insert = tokio::spawn(async move { a.ok("INSERT INTO t VALUES (1)").await });
+    // The push has come again, and reads go on meanwhile.
+    let turn = db.turn().await;
+    assert_eq!(b.count().await, 0);
+    assert!(!insert.is_finished());
+    db.push_has_won();
+    drop(turn);
+    insert.await.unwrap();
+    // One that does not come holds nobody up for long.
+    db.push_has_lost();
+    b.ok("INSERT INTO t VALUES (2)").await;
+    assert_eq!(b.count().await, 2);
+    db.push_has_lost();
+    assert!(db.give_way().now_or_never().is_some(), "not twice in a row");
 }
