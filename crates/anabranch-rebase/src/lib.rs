@@ -60,6 +60,7 @@ mod layered;
 mod lost;
 mod modules;
 mod narrow;
+mod needs;
 mod objects;
 mod others;
 mod outside;
