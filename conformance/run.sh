@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Builds the official client and the suite, and runs everything against the real server.
-#   conformance/run.sh              what CI runs: all scenarios, a short soak, the snippets whose language is here
+#   conformance/run.sh              what CI runs: all scenarios, short random courses, and the clients of all languages
 #   conformance/run.sh soak         arguments go to cargo test: one test or some
 #   CONFORMANCE_ROUNDS=2000 CONFORMANCE_SEED=7 conformance/run.sh soak
+#   CONFORMANCE_KILLS=200 conformance/run.sh killed_under
+# Python, and Node.js with npm, are needed; CONFORMANCE_LANGUAGES="rust python" leaves one out.
 # ANABRANCH_BIN names the program under test; without it, it is built from the workspace.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -32,9 +34,12 @@ cargo build --quiet --locked --all-targets
 say "scenarios"
 CONFORMANCE_ROUNDS=${CONFORMANCE_ROUNDS:-120} cargo test --quiet --locked --all-targets -- --test-threads "$threads"
 
-languages=()
-for pair in cargo:rust npm:javascript python3:python; do
-    if command -v "${pair%%:*}" > /dev/null; then languages+=("${pair##*:}"); fi
+read -ra languages <<< "${CONFORMANCE_LANGUAGES:-rust javascript python}"
+for language in "${languages[@]}"; do
+    case $language in
+        javascript) say "JavaScript" && js/run.sh ;;
+        python) say "Python" && python/run.sh ;;
+    esac
 done
 say "snippets: ${languages[*]}"
 place=$(mktemp -d)

@@ -19,6 +19,7 @@ mod position;
 mod proxy;
 mod runtime;
 mod server;
+mod sql;
 mod wal;
 
 pub use chance::Chance;
@@ -29,7 +30,9 @@ pub use mock::{Mock, MockDatabase};
 pub use ours::{Ended, Ours, program};
 pub use position::{Position, read_position, write_position};
 pub use proxy::{Exchange, Fault, Proxy, Seen};
+pub use runtime::block_on;
 pub use server::{Server, ServerOptions};
+pub use sql::{Sql, SqlAnswer, SqlFailure, execute};
 pub use wal::Wal;
 
 /// The page size that the dialect is bound to.

@@ -15,3 +15,8 @@ pub(crate) fn runtime() -> &'static Runtime {
             .expect("a runtime can be started")
     })
 }
+
+/// Awaits what a test does with an asynchronous library, on the runtime of all.
+pub fn block_on<F: Future>(task: F) -> F::Output {
+    runtime().block_on(task)
+}

@@ -11,6 +11,7 @@
 //! cargo test                                        # the short setting
 //! CONFORMANCE_ROUNDS=2000 cargo test soak           # random syncs, kills and losses, for long
 //! CONFORMANCE_SEED=7 cargo test soak                # the same again
+//! CONFORMANCE_KILLS=200 cargo test killed_under     # servers that die under all kinds of writers, for long
 //! CONFORMANCE_SERVER=mock cargo test                # what a naive server makes of the scenarios
 //! ```
 
@@ -23,10 +24,12 @@ mod failures;
 mod guard;
 mod heal;
 mod large;
+mod ledger;
 mod push_pull;
 mod refuse;
 mod replica;
 mod rollover;
 mod soak;
+mod sql;
 mod support;
 mod two_servers;

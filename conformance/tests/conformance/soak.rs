@@ -10,68 +10,14 @@
 //! if retention took what a client had written on; the counter, which all change, says nothing then. `CONFORMANCE_ROUNDS` and `CONFORMANCE_SEED` choose length and course,
 //! `CONFORMANCE_WATCH` judges after every round.
 
-use std::collections::BTreeSet;
 use std::fs;
 
 use anabranch_conformance::{
     Chance, Client, Failure, Fault, Proxy, Seen, checked_image, rows, sqlite,
 };
 
+use crate::ledger::{Ledger, SCHEMA, rounds, seed};
 use crate::support::{DATABASE, Yard};
-
-const SCHEMA: &str = "CREATE TABLE part(token TEXT, number INTEGER, of INTEGER, filler TEXT);
-    CREATE INDEX by_token ON part(token);
-    CREATE TABLE counter(n INTEGER);
-    INSERT INTO counter VALUES (0);";
-
-fn from_environment(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")),
-        Err(_) => default,
-    }
-}
-
-fn rounds() -> u64 {
-    from_environment("CONFORMANCE_ROUNDS", 120)
-}
-
-fn seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    from_environment("CONFORMANCE_SEED", now.map_or(1, |now| now.as_secs() % 1_000_000))
-}
-
-/// What must be there, and what may be.
-#[derive(Debug, Default)]
-struct Ledger {
-    /// The server merges: rows of all, but of a row that several changed one version.
-    heals: bool,
-    acknowledged: BTreeSet<String>,
-    unknown: BTreeSet<String>,
-}
-
-impl Ledger {
-    /// Compares with what a fresh clone holds.
-    fn judge(&self, db: &std::path::Path) {
-        let torn = rows(
-            db,
-            "SELECT token, count(*), count(DISTINCT number), min(of), max(of) FROM part \
-             GROUP BY token HAVING count(*) != max(of) OR count(DISTINCT number) != max(of)",
-        );
-        assert!(torn.is_empty(), "torn or doubled: {torn:?}");
-        let there: BTreeSet<String> =
-            rows(db, "SELECT DISTINCT token FROM part").into_iter().collect();
-        let lost: Vec<_> = self.acknowledged.difference(&there).collect();
-        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-        let known: BTreeSet<String> = self.acknowledged.union(&self.unknown).cloned().collect();
-        let strange: Vec<_> = there.difference(&known).collect();
-        assert!(strange.is_empty(), "nobody wrote {strange:?}");
-        if !self.heals {
-            // Our replica merges by itself, so it leaves the counter alone.
-            let counted = there.iter().filter(|token| !token.starts_with("ours")).count();
-            assert_eq!(rows(db, "SELECT n FROM counter"), [counted.to_string()]);
-        }
-    }
-}
 
 /// The statements of one transaction.
 fn transaction(token: &str, parts: usize, filler: usize) -> String {
@@ -326,6 +272,7 @@ fn look(yard: &Yard, round: u64, ledger: &Ledger, clients: &[Official], ours: &O
     let sofar = Ledger {
         heals: ledger.heals,
         acknowledged: ledger.acknowledged.clone(),
+        refused: ledger.refused.clone(),
         unknown: ledger.unknown.iter().chain(waiting).cloned().collect(),
     };
     let mut fresh = yard.client(&format!("look-{round}"));
@@ -388,8 +335,7 @@ fn clients_that_race_lose_nothing_that_was_acknowledged() {
     let mut all = Ledger::default();
     let mut clients = Vec::new();
     for (client, ledger) in ledgers {
-        all.acknowledged.extend(ledger.acknowledged);
-        all.unknown.extend(ledger.unknown);
+        all.take(ledger);
         all.unknown.extend(client.waiting.iter().cloned());
         if client.waiting.is_empty() {
             clients.push(client);

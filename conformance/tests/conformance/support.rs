@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anabranch_conformance::{
-    Answer, Client, Fault, Mock, Opening, Ours, Proxy, Seen, Server, ServerOptions, ask,
+    Answer, Client, Fault, Mock, Opening, Ours, Proxy, Seen, Server, ServerOptions, Sql, ask,
     checked_image, first_difference, rows,
 };
 
@@ -78,10 +78,16 @@ impl Yard {
 
     /// Two servers on the scenario's store that know of each other; none if the mock stands in.
     pub(crate) fn two_more(&self) -> Option<[Server; 2]> {
+        self.two_more_with(&[])
+    }
+
+    /// As [`Yard::two_more`], with more arguments.
+    pub(crate) fn two_more_with(&self, args: &[&str]) -> Option<[Server; 2]> {
         let Remote::Real(server) = &self.remote else { return None };
         let data = server.data().to_owned();
         Some([(); 2].map(|()| {
-            let (data, args, token) = (data.clone(), Vec::new(), self.token.clone());
+            let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+            let (data, token) = (data.clone(), self.token.clone());
             Server::start_advertised(ServerOptions { data, args, token })
         }))
     }
@@ -131,7 +137,7 @@ impl Yard {
 
     /// How a client opens a database of this server.
     pub(crate) fn opening(&self) -> Opening {
-        Opening { token: self.token.clone().unwrap_or_default(), ..Opening::default() }
+        Opening { token: self.token(), ..Opening::default() }
     }
 
     /// A running client that has not opened the replica `name` yet.
@@ -143,6 +149,16 @@ impl Yard {
     pub(crate) fn ours(&self) -> Option<Ours> {
         matches!(self.remote, Remote::Real(_))
             .then(|| Ours::new(&self.url(), self.token.as_deref()))
+    }
+
+    /// A plain client of SQL for the scenario's database.
+    pub(crate) fn sql(&self) -> Sql {
+        Sql::new(&self.url(), self.token.as_deref())
+    }
+
+    /// The token of this server; empty if it asks for none.
+    pub(crate) fn token(&self) -> String {
+        self.token.clone().unwrap_or_default()
     }
 
     /// Begins a new generation, as an administrator does.
@@ -187,7 +203,6 @@ impl Yard {
     /// stock SQLite, and `sql` answers `expected`.
     #[track_caller]
     pub(crate) fn settle(&self, clients: &mut [&mut Client], sql: &str, expected: &[String]) {
-        let number = self.fresh.fetch_add(1, Ordering::Relaxed);
         let mut replicas = Vec::new();
         for client in clients {
             client.sync();
@@ -195,6 +210,13 @@ impl Yard {
             assert_eq!(seen, expected, "{}, as the client sees it", client.db().display());
             replicas.push(client.db().to_owned());
         }
+        self.judge(replicas, sql, expected);
+    }
+
+    /// As [`Yard::settle`], for replicas that are up to date already.
+    #[track_caller]
+    pub(crate) fn judge(&self, mut replicas: Vec<PathBuf>, sql: &str, expected: &[String]) {
+        let number = self.fresh.fetch_add(1, Ordering::Relaxed);
         let mut fresh = self.client(&format!("fresh-{number}"));
         fresh.sync();
         fresh.close();

@@ -36,6 +36,10 @@ enum Ended {
 /// Runs `command`, shows what comes of it, and answers how the program ends.
 pub(crate) fn run(command: Command, ctx: &Context) -> Exit {
     let advice = advice(&command);
+    if matches!(command, Command::Serve(_) | Command::Shell(_)) {
+        // Waiting is what they do; a line that says that work goes on would be in the way.
+        ctx.bars.end();
+    }
     let ended = execute(command, ctx.clone());
     ctx.bars.end();
     match ended {

@@ -125,7 +125,13 @@ fn replicas_meet_over_tls_and_trust_only_known_authorities() {
     let dump = |name: &str| sqlite(&world.path(name), ".dump");
     assert_eq!(dump("a.db"), dump("b.db"));
 
+    let out = world.run(Some(&authority), &["shell", &url, "SELECT v FROM t ORDER BY v"]);
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "back\nover tls\n", "{}", said(&out));
+
     let refused = |trusted: Option<&Path>, url: &str| {
+        let out = world.run(trusted, &["shell", url, "SELECT 1"]);
+        assert_eq!(out.status.code(), Some(1), "{}", said(&out));
+        assert!(said(&out).contains("is not trusted"), "{}", said(&out));
         let out = world.run(trusted, &["clone", url, "c.db"]);
         assert_eq!(out.status.code(), Some(1), "it is not offline: {}", said(&out));
         assert!(said(&out).contains("certificate is not trusted"), "{}", said(&out));

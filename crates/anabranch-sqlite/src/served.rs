@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anabranch_format::{PageOne, PageSet, PageSize, Pgno, Salts};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::FileError;
@@ -155,6 +156,8 @@ impl ServedFile {
     /// Sets up a connection for others to work with: it never checkpoints and never waits for the disk.
     pub fn set_up(conn: &Connection) -> rusqlite::Result<()> {
         conn.busy_timeout(BUSY)?;
+        // The last one to close would do it for nothing: the file is thrown away.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         conn.execute_batch("PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 0")?;
         // Before it can begin on a published state it must have seen the `-wal` once.
         conn.query_row("PRAGMA schema_version", [], |_| Ok(()))
@@ -267,16 +270,6 @@ impl ServedFile {
         self.published = hold(&self.holder, &self.path, self.page_size)?;
         Ok(&self.published)
     }
-
-    /// Closes it; the database file alone holds everything then.
-    pub fn close(self) -> Result<(), FileError> {
-        let ServedFile { path, holder, spare, .. } = self;
-        for conn in [holder, spare] {
-            rollback(&conn);
-            conn.close().map_err(|(_, e)| sqlite_error(&path, "closing", BUSY, e))?;
-        }
-        Ok(())
-    }
 }
 
 /// Pages of the log on their way into the file. Dropped, it has changed nothing.
@@ -380,11 +373,7 @@ impl Own {
 /// A connection of the file's own, for raw pages.
 fn connect_lazily(path: &Path) -> Result<Connection, FileError> {
     let conn = connect(path, BUSY)?;
-    let set = conn.execute_batch("PRAGMA synchronous = OFF").and_then(|()| {
-        // Before it can hold a state it must have seen the `-wal` once.
-        conn.query_row("PRAGMA schema_version", [], |_| Ok(()))
-    });
-    set.map_err(|e| sqlite_error(path, "opening", BUSY, e))?;
+    ServedFile::set_up(&conn).map_err(|e| sqlite_error(path, "opening", BUSY, e))?;
     Ok(conn)
 }
 

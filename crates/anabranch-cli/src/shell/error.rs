@@ -204,13 +204,12 @@ impl ShellError {
             ShellError::Sql { code, .. } => match code.as_str() {
                 "SQLITE_BUSY" | "SQLITE_LOCKED" => {
                     "another program is writing; give the statement again, a transaction from its \
-                     BEGIN on (BEGIN IMMEDIATE takes its turn at once), or wait longer with \
-                     --busy-timeout"
+                     BEGIN on (BEGIN IMMEDIATE takes its turn at once); for a file, --busy-timeout \
+                     says how long to wait"
                 }
                 "TRANSACTION_TIMEOUT" => {
-                    "the server ended the transaction, which was open for too long, and rolled it \
-                     back: begin anew, and keep it shorter; large jobs are done on a replica \
-                     (`anabranch clone`), then sent by `anabranch sync`"
+                    "begin anew, and take less time; large jobs are done on a replica (`anabranch \
+                     clone`), then sent by `anabranch sync`"
                 }
                 "STREAM_EXPIRED" => {
                     "the server closed the connection, which was idle for too long, and rolled the \

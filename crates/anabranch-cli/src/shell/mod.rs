@@ -74,8 +74,6 @@ enum Target {
 /// Runs a shell until it is left, its input ends, or something fails.
 pub(crate) async fn shell(args: args::SqlShell, ctx: &Context) -> Result<Outcome, Failure> {
     let target = Target::of(&args.target, args.create)?;
-    // A line that says that work goes on would be in the way of what is typed.
-    ctx.bars.end();
     let interrupt = Arc::new(Interrupt::default());
     let is_interactive =
         args.sql.is_empty() && io::stdin().is_terminal() && io::stdout().is_terminal();

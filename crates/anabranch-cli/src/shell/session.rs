@@ -88,7 +88,7 @@ impl Session {
         name: Option<&Path>,
     ) -> Result<Next, Refused> {
         let mut splitter = Splitter::default();
-        let mut line = Vec::new();
+        let (mut line, mut is_first) = (Vec::new(), true);
         let failed = |source| {
             let path = name.unwrap_or_else(|| Path::new("standard input")).to_owned();
             let error = ShellError::File { what: "reading", path, source };
@@ -103,6 +103,9 @@ impl Session {
             let text = std::str::from_utf8(&line).map_err(|_| {
                 failed(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
             })?;
+            // Editors of some systems mark UTF-8 so.
+            let text = if is_first { text.trim_start_matches('\u{feff}') } else { text };
+            is_first = false;
             if self.line(&mut splitter, text, name)? == Next::Quit {
                 return Ok(Next::Quit);
             }
@@ -224,7 +227,9 @@ impl Session {
             (Ok(_), Err(e)) => Refused::new(ShellError::Output(e), String::new(), ""),
         };
         let is_end = matches!(*refused.error, ShellError::Output(_))
-            || (matches!(*refused.error, ShellError::Interrupted) && !self.is_interactive);
+            // A person goes on, but not with the rest of a file.
+            || (matches!(*refused.error, ShellError::Interrupted)
+                && (!self.is_interactive || self.depth > 0));
         if self.bail || is_end {
             return Err(refused);
         }

@@ -10,5 +10,7 @@ mod inspect;
 mod interruption;
 mod paths;
 mod shell;
+#[cfg(unix)]
+mod shell_server;
 mod watch;
 mod yard;

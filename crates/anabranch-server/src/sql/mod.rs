@@ -240,7 +240,12 @@ impl Sql {
 impl Drop for Sql {
     fn drop(&mut self) {
         // Connections may still have it open; their handles stay valid.
-        settings::remove_file(&self.path);
+        let path = std::mem::take(&mut self.path);
+        match tokio::runtime::Handle::try_current() {
+            // A large file takes its time.
+            Ok(runtime) => drop(runtime.spawn_blocking(move || settings::remove_file(&path))),
+            Err(_) => settings::remove_file(&path),
+        }
     }
 }
 

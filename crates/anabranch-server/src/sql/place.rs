@@ -175,6 +175,10 @@ impl Held {
         }
         if self.place.group.is_empty() {
             self.place.group.turn = Some(db.turn_of_sql().await);
+            if stay == Stay::Open {
+                // It cannot be run again: it must not begin behind what another server has appended.
+                db.head().await.map_err(|e| failed(&e))?;
+            }
             let known = db.known_head();
             if let Some(head) = known.filter(|_| self.sql.is_behind(db)) {
                 self.follow(db, &head).await?;

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anabranch_hrana::{BatchStep, Col, Error, StepOutcome, Stmt, Value};
 use anabranch_sql::text::{self, Class, Mode};
-use anabranch_sql::{Done, Need, Rights, Rows, Session, from_sqlite};
+use anabranch_sql::{Collected, Done, Need, Rights, Rows, Session, from_sqlite};
 use rusqlite::TransactionState;
 
 use super::Sql;
@@ -50,6 +50,8 @@ pub(super) struct Context {
     pub(super) rights: Rights,
     /// No statement runs longer.
     pub(super) until: Instant,
+    /// Longest result that is held back in memory, in bytes.
+    pub(super) held_back_max: u64,
 }
 
 /// A request on its way.
@@ -71,29 +73,10 @@ pub(super) struct Run<S> {
 
 #[derive(Debug)]
 struct Pending {
-    rows: Held,
+    rows: Collected,
     done: Done,
     /// It ended a transaction that the client knows of.
     ended: bool,
-}
-
-/// The rows of a step that is held back.
-#[derive(Debug, Default)]
-struct Held {
-    cols: Vec<Col>,
-    rows: Vec<Vec<Value>>,
-}
-
-impl Rows for Held {
-    fn cols(&mut self, cols: Vec<Col>) -> Result<(), Error> {
-        self.cols = cols;
-        Ok(())
-    }
-
-    fn row(&mut self, row: Vec<Value>) -> Result<(), Error> {
-        self.rows.push(row);
-        Ok(())
-    }
 }
 
 /// The rows of a step on their way to the sink.
@@ -144,67 +127,64 @@ impl<S: BatchSink> Run<S> {
             return Pause::End(Err(error));
         }
         session.start_clock(context.until);
-        session.limit_results(self.sink.bytes_max(), u64::MAX);
         loop {
-            let Some(stmt) = self.current(session.is_autocommit()) else {
-                return Pause::End(Ok(()));
-            };
-            let Some(stmt) = stmt else {
-                self.outcomes.push(StepOutcome::Skipped);
-                self.next += 1;
-                continue;
-            };
-            let sql = stmt.sql.as_deref().unwrap_or_default();
-            if let Some(answer) = self.answer_if_lost(sql) {
-                match self.settled(answer) {
-                    Some(end) => return end,
-                    None => continue,
-                }
+            if let Some(pause) = self.one(session, context) {
+                return pause;
             }
-            let way = match way(session, sql, context) {
-                Ok(Ok(way)) => way,
-                Ok(Err(pause)) => return pause,
-                Err(error) => match self.settled(Err(error)) {
-                    Some(end) => return end,
-                    None => continue,
-                },
-            };
-            let reading = matches!(way, Way::Reading);
-            let was_open = !session.is_autocommit() && !reading;
-            // What may commit.
-            let held_back = self.inside && context.has_place && (!was_open || ends(sql));
-            let mut held = Held::default();
-            let ran = if held_back {
-                session.execute(sql, &stmt.args, &stmt.named_args, &mut held)
-            } else {
-                let mut through = Through { step: self.step(), sink: &mut self.sink };
-                session.execute(sql, &stmt.args, &stmt.named_args, &mut through)
-            };
-            if reading {
-                end_reading(session);
+        }
+    }
+
+    /// Runs the next statement, if its condition holds. `Some` stops the run.
+    fn one(&mut self, session: &mut Session, context: &Context) -> Option<Pause> {
+        let Some(stmt) = self.current(session.is_autocommit()) else {
+            return Some(Pause::End(Ok(())));
+        };
+        let Some(stmt) = stmt else {
+            self.outcomes.push(StepOutcome::Skipped);
+            self.next += 1;
+            return None;
+        };
+        let sql = stmt.sql.as_deref().unwrap_or_default();
+        if let Some(answer) = self.answer_if_lost(sql) {
+            return self.settled(answer);
+        }
+        let way = match way(session, sql, context) {
+            Ok(Ok(way)) => way,
+            Ok(Err(pause)) => return Some(pause),
+            Err(error) => return self.settled(Err(error)),
+        };
+        let reading = matches!(way, Way::Reading);
+        let was_open = !session.is_autocommit() && !reading;
+        // What may commit, and cannot be run again with all that came before it.
+        if self.inside && context.has_place && (!was_open || ends(sql)) {
+            return self.hold_back(session, &stmt, was_open, context);
+        }
+        session.limit_results(self.sink.bytes_max(), u64::MAX);
+        let mut through = Through { step: self.step(), sink: &mut self.sink };
+        let ran = session.execute(sql, &stmt.args, &stmt.named_args, &mut through);
+        if reading {
+            end_reading(session);
+        }
+        self.settled(ran)
+    }
+
+    /// Runs a statement whose result counts once what it committed is appended.
+    fn hold_back(
+        &mut self,
+        session: &mut Session,
+        stmt: &Stmt,
+        was_open: bool,
+        context: &Context,
+    ) -> Option<Pause> {
+        let sql = stmt.sql.as_deref().unwrap_or_default();
+        let mut rows = Collected::default();
+        session.limit_results(self.sink.bytes_max().min(context.held_back_max), u64::MAX);
+        match session.execute(sql, &stmt.args, &stmt.named_args, &mut rows) {
+            Ok(done) => {
+                self.pending = Some(Pending { rows, done, ended: was_open });
+                if session.is_autocommit() { Some(Pause::Append) } else { self.deliver() }
             }
-            if held_back {
-                let ended = session.is_autocommit();
-                match ran {
-                    Ok(done) => {
-                        self.pending = Some(Pending { rows: held, done, ended: was_open });
-                        if ended {
-                            return Pause::Append;
-                        }
-                        if let Some(end) = self.deliver() {
-                            return end;
-                        }
-                        continue;
-                    }
-                    Err(error) => match self.settled(Err(error)) {
-                        Some(end) => return end,
-                        None => continue,
-                    },
-                }
-            }
-            if let Some(end) = self.settled(ran) {
-                return end;
-            }
+            Err(error) => self.settled(Err(error)),
         }
     }
 
@@ -241,7 +221,8 @@ impl<S: BatchSink> Run<S> {
         match text::class(sql) {
             Class::Rollback => {
                 self.lost = None;
-                Some(Ok(Done::default()))
+                let begun = self.sink.step_begin(self.step(), Vec::new());
+                Some(begun.map(|()| Done::default()))
             }
             Class::Commit => {
                 self.lost = None;

@@ -364,6 +364,7 @@ impl Core {
             has_place: self.held.is_some(),
             rights: told.rights,
             until: self.until(),
+            held_back_max: self.sql.settings.limits.result,
         };
         let worked = tokio::task::spawn_blocking(move || {
             let pause = run.advance(&mut session, &context);

@@ -177,19 +177,3 @@ fn a_checkpoint_starts_the_wal_anew_and_old_readers_go_on() {
     world.publish();
     assert_eq!(world.count(&old), 53);
 }
-
-#[test]
-fn a_closed_file_can_be_opened_again() {
-    let mut world = empty();
-    let writer = world.connect();
-    writer.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
-    world.publish();
-    drop(writer);
-    let path = world.file.path().to_owned();
-    world.file.checkpoint().unwrap();
-    world.file.close().unwrap();
-    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-    let file = ServedFile::open(&path).unwrap();
-    let world = World { file, ..world };
-    assert_eq!(world.count(&world.connect()), 1);
-}

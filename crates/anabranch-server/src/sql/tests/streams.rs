@@ -290,6 +290,11 @@ async fn a_transaction_that_stays_open_is_rolled_back() {
     assert_eq!(a.code("SELECT 1").await, "TRANSACTION_TIMEOUT");
     assert_eq!(a.code("COMMIT").await, "TRANSACTION_TIMEOUT");
     assert_eq!(a.count().await, 1);
+    a.ok("BEGIN IMMEDIATE").await;
+    b.ok("INSERT INTO t VALUES (4)").await;
+    a.ok("ROLLBACK").await;
+    assert!(!a.in_transaction());
+    assert_eq!(a.count().await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
