@@ -9,11 +9,15 @@
 //!
 //! A table that got another name, or whose columns did, is the same table. That a statement names
 //! what was renamed elsewhere is no change of it.
+//!
+//! If one side's schema is taken, tables that it did not change stay as it has them where something
+//! that it made needs that (`needs`).
 
 use crate::columns::Table;
 use crate::declared::{appended, same_statement};
 use crate::error::RebaseError;
 use crate::lost::Lost;
+use crate::needs;
 use crate::objects::Object;
 use crate::plan::Key;
 use crate::rules::{Rules, Side};
@@ -153,10 +157,21 @@ impl Deciding<'_, '_> {
             same_name(&local.name, &onto.name) && same_statement(text(local), text(onto), &renames)
         };
         let keep = fate(base, Some(local), Some(onto), Act::Keep);
+        if !here
+            && let Some(base) = base
+            && self.needed(Side::Local, base, local, Some(onto))
+        {
+            let names = self.trio.there.renames();
+            let more = !same_statement(text(base), text(onto), names);
+            return self.adopt(Some(base), local, onto, more);
+        }
         if !here || there && same() {
             return self.keep(base, local, onto, keep);
         }
         if !there {
+            if base.is_some_and(|base| self.needed(Side::Remote, base, onto, Some(local))) {
+                return self.keep(base, local, onto, keep);
+            }
             return self.adopt(base, local, onto, false);
         }
         match self.taken(base, Some(local), Some(onto))? {
@@ -315,7 +330,8 @@ impl Deciding<'_, '_> {
         let lost = Lost::rows(Side::Remote, &base.name, &onto.name);
         let touched =
             if gone.is_virtual { !self.untouched(Some(base), onto)? } else { lost.any(self.trio)? };
-        if touched || self.changed_there(base, onto) {
+        let needed = self.needed(Side::Remote, base, onto, None);
+        if touched || needed || self.changed_there(base, onto) {
             if self.taken(Some(base), None, Some(onto))? == Side::Remote {
                 return Ok(fate(Some(base), None, Some(onto), Act::Keep));
             }
@@ -335,7 +351,8 @@ impl Deciding<'_, '_> {
         } else {
             lost.any(self.trio)?
         };
-        if !touched && !self.changed_here(base, local) {
+        let needed = self.needed(Side::Local, base, local, None);
+        if !touched && !needed && !self.changed_here(base, local) {
             return Ok(None);
         }
         if self.taken(Some(base), Some(local), None)? == Side::Remote {
@@ -369,6 +386,11 @@ impl Deciding<'_, '_> {
 
     fn changed_there(&self, base: &Object, onto: &Object) -> bool {
         changed(&self.trio.there, base, onto)
+    }
+
+    /// Whether the schema of `side` is taken, and something it made needs a table as it has it.
+    fn needed(&self, side: Side, base: &Object, own: &Object, other: Option<&Object>) -> bool {
+        self.rules.take_schema == Some(side) && needs::needed(self.trio, side, base, own, other)
     }
 
     /// Whose schema is taken where both sides changed a table.

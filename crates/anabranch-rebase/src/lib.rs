@@ -16,6 +16,7 @@
 //! fate, state     what becomes of each table, and which table of L is which of R, column by column
 //! shadow          virtual tables: their shadow tables are carried whole, or built anew, never
 //!                 merged
+//! outside         full-text indices over another table's rows follow it
 //! lost            rows in what the other side dropped
 //! candidates      keys of rows that may differ between B and L: from the leaf pages that differ,
 //!                 or, where those are too many, by a walk over both tables in key order
@@ -59,8 +60,10 @@ mod layered;
 mod lost;
 mod modules;
 mod narrow;
+mod needs;
 mod objects;
 mod others;
+mod outside;
 mod plan;
 mod put;
 mod rebase;

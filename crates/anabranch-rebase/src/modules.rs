@@ -45,6 +45,22 @@ pub(crate) fn content(now: &State<'_>, name: &str) -> Content {
     }
 }
 
+/// What has the rows of a full-text index that has none of its own, and the column that says their
+/// numbers. `None`: it has rows of its own, or none at all, or is no such index.
+pub(crate) fn over(module: &str, sql: &str) -> Option<(String, String)> {
+    let fts5 = same_name(module, "fts5");
+    if !fts5 && !same_name(module, "fts4") {
+        return None;
+    }
+    let options = options(sql);
+    let option = |name: &str| {
+        let found = options.iter().find(|(key, _)| same_name(key, name));
+        found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
+    };
+    let rowid = option("content_rowid").filter(|_| fts5);
+    Some((option("content")?, rowid.unwrap_or_else(|| "rowid".to_owned())))
+}
+
 /// The `key = value` among the arguments of a virtual table.
 fn options(sql: &str) -> Vec<(String, String)> {
     let all = tokens(sql);

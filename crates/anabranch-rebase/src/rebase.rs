@@ -131,6 +131,7 @@ pub fn rebase(
         engine.apply(table)?;
     }
     engine.settle_references()?;
+    schema.look_at_indices(&engine)?;
     raise_sequences(&engine)?;
     for table in statistics {
         carry_statistics(&Table::new(0, table, states)?, states)?;
@@ -139,7 +140,7 @@ pub fn rebase(
     engine.tell(journal)?;
     engine.save_moves(keys)?;
     engine.writer.commit()?;
-    schema.carry_after_rows()?;
+    schema.carry_after_rows(remote)?;
     summary.objects = schema.carried;
     Ok(summary)
 }

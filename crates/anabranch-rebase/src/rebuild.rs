@@ -1,6 +1,7 @@
 //! A table made anew by the local statement, with the rows that the remote has.
 //!
-//! Rows are copied by the names of columns. One that the new declaration refuses (a NULL where none
+//! Rows are copied by the names of columns. A column that the remote dropped, and that is there after
+//! all since the local declaration was taken, has the values that it had in the base. A row that the new declaration refuses (a NULL where none
 //! may be any more, a check) is replaced by the local version of it, since that one fits; if the
 //! remote had changed it, that is told.
 
@@ -94,6 +95,9 @@ struct Copying<'a, 'b> {
     local_columns: Vec<String>,
     /// The row of the base by the key, the columns that are copied; `None`: not all are there.
     base: Option<String>,
+    /// The row of the base by the key, the columns that only the remote has no more, and what
+    /// writes them as well; `None`: there are none.
+    fill: Option<(String, String)>,
 }
 
 impl<'a, 'b> Copying<'a, 'b> {
@@ -141,18 +145,27 @@ impl<'a, 'b> Copying<'a, 'b> {
             keys.iter().map(|k| format!("{} IS ?", quoted(k))).collect::<Vec<_>>().join(" AND ")
         };
         // The base by its own names, which the local side's lead back to.
-        let base = fate.base.as_deref().and_then(|base| {
-            let before = |name: &String| {
-                if rowid.is_some_and(|alias| same_name(alias, name)) {
-                    return Some(name.clone());
-                }
-                trio.here.column_before(base, name).map(str::to_owned)
-            };
+        let before = |name: &String| {
+            if rowid.is_some_and(|alias| same_name(alias, name)) {
+                return Some(name.clone());
+            }
+            trio.here.column_before(fate.base.as_deref()?, name).map(str::to_owned)
+        };
+        let of_base = |columns: &[String]| {
             let keys = keys.iter().map(before).collect::<Option<Vec<_>>>()?;
             let columns = columns.iter().map(before).collect::<Option<Vec<_>>>()?;
-            let from = quoted(base);
+            let from = quoted(fate.base.as_deref()?);
             Some(format!("SELECT {} FROM main.{from} WHERE {}", list(&columns), by_key(&keys)))
-        });
+        };
+        let base = of_base(&columns);
+        let dropped: Vec<String> = new
+            .stored()
+            .filter(|c| old.column(&c.name).is_none() && before(&c.name).is_some())
+            .map(|c| c.name.clone())
+            .collect();
+        let fill = of_base(&dropped)
+            .filter(|_| !dropped.is_empty())
+            .map(|select| (select, insert(&[columns.clone(), dropped].concat())));
         Ok(Self {
             trio,
             table: &new.name,
@@ -166,6 +179,7 @@ impl<'a, 'b> Copying<'a, 'b> {
             ),
             write_local: insert(&local_columns),
             base,
+            fill,
             keys,
             columns,
             local_columns,
@@ -177,15 +191,32 @@ impl<'a, 'b> Copying<'a, 'b> {
             |source| RebaseError::work(format!("the rows of table {}", self.table))(source);
         let mut read = onto.prepare(&self.read).map_err(failed)?;
         let mut write = onto.prepare(&self.write).map_err(failed)?;
+        let mut fill = match &self.fill {
+            Some((select, write)) => Some((
+                self.trio.base.conn.prepare(select).map_err(failed)?,
+                onto.prepare(write).map_err(failed)?,
+            )),
+            None => None,
+        };
         let mut rows = read.query([]).map_err(failed)?;
         let mut batch = 0;
         onto.execute_batch("SAVEPOINT anabranch_copy").map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
-            let values = (self.keys.len()..self.keys.len() + self.columns.len())
-                .map(|at| row.get_ref(at).map(Raw))
-                .collect::<rusqlite::Result<Vec<_>>>()
-                .map_err(failed)?;
-            match write.execute(rusqlite::params_from_iter(&values)) {
+            let keys = self.keys.len();
+            let values = raw(row, keys..keys + self.columns.len()).map_err(failed)?;
+            let mut put = || {
+                if let Some((select, filled)) = &mut fill {
+                    let mut before =
+                        select.query(rusqlite::params_from_iter(raw(row, 0..keys)?))?;
+                    if let Some(before) = before.next()? {
+                        let dropped = raw(before, 0..before.as_ref().column_count())?;
+                        return filled
+                            .execute(rusqlite::params_from_iter(values.iter().chain(&dropped)));
+                    }
+                }
+                write.execute(rusqlite::params_from_iter(&values))
+            };
+            match put() {
                 Ok(_) => {}
                 Err(error) if refuses(&error) => {
                     self.refused(onto, row, &error.to_string(), journal)?;
@@ -275,6 +306,14 @@ impl<'a, 'b> Copying<'a, 'b> {
         }
         Ok(false)
     }
+}
+
+/// Some values of a row.
+fn raw<'r>(
+    row: &'r rusqlite::Row<'_>,
+    places: std::ops::Range<usize>,
+) -> rusqlite::Result<Vec<Raw<'r>>> {
+    places.map(|at| row.get_ref(at).map(Raw)).collect()
 }
 
 /// Whether a row violates a constraint; a text as INTEGER PRIMARY KEY is a mismatch.

@@ -7,6 +7,7 @@
 //!                    altered, dropped, what is gone goes; then the result's tables are read, and
 //!                    `tables` and `foreign_keys` say how rows come into them
 //! (rows)
+//! look_at_indices    outside: full-text indices over tables that are not as the index has them
 //! carry_after_rows   indices, views and triggers; virtual tables are entered or built anew; what
 //!                    compiled before must compile now
 //! ```
@@ -20,6 +21,7 @@ use crate::columns::Table;
 use crate::compile;
 use crate::conflict::Conflict;
 use crate::declared::appended;
+use crate::engine::Engine;
 use crate::error::RebaseError;
 use crate::fate::{self, Act, Fate, Trio, text};
 use crate::foreign::{dangling, foreign_keys, parents_first};
@@ -27,6 +29,7 @@ use crate::here::Here;
 use crate::lost::Lost;
 use crate::objects::{Object, ObjectKind, Objects, is_internal};
 use crate::others::{self, Change};
+use crate::outside::{self, Outside};
 use crate::plan::{Column, ForeignKey, How, TablePlan, TableSide};
 use crate::rows_of::same_rows;
 use crate::rules::{Rules, Side};
@@ -57,6 +60,8 @@ pub(crate) struct SchemaPlan<'a> {
     again: Vec<Change>,
     /// Virtual tables to build anew, by their names.
     rebuild: Vec<String>,
+    /// Full-text indices that may have to be.
+    outside: Vec<Outside>,
     /// Views and triggers that compiled at the remote, and here.
     working_there: compile::Names,
     working_here: compile::Names,
@@ -90,6 +95,7 @@ pub(crate) fn plan<'a>(
         changes,
         again: Vec::new(),
         rebuild: Vec::new(),
+        outside: Vec::new(),
         working_there: compile::Names::new(),
         working_here: compile::Names::new(),
     };
@@ -135,15 +141,46 @@ impl SchemaPlan<'_> {
         self.describe()
     }
 
-    /// The rest: indices, views, triggers, what virtual tables keep.
-    pub(crate) fn carry_after_rows(&mut self) -> Result<(), RebaseError> {
-        let onto = self.trio.onto.conn;
+    /// Finds the full-text indices that merged rows have left behind.
+    pub(crate) fn look_at_indices(&mut self, engine: &Engine<'_>) -> Result<(), RebaseError> {
+        for index in self.outside.iter().filter(|index| index.listed) {
+            if !self.rebuild.contains(&index.name) && index.differs(engine)? {
+                self.rebuild.push(index.name.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// The rest: indices, views, triggers, what virtual tables keep. `remote` is as it was.
+    pub(crate) fn carry_after_rows(&mut self, remote: &Connection) -> Result<(), RebaseError> {
+        if self.carried > 0 {
+            self.carry_others()?;
+        }
+        self.build_indices(remote)?;
+        if self.carried > 0 { self.compile() } else { Ok(()) }
+    }
+
+    fn build_indices(&self, remote: &Connection) -> Result<(), RebaseError> {
+        let (local, onto) = (self.trio.local.conn, self.trio.onto.conn);
         for name in &self.rebuild {
-            shadow::rebuild(onto, name)?;
+            let outside = self.outside.iter().find(|index| index.name == *name);
+            if outside.is_none_or(|index| index.has_content(onto)) {
+                shadow::rebuild(onto, name)?;
+            }
         }
-        if self.carried == 0 {
-            return Ok(());
+        for index in self.outside.iter().filter(|index| !index.listed) {
+            if !self.rebuild.contains(&index.name)
+                && index.has_content(onto)
+                && index.behind(local, remote, onto)?
+            {
+                shadow::rebuild(onto, &index.name)?;
+            }
         }
+        Ok(())
+    }
+
+    fn carry_others(&self) -> Result<(), RebaseError> {
+        let onto = self.trio.onto.conn;
         carry::opened(onto, || {
             for fate in self.fates.iter().filter(|f| matches!(f.act, Act::Create | Act::Replace)) {
                 let local = fate.local.as_deref().and_then(|n| self.trio.local.objects.table(n));
@@ -160,8 +197,7 @@ impl SchemaPlan<'_> {
         };
         let again: Vec<Change> = self.again.iter().filter(changed).cloned().collect();
         carry::others(onto, &self.changes, take)?;
-        carry::others(onto, &again, take)?;
-        self.compile()
+        carry::others(onto, &again, take)
     }
 
     /// Every view and trigger that compiled on its own side has to compile now.
@@ -196,6 +232,7 @@ impl SchemaPlan<'_> {
         let now = State::read(self.trio.onto.conn)?;
         let mut tables = Vec::new();
         let mut rebuild = Vec::new();
+        let mut from_here = Vec::new();
         let mut here = Here::new(self.pages);
         for fate in &self.fates {
             if fate.is_virtual {
@@ -203,6 +240,9 @@ impl SchemaPlan<'_> {
                 if let (Some(local), Some(result)) = (&fate.local, &fate.result) {
                     if planned.overwrite {
                         shadow::overwrite(&self.trio, &now, local, result)?;
+                    }
+                    if planned.tables.iter().any(|t| t.how == How::Carry) {
+                        from_here.push(result.clone());
                     }
                     if planned.rebuild {
                         rebuild.push(result.clone());
@@ -215,6 +255,7 @@ impl SchemaPlan<'_> {
         }
         tables.extend(self.internal(&now)?);
         self.rebuild = rebuild;
+        self.outside = outside::find(&self.trio, &now, &self.fates, &tables, &from_here);
         let made: Vec<&Table> = now.made().filter_map(|o| now.table(&o.name)).collect();
         self.foreign_keys = foreign_keys(now.conn, &made)?;
         self.parents_are_there(&now, &made)?;

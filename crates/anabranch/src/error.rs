@@ -68,10 +68,9 @@ pub enum Error {
     /// What both sides changed cannot be one schema: an object of one side needs what the other side
     /// dropped or changed.
     #[error(
-        "the {kind} {name} of {} does not work in the schema of both: {why}. Nothing was changed. \
-         `anabranch sync {path} --take local` goes on with the schema of this side, `--take remote` \
-         with that of the others",
-        match of { Side::Local => "this side", Side::Remote => "the remote" }, path = path.display()
+        "the {kind} {name} of {} does not work in the schema of both: {why}. Nothing was changed. {}",
+        match of { Side::Local => "this side", Side::Remote => "the remote" },
+        ways_on(path, kind, name, *of, *taken)
     )]
     SchemaBroken {
         /// The database.
@@ -84,6 +83,8 @@ pub enum Error {
         of: Side,
         /// What SQLite says.
         why: String,
+        /// Whose schema was taken already.
+        taken: Option<Side>,
     },
     /// An object of the schema uses what only the application has.
     #[error(
@@ -648,6 +649,29 @@ fn statement(sql: &str) -> String {
     }
 }
 
+/// What can be done about an object `of` a side that does not work in the schema of both, if the
+/// schema of one was `taken` or not.
+fn ways_on(path: &Path, kind: &str, name: &str, of: Side, taken: Option<Side>) -> String {
+    let path = path.display();
+    match (taken, of) {
+        (None, _) => format!(
+            "`anabranch sync {path} --take local` goes on with the schema of this side, `--take \
+             remote` with that of the others"
+        ),
+        (Some(_), Side::Local) if kind == "table" => format!(
+            "Rename the {kind} {name} here or change it so that both fit together, then sync again"
+        ),
+        (Some(_), Side::Local) => format!(
+            "Drop the {kind} {name} here or change it so that it fits, then sync again; or \
+             `anabranch sync {path} --take remote` leaves it out"
+        ),
+        (Some(_), Side::Remote) => format!(
+            "Make again here what it needs, then sync again; or `anabranch sync {path} --take local` \
+             leaves it out"
+        ),
+    }
+}
+
 /// The key of a row in conflict, as it is told.
 fn key_of(conflict: &Conflict) -> String {
     const CHARS_MAX: usize = 60;
@@ -706,14 +730,15 @@ impl From<CaptureError<std::convert::Infallible>> for Error {
 
 impl Error {
     /// The typed error for a rebase of the database at `path` that failed.
-    pub(crate) fn from_rebase(path: &Path, e: RebaseError) -> Self {
+    /// `taken`: whose schema was taken.
+    pub(crate) fn from_rebase(path: &Path, taken: Option<Side>, e: RebaseError) -> Self {
         let path = path.to_owned();
         match e {
             RebaseError::SchemaConflict { kind, name, local, remote } => {
                 Error::SchemaConflict { path, kind, name, local, remote }
             }
             RebaseError::SchemaBroken { kind, name, of, why } => {
-                Error::SchemaBroken { path, kind, name, of, why }
+                Error::SchemaBroken { path, kind, name, of, why, taken }
             }
             RebaseError::Unknown { object, kind, name } => {
                 Error::OnlyTheApplicationKnows { path, object, kind, name }

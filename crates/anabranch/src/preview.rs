@@ -237,7 +237,7 @@ fn compare(
         Err(_) if enough => Ok(()),
         Err(e) => match before.take_failure().or_else(|| after.take_failure()) {
             Some(failure) => Err(of_scratch(session, failure.into())),
-            None => Err(Error::from_rebase(&session.db, e)),
+            None => Err(Error::from_rebase(&session.db, None, e)),
         },
         Ok(()) => Ok(()),
     }

@@ -41,7 +41,9 @@ impl Replay<'_> {
                 return Error::TooLong { path: session.db.clone(), waited: session.patience() };
             }
             match e {
-                LayeredError::Rebase(e) => Error::from_rebase(&session.db, e),
+                LayeredError::Rebase(e) => {
+                    Error::from_rebase(&session.db, self.rules.take_schema, e)
+                }
                 LayeredError::Pages(failure) => of_scratch(session, failure.into()),
             }
         })

@@ -172,6 +172,48 @@ fn a_child_that_loses_its_parent_is_refused() {
 }
 
 #[test]
+fn what_the_taken_side_made_keeps_what_it_needs() {
+    let base = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES (1, 'x', 'y')";
+    let makes = [
+        ("CREATE VIEW v AS SELECT a FROM t", "SELECT a FROM v"),
+        (
+            "CREATE TABLE v(t REFERENCES t(id)); INSERT INTO v VALUES (1)",
+            "SELECT 'x' FROM t, v WHERE id = v.t",
+        ),
+        (
+            "CREATE TABLE v(x); CREATE TRIGGER tr AFTER INSERT ON v
+             BEGIN UPDATE t SET a = new.x; END; INSERT INTO v VALUES ('x')",
+            "SELECT a FROM t",
+        ),
+    ];
+    let takes = [
+        "DROP TABLE t",
+        "ALTER TABLE t RENAME TO other",
+        "ALTER TABLE t RENAME COLUMN a TO other",
+        "ALTER TABLE t RENAME TO other; ALTER TABLE other ADD COLUMN more DEFAULT 1;
+         ALTER TABLE other RENAME COLUMN a TO last",
+        "ALTER TABLE t DROP COLUMN a",
+        "ALTER TABLE t ADD COLUMN more",
+    ];
+    for (make, read) in makes {
+        for take in takes {
+            let merged = World::new(base, make, take).take(Side::Local).unwrap();
+            assert_eq!(merged.text(read), "x", "{make} against {take}");
+            World::new(base, take, make).take(Side::Remote).unwrap();
+        }
+    }
+    // The other way round, names that were changed here take along what the remote made.
+    for take in [takes[0], takes[4]] {
+        for (make, read) in makes {
+            let merged = World::new(base, take, make).take(Side::Remote).unwrap();
+            assert_eq!(merged.text(read), "x", "{make} against {take}");
+        }
+    }
+    let merged = World::new(base, makes[0].0, takes[5]).take(Side::Local).unwrap();
+    assert_eq!(merged.text("SELECT * FROM t"), "1,x,y,-");
+}
+
+#[test]
 fn a_unique_index_that_rows_of_the_remote_violate_is_refused() {
     let world = || World::new(T, "CREATE UNIQUE INDEX i ON t(a)", "INSERT INTO t VALUES (3, 'a')");
     assert!(matches!(world().merge(&Rules::default()), Err(RebaseError::SchemaBroken { .. })));

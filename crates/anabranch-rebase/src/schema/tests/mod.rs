@@ -12,6 +12,7 @@ use rusqlite::types::Value;
 use super::*;
 
 mod both;
+mod outside;
 mod plans;
 mod random;
 mod tables;
