@@ -218,7 +218,12 @@ impl Sidecar {
         let table = Some(conflict.table.clone());
         let all = ConflictFilter { table, since: None, resolved: true };
         for later in self.conflict_ids(&all)?.into_iter().filter(|later| *later > id) {
-            let Some(entry) = self.conflict(later)? else { continue };
+            let entry = match self.conflict(later) {
+                Ok(Some(entry)) => entry,
+                // A damaged one hinders no other.
+                Ok(None) | Err(Error::SidecarDamaged { .. }) => continue,
+                Err(e) => return Err(e),
+            };
             if let Decision::Renumbered(next) = entry.conflict.decision
                 && entry.conflict.key.values == [Value::Integer(to)]
             {
