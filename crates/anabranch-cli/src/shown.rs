@@ -48,6 +48,7 @@ pub(crate) fn json_conflict(conflict: &Conflict) -> Map<String, Json> {
         Decision::Local => ("local", None),
         Decision::Remote => ("remote", None),
         Decision::Merged => ("merged", None),
+        Decision::Neither => ("neither", None),
         Decision::Renumbered(to) => ("renumbered", Some(*to)),
     };
     let mut all = Map::new();
@@ -123,6 +124,7 @@ pub(crate) fn decision(conflict: &Conflict) -> String {
         Decision::Local => "the local version stands".to_owned(),
         Decision::Remote => "the remote's version stands".to_owned(),
         Decision::Merged => "both were merged".to_owned(),
+        Decision::Neither => "neither version stands".to_owned(),
         Decision::Renumbered(to) => format!("both stand, the local one as {to}"),
     }
 }

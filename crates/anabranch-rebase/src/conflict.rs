@@ -47,6 +47,8 @@ pub enum Decision {
     Remote,
     /// A mixture of both stands, or what the program decided.
     Merged,
+    /// No row stands: both versions are only in the journal.
+    Neither,
     /// Both stand: the local row under this rowid.
     Renumbered(i64),
 }

@@ -2,6 +2,8 @@
 //! gives anew. So changes that cancel by content are none: a row that went from one rowid to
 //! another did not change. And where the remote has another row under a rowid, or none, the row may
 //! have gone elsewhere there: it did if the remote has no fewer rows with that content than the base.
+//! What stands under its rowid by then is another row, which nobody changed: one that came from
+//! elsewhere, as it did if the remote has no more rows with its content than the base.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -63,8 +65,13 @@ pub(crate) fn cancel(pair: &Pair<'_>, work: &Work) -> Result<(), RebaseError> {
 }
 
 impl Engine<'_> {
-    /// Finds rows that only have another rowid at the remote.
-    pub(crate) fn find_elsewhere(&mut self, table: &Table) -> Result<(), RebaseError> {
+    /// Finds rows that only have another rowid at the remote, and those that are gone there and
+    /// whose rowid another one got. `next`: see [`next_key`](Self::next_key).
+    pub(crate) fn find_elsewhere(
+        &mut self,
+        table: &Table,
+        next: &mut Option<i64>,
+    ) -> Result<(), RebaseError> {
         let mut listed = false;
         self.each(table, "op IN (2, 3)", |engine, change| {
             let Some(from) = change.key.as_ref().and_then(RowKey::rowid) else { return Ok(()) };
@@ -97,6 +104,38 @@ impl Engine<'_> {
                 after += 1;
             }
             Ok(())
+        })?;
+        if listed { self.give_way(table, next) } else { Ok(()) }
+    }
+
+    /// Changes of rows that are gone at the remote must not meet what got their rowid there: it would
+    /// be written over, or its own change would be.
+    fn give_way(&mut self, table: &Table, next: &mut Option<i64>) -> Result<(), RebaseError> {
+        self.each(table, "op IN (2, 3)", |engine, change| {
+            let (Some(from), Some(at)) =
+                (change.key.as_ref().and_then(RowKey::rowid), change.dest.rowid())
+            else {
+                return Ok(());
+            };
+            let Some(there) = engine.remote_row(table, &change.dest)? else { return Ok(()) };
+            let base = engine.base_row(table, &RowKey::Rowid(from))?;
+            if base.is_none_or(|base| base.cells == there.cells) {
+                return Ok(());
+            }
+            let hash = hash(&there);
+            let [before, now] = [false, true].map(|there| engine.work.count_content(there, hash));
+            let (before, now) = (before?.unwrap_or(0), now?.unwrap_or(0));
+            let taken = engine.work.came_from(table.index, at)?.is_some_and(|other| other != from);
+            if !taken && (before == 0 || now > before) {
+                return Ok(());
+            }
+            if change.op == Op::Delete {
+                return engine.work.forget(table.index, change.id);
+            }
+            let Some(to) = engine.next_key(table, next)? else { return Ok(()) };
+            engine.work.add_move(table.index, from, to, false)?;
+            engine.moving[table.index] = true;
+            engine.work.set_dest(table.index, change.id, &RowKey::Rowid(to))
         })
     }
 

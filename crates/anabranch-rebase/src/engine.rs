@@ -206,7 +206,10 @@ impl<'a> Engine<'a> {
                 for change in &batch {
                     let Some(kind) = change.kind else { continue };
                     let mut rows = self.versions(table, change)?;
-                    let decision = decision(table, change, &rows);
+                    let gone = change.take == Take::Kept
+                        && self.work.kept_row(table.index, change.id)?.is_none();
+                    let decision =
+                        if gone { Decision::Neither } else { decision(table, change, &rows) };
                     if let (Decision::Renumbered(_), Some(key)) = (&decision, &change.key) {
                         // What stands in the way is told, under the key that both had.
                         let there = if change.has(flag::TWIN) { &change.dest } else { key };

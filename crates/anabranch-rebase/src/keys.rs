@@ -114,13 +114,13 @@ impl Engine<'_> {
         if self.moving[table.index] {
             self.each(table, "op <> 1", |engine, change| engine.follow_old(table, change))?;
         }
+        let mut next = None;
         if table.keyless() {
-            self.find_elsewhere(table)?;
+            self.find_elsewhere(table, &mut next)?;
         }
         let above = parents_of_rowid(self, table);
         let mut run = Run { last: Some(self.floor(table)?) };
         let unique = if table.keyless() { Vec::new() } else { self.unique_there(table)? };
-        let mut next = None;
         self.each(table, "op = 1", |engine, change| {
             engine.decide_insert(table, change, &above, &mut run, &unique, &mut next)
         })
@@ -145,9 +145,12 @@ impl Engine<'_> {
     }
 
     /// Primary keys that are no rowids, but have such in them. New rows with NULL in their key
-    /// get a rowid when they are written.
+    /// get a rowid when they are written, unless what the remote has under theirs counts as they.
     fn map_keys(&mut self, table: &Table) -> Result<(), RebaseError> {
         self.each(table, "op = 1 AND rid IS NOT NULL", |engine, change| {
+            if engine.rules.equal_rows_are_one && engine.same_there(table, &change)? {
+                return Ok(());
+            }
             engine.work.set_nowhere(table.index, change.id)
         })?;
         let at_work = table
@@ -166,6 +169,15 @@ impl Engine<'_> {
                 }
             }
             engine.work.set_dest(table.index, change.id, &RowKey::Columns(cells))
+        })
+    }
+
+    /// Whether the remote has an equal row under the same key.
+    fn same_there(&self, table: &Table, change: &Change) -> Result<bool, RebaseError> {
+        let rows = self.versions(table, change)?;
+        Ok(match (&rows.local, &rows.remote) {
+            (Some(here), Some(there)) => table.same_here(here, there),
+            _ => false,
         })
     }
 
@@ -274,7 +286,11 @@ impl Engine<'_> {
     }
 
     /// A key above all that any side gave.
-    fn next_key(&self, table: &Table, next: &mut Option<i64>) -> Result<Option<i64>, RebaseError> {
+    pub(crate) fn next_key(
+        &self,
+        table: &Table,
+        next: &mut Option<i64>,
+    ) -> Result<Option<i64>, RebaseError> {
         if next.is_none() {
             let mut above = 0;
             // Rows of other tables whose rowids follow this one's need room as well.

@@ -165,8 +165,8 @@ impl Succession {
 }
 
 /// Which of `candidates` is the table `object` under a new name: the one on its root page that is made
-/// alike, else the only one made alike, else the one on its root page with most of its columns. It must
-/// hold at least one row of it.
+/// alike, else the only one made alike, else the one on its root page with its key and most of its
+/// columns. It must hold at least one row of it.
 fn renamed(
     before: &State<'_>,
     object: &Object,
@@ -196,7 +196,10 @@ fn renamed(
             .stored()
             .filter_map(|o| Some((o.name.clone(), new.column(&o.name)?.name.clone())))
             .collect();
-        if new.without_rowid != old.without_rowid || 2 * pairs.len() < old.stored().count() {
+        // Without the key of the old one no row can tell that it is the same table.
+        let keyed = key_pairs(old, new, &pairs).is_some();
+        let without = new.without_rowid != old.without_rowid;
+        if without || !keyed || 2 * pairs.len() < old.stored().count() {
             return Ok(None);
         }
         (*place, *new, pairs)

@@ -208,10 +208,16 @@ impl Engine<'_> {
                 {
                     let rows = self.versions(table, &child)?;
                     let gone_here = row.is_none() && rows.local.is_none();
+                    // What was decided on the rest of the row is no longer told by the kind.
+                    let rest = match (&row, child.kind, child.take) {
+                        (Some(_), Some(_), Take::Local) => "; else the local version stands",
+                        (Some(_), Some(_), Take::Remote) => "; else the remote's version stands",
+                        _ => "",
+                    };
                     child.take = if gone_here { Take::Local } else { Take::Kept };
                     child.kind = Some(KIND);
                     child.detail =
-                        Some(format!("the row of table {} was deleted here", parents.name()));
+                        Some(format!("the row of table {} was deleted here{rest}", parents.name()));
                     self.work.keep_row(table.index, child.id, row.as_ref())?;
                     self.work.settle(table.index, &child)?;
                     return self.work.push(table.index, child.id);

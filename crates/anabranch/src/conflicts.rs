@@ -130,7 +130,11 @@ impl Replica {
             pull::recover(&mut session)?;
             let entry = session.sidecar.conflict(id)?;
             let entry = entry.ok_or_else(|| Error::NoConflict { path: session.db.clone(), id })?;
-            let conflict = entry.conflict;
+            let mut conflict = entry.conflict;
+            if let Decision::Renumbered(to) = conflict.decision {
+                let now = session.sidecar.renumbered_since(id, &conflict, to)?;
+                move_on(&mut conflict, now);
+            }
             let written = write_back(&session, &conflict, take, options.busy_timeout);
             let (replaced, now) = written.map_err(|source| Error::Resolving {
                 id,
@@ -214,6 +218,17 @@ fn write_back(
     let now = table.get(&conflict.key)?;
     change.commit()?;
     Ok((replaced, now))
+}
+
+/// Lets a local row that got another rowid have the one that it has by now.
+fn move_on(conflict: &mut Conflict, now: i64) {
+    conflict.decision = Decision::Renumbered(now);
+    let (Some(local), Some(key)) = (&mut conflict.local, conflict.key.columns.first()) else {
+        return;
+    };
+    if let Some(at) = local.columns.iter().position(|column| column == key) {
+        local.values[at] = Value::Integer(now);
+    }
 }
 
 /// The same key with another rowid.

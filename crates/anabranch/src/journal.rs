@@ -207,6 +207,32 @@ impl Sidecar {
         decoded.map(Some).ok_or_else(damaged)
     }
 
+    /// Which rowid the local row has by now to which the conflict `id` gave the rowid `to`: as long as it
+    /// was not sent, later ones may have moved it on. Another row may stand under `to` by then.
+    pub(crate) fn renumbered_since(
+        &self,
+        id: i64,
+        conflict: &Conflict,
+        mut to: i64,
+    ) -> Result<i64, Error> {
+        let table = Some(conflict.table.clone());
+        let all = ConflictFilter { table, since: None, resolved: true };
+        for later in self.conflict_ids(&all)?.into_iter().filter(|later| *later > id) {
+            let entry = match self.conflict(later) {
+                Ok(Some(entry)) => entry,
+                // A damaged one hinders no other.
+                Ok(None) | Err(Error::SidecarDamaged { .. }) => continue,
+                Err(e) => return Err(e),
+            };
+            if let Decision::Renumbered(next) = entry.conflict.decision
+                && entry.conflict.key.values == [Value::Integer(to)]
+            {
+                to = next;
+            }
+        }
+        Ok(to)
+    }
+
     /// Notes that somebody took `side` of a conflict.
     pub(crate) fn resolve_conflict(&self, id: i64, side: Side, at: Micros) -> Result<(), Error> {
         let taken = text_of(&side);

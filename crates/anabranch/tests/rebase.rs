@@ -251,6 +251,26 @@ fn taking_the_other_side_of_a_conflict_is_an_ordinary_change() {
 }
 
 #[test]
+fn taking_a_row_that_was_renumbered_twice_leaves_alone_what_got_its_first_number() {
+    let world = World::new();
+    let (a, first) = world.published("a.db", SCHEMA);
+    let (b, second) = world.cloned("b.db");
+    stock(&b, "INSERT INTO t(v) VALUES ('new of b')");
+    for v in ["one of a", "two of a"] {
+        stock(&a, &format!("INSERT INTO t(v) VALUES ('{v}')"));
+        first.sync().unwrap();
+        second.pull().unwrap();
+    }
+    let rows = "SELECT id || v FROM t WHERE id > 3 ORDER BY id";
+    assert_eq!(stock(&b, rows), "4one of a\n5two of a\n6new of b");
+    second.resolve_conflict(journal(&second)[0].id, Side::Local).unwrap();
+    assert_eq!(stock(&b, rows), "5two of a\n6new of b");
+    second.sync().unwrap();
+    first.sync().unwrap();
+    assert_same(&a, &b);
+}
+
+#[test]
 fn taking_the_other_side_lets_triggers_keep_a_full_text_index() {
     let world = World::new();
     let (a, first) = world.published("a.db", SCHEMA);

@@ -17,6 +17,9 @@ that was dropped.
 Taking the other side of a conflict afterwards (`conflicts resolve`) is a program that overwrites what
 it sees: what it brings back may be there, besides being in the journal.
 
+Twice in the database is what stood in a table that one replica gave another name and another
+replica's whole schema brought back under the old one.
+
 Besides: all files are equal page by page, and integrity, foreign keys and full text indices are
 clean. Ends with 1 and says why, and for which seeds, if something is wrong; goes on after a case that
 is wrong if CONVERGE_GO_ON is set. CONVERGE_LOG shows what was done, CONVERGE_KEEP takes the files.
@@ -110,6 +113,8 @@ class Case:
         self.chance = random.Random(~seed)
         self.open_here = []
         self.resolved = set()  # brought back from a journal
+        self.renamed = {}  # name of a table -> the one before
+        self.revived = False  # somebody took the local schema as a whole
         self.numbers = 0
         self.committed = {}  # token -> what wrote it, for people
         self.gone = set()  # overwritten or deleted by a program that saw it
@@ -283,6 +288,8 @@ class Case:
                 sql, values = self.statement(conn)
                 try:
                     conn.execute(sql, values)
+                    if found := re.fullmatch(r'ALTER TABLE "(\w+)" RENAME TO (\w+)', sql):
+                        self.renamed[found[2]] = found[1]
                     written.append((sql, [v if not isinstance(v, (bytes, str)) or len(v) < 20 else "..." for v in values]))
                 except (sqlite3.IntegrityError, sqlite3.OperationalError) as e:
                     written.append((sql, values, str(e)))
@@ -339,7 +346,9 @@ class Case:
             code = json.loads(done.stderr)["error"]["code"]
             last, done = done, None
             if code in ("schema-conflict", "schema-broken", "unmergeable"):
-                done = run("--json", "pull" if verb == "pull" else "sync", "--take", r.choice(["local", "remote"]), db)
+                side = r.choice(["local", "remote"])
+                self.revived |= side == "local"
+                done = run("--json", "pull" if verb == "pull" else "sync", "--take", side, db)
                 self.log.append((db, "take", done.returncode, (done.stdout + done.stderr)[-500:]))
                 self.note_undecided(db, done)
                 if done.returncode == 0:
@@ -469,16 +478,20 @@ class Case:
         lost, put_back = {}, set()
         for db in replicas:
             for entry in json.loads(succeed("--json", "conflicts", "--all", db))["conflicts"]:
-                token = losing(entry)
+                tokens = losing(entry)
                 if entry["kind"] == "foreign-key":
                     put_back |= {entry[side]["tok"] for side in ("base", "local", "remote") if entry[side]}
                 if entry["kind"] == "unique" and entry["decision"] == "local" and entry["local"] == entry["base"]:
                     # The remote's row made way; as it was before, it is in nobody's way.
                     put_back |= {(entry["local"] or {}).get("tok")}
-                if token:
+                for token in tokens:
                     lost.setdefault(token, []).append((db, entry))
         for token, tables in present.items():
-            if len(tables) > 1:
+            # Where one side changed a table and the other gave it another name and changed its
+            # declaration, `--take local` lets the table of this side stand, as a whole, beside what
+            # became of it there.
+            apart = self.revived and len({self.first_name(name) for name in tables}) == 1 < len(set(tables))
+            if len(tables) > len(set(tables)) or len(tables) > 1 and not apart:
                 raise Wrong(f"{token} is there {len(tables)} times, in {tables}")
             if token not in self.committed:
                 raise Wrong(f"{token} in {tables} was written by nobody")
@@ -498,6 +511,11 @@ class Case:
                 entries = [entry for _, entry in entries if entry["kind"] != "dropped"]
                 if entries and not self.undecided:
                     raise Wrong(f"{token} is there and also lost: {entries}")
+
+    def first_name(self, table):
+        while table in self.renamed:
+            table = self.renamed[table]
+        return table
 
     def run(self):
         r = self.random
@@ -574,12 +592,15 @@ def of_column(entry):
 
 
 def losing(entry):
-    """The token of the version that did not make it, by the journal's own words. Where rows are merged
+    """The tokens of the versions that did not make it, by the journal's own words. Where rows are merged
     column by column and both sides changed the token, the local one stands."""
-    loser = {"local": "remote", "remote": "local", "merged": "remote"}.get(entry["decision"])
-    if entry["decision"] == "merged" and (entry["base"] or {}).get("tok") == (entry["local"] or {}).get("tok"):
-        return None  # Only the remote changed the token.
-    return (entry.get(loser) or {}).get("tok") if loser else None
+    decision, detail = entry["decision"], entry.get("detail") or ""
+    losers = {"local": ["remote"], "remote": ["local"], "merged": ["remote"], "neither": ["local", "remote"]}.get(decision, [])
+    if decision == "merged" and detail.endswith("else the remote's version stands"):
+        losers = ["local"]  # All but a reference to what is gone.
+    elif decision == "merged" and (entry["base"] or {}).get("tok") == (entry["local"] or {}).get("tok"):
+        losers = []  # Only the remote changed the token.
+    return {entry[side]["tok"] for side in losers if (entry[side] or {}).get("tok")}
 
 
 def main():

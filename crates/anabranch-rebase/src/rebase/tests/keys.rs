@@ -237,3 +237,47 @@ fn rows_without_a_key_are_found_where_the_remote_moved_them() {
     assert_eq!(done.rows("SELECT a FROM t ORDER BY a"), ["B", "D", "c", "f"]);
     assert_eq!(done.told(), [(ConflictKind::UpdateDelete, Decision::Local)]);
 }
+
+#[test]
+fn rows_without_a_key_do_not_meet_what_got_their_rowid_at_the_remote() {
+    // The remote's VACUUM moves `b`, which stays as it is, to where `a` was.
+    let there = |gone: &str, then: &str| {
+        format!(
+            "DELETE FROM t WHERE a = '{gone}'; CREATE TABLE x AS SELECT a FROM t ORDER BY rowid;
+             DELETE FROM t; INSERT INTO t SELECT a FROM x ORDER BY rowid; DROP TABLE x; {then}"
+        )
+    };
+    let base = "CREATE TABLE t(a); INSERT INTO t VALUES ('a'), ('b'), ('c')";
+    let lost = [(ConflictKind::UpdateDelete, Decision::Local)];
+    for (here, rows) in [
+        ("UPDATE t SET a = 'A' WHERE a = 'a'", "A b c there"),
+        // Both changes would be of one row.
+        ("UPDATE t SET a = 'A' WHERE a = 'a'; DELETE FROM t WHERE a = 'b'", "A c there"),
+        ("UPDATE t SET a = 'A' WHERE a = 'a'; UPDATE t SET a = 'B' WHERE a = 'b'", "A B c there"),
+        ("UPDATE t SET a = 'A' WHERE a = 'a'; INSERT INTO t VALUES ('d')", "A b c d there"),
+    ] {
+        let done = Case::new(base, here, &there("a", "INSERT INTO t VALUES ('there')")).run();
+        assert_eq!(done.rows("SELECT a FROM t ORDER BY a").join(" "), rows, "{here}");
+        assert_eq!(done.told(), lost, "{here}");
+    }
+    let done = Case::new(base, "DELETE FROM t WHERE a = 'a'", &there("a", "")).run();
+    assert_eq!(done.rows("SELECT a FROM t ORDER BY a").join(" "), "b c");
+    assert_eq!(done.told(), []);
+    // Under the other policy the local version goes, and nothing else.
+    let done = Case::new(base, "UPDATE t SET a = 'A' WHERE a = 'a'", &there("a", ""))
+        .policy(Policy::Remote)
+        .run();
+    assert_eq!(done.rows("SELECT a FROM t ORDER BY a").join(" "), "b c");
+    assert_eq!(done.told(), [(ConflictKind::UpdateDelete, Decision::Remote)]);
+}
+
+#[test]
+fn equal_rows_with_null_in_their_key_are_one_where_a_pull_is_open() {
+    let both = "INSERT INTO t VALUES (NULL, 'same')";
+    let mut case = Case::new("CREATE TABLE t(k TEXT PRIMARY KEY, a)", both, both);
+    assert_eq!(case.run().rows("SELECT * FROM t"), ["NULL|same", "NULL|same"]);
+    case.rules.equal_rows_are_one = true;
+    let done = case.run();
+    assert_eq!(done.rows("SELECT * FROM t"), ["NULL|same"]);
+    assert_eq!(done.told(), []);
+}

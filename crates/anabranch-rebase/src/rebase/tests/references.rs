@@ -112,6 +112,36 @@ fn children_of_a_row_that_a_unique_index_displaced() {
 }
 
 #[test]
+fn a_row_that_goes_with_its_parent_is_told_as_gone() {
+    // The remote gave the number of a row that it deleted to another one, which refers to what the
+    // unique index displaces: neither that row nor the one that is here still can stand.
+    let base = "CREATE TABLE p(id INTEGER PRIMARY KEY, u UNIQUE);
+        CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE, x);
+        INSERT INTO c VALUES (3, NULL, 'old')";
+    let there =
+        "INSERT INTO p VALUES (900, 'x'); DELETE FROM c; INSERT INTO c VALUES (3, 900, 'new')";
+    let done = Case::new(base, "INSERT INTO p VALUES (500, 'x')", there).run();
+    assert_eq!(done.rows("SELECT * FROM p"), ["500|x"]);
+    assert_eq!(done.rows("SELECT * FROM c"), Vec::<String>::new());
+    assert_eq!(
+        done.told(),
+        [(ConflictKind::Unique, Decision::Local), (ConflictKind::ForeignKey, Decision::Neither)]
+    );
+    let set_null = base.replace("CASCADE", "SET NULL");
+    let both = "INSERT INTO c VALUES (800, 900, 'there')";
+    let case = Case::new(
+        &set_null,
+        "INSERT INTO p VALUES (500, 'x'); INSERT INTO c VALUES (800, NULL, 'here')",
+        &format!("{there}; {both}"),
+    );
+    let done = case.insert("c", InsertRule::Remote).run();
+    assert_eq!(done.rows("SELECT * FROM c"), ["3|NULL|new", "800|NULL|there"]);
+    let of_800 = done.journal.iter().find(|c| c.key.values == [Value::Integer(800)]).unwrap();
+    assert_eq!((of_800.kind, &of_800.decision), (ConflictKind::ForeignKey, &Decision::Merged));
+    assert!(of_800.detail.as_ref().unwrap().ends_with("else the remote's version stands"));
+}
+
+#[test]
 fn a_reference_in_the_key_is_not_set_to_null() {
     let done = Case::new(
         "CREATE TABLE p(id INTEGER PRIMARY KEY);

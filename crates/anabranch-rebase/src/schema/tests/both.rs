@@ -226,3 +226,16 @@ fn a_unique_index_that_rows_of_the_remote_violate_is_refused() {
     );
     assert_eq!(world.merged().text("SELECT a FROM t ORDER BY 1"), "a b");
 }
+
+#[test]
+fn a_table_with_another_key_is_no_new_name_of_one_whose_page_it_got() {
+    let world = World::new(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES (1, 'x', 'y')",
+        "INSERT INTO t VALUES (2, 'here', NULL)",
+        "DROP TABLE t; CREATE TABLE other(a, b); INSERT INTO other VALUES ('there', NULL)",
+    );
+    let merged = world.take(Side::Local).unwrap();
+    assert_eq!(merged.text("SELECT a FROM t ORDER BY id"), "x here");
+    assert_eq!(merged.text("SELECT a FROM other"), "there");
+    assert!(merged.conflicts.is_empty());
+}

@@ -53,6 +53,7 @@ fn line(conflict: &Conflict) -> Json {
         Decision::Local => ("local", None),
         Decision::Remote => ("remote", None),
         Decision::Merged => ("merged", None),
+        Decision::Neither => ("neither", None),
         Decision::Renumbered(to) => ("renumbered", Some(*to)),
     };
     json!({
