@@ -67,11 +67,10 @@ fn error<T>(result: libsql::Result<T>) -> String {
     }
 }
 
-/// Whether a run of our program ended well; else it found nobody there, or others were faster again and
-/// again, as it must say.
+/// Whether a run of our program ended well; else it found nobody there, as it must say. However many
+/// others write, it gets its turn.
 #[track_caller]
 fn through(ended: &Ended) -> bool {
-    let overtaken = ended.err.contains(r#""code":"races""#);
-    assert!([0, OFFLINE].contains(&ended.code) || overtaken, "{ended:?}");
+    assert!([0, OFFLINE].contains(&ended.code), "{ended:?}");
     ended.code == 0
 }
