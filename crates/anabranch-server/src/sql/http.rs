@@ -161,7 +161,7 @@ async fn open(call: &Call, baton: Option<&str>) -> Result<Opened, ApiError> {
             Taken::Gone => {}
         }
     }
-    let place = service.streams.place(database.id()).ok_or_else(too_many)?;
+    let place = service.streams.place_soon(database.id()).await.ok_or_else(too_many)?;
     Ok(match Stream::open(&database).await {
         Ok(stream) => Opened::Here(Held::new(stream, place), database.id().clone()),
         Err(error) => Opened::Failed(error),

@@ -15,12 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anabranch_format::DatabaseId;
+use tokio::sync::Notify;
 
 use super::baton::{Key, Ticket};
 use super::stream::Stream;
 use super::texts::Texts;
 use crate::config::{Limits, SqlLimits};
 use crate::{entropy, metrics};
+
+/// So long a new stream waits for a place.
+const PLACE_WAIT: Duration = Duration::from_secs(1);
 
 /// All streams of a server.
 pub(super) struct Streams {
@@ -30,6 +34,8 @@ pub(super) struct Streams {
     /// A transaction that is idle for longer was rolled back already.
     lost: Duration,
     entries: Mutex<Entries>,
+    /// Told when there may be a place.
+    freed: Notify,
 }
 
 #[derive(Default)]
@@ -87,6 +93,7 @@ impl Streams {
             idle: limits.sql_stream_idle,
             lost: sql.transaction_idle,
             entries: Mutex::default(),
+            freed: Notify::new(),
         })
     }
 
@@ -110,6 +117,20 @@ impl Streams {
             };
             tracing::debug!(%database, stream = pushed_out.held.place.id, "closed an idle stream");
             drop(pushed_out);
+        }
+    }
+
+    /// A place for a new stream of `database`, waited for for a moment: streams that are being closed
+    /// leave theirs soon.
+    pub(super) async fn place_soon(self: &Arc<Self>, database: &DatabaseId) -> Option<Place> {
+        let until = tokio::time::Instant::now() + PLACE_WAIT;
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if let Some(place) = self.place(database) {
+                return Some(place);
+            }
+            tokio::time::timeout_at(until, freed).await.ok()?;
         }
     }
 
@@ -178,6 +199,7 @@ impl Drop for Place {
         let mut entries = self.streams.entries();
         let Some(entry) = entries.all.remove(&self.id) else { return };
         metrics::sql_streams(entries.all.len());
+        self.streams.freed.notify_waiters();
         if let Some(count) = entries.of.get_mut(&entry.database) {
             *count -= 1;
             if *count == 0 {
@@ -207,6 +229,7 @@ impl Held {
             entry.idle = Some(Idle { held: self, since: Instant::now() });
         }
         drop(entries);
+        streams.freed.notify_waiters();
         key.seal(database, &ticket)
     }
 
