@@ -801,3 +801,29 @@ impl Error {
         self.kind() == ErrorKind::Offline
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_side_settles_is_named_with_a_way_on() {
+        let said = |kind: &str, of, taken| {
+            let (name, why) = ("v".to_owned(), "no such table: t".to_owned());
+            let e = RebaseError::SchemaBroken { kind: kind.to_owned(), name, of, why };
+            Error::from_rebase(Path::new("a.db"), taken, e).to_string()
+        };
+        let undecided = said("view", Side::Local, None);
+        assert!(undecided.contains("`anabranch sync a.db --take local` goes on"), "{undecided}");
+        // What was tried is not what is advised.
+        let local = said("view", Side::Local, Some(Side::Local));
+        assert!(
+            local.contains("Drop the view v here") && !local.contains("--take local"),
+            "{local}"
+        );
+        let remote = said("view", Side::Remote, Some(Side::Remote));
+        assert!(remote.contains("--take local") && !remote.contains("--take remote"), "{remote}");
+        let table = said("table", Side::Local, Some(Side::Remote));
+        assert!(table.contains("Rename the table v here"), "{table}");
+    }
+}
