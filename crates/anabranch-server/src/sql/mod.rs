@@ -73,8 +73,10 @@ pub(crate) struct Sql {
     looked: Mutex<Instant>,
 }
 
-/// Connections that are kept for the next client.
-const IDLE_MAX: usize = 16;
+/// Connections that are kept for the next client. Making one costs as much as a few statements.
+const IDLE_MAX: usize = 64;
+/// So many of them keep the pages that they have read.
+const IDLE_WITH_PAGES_MAX: usize = 8;
 
 /// What SQLite may allocate in this process, all databases together: a statement that needs more fails.
 const MEMORY_MAX: u64 = 4 << 30;
@@ -196,6 +198,12 @@ impl Sql {
     async fn recycle(self: &Arc<Self>, mut session: Session, epoch: u64) {
         if session.recycle() && epoch == self.epoch() && !self.is_broken() {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() >= IDLE_WITH_PAGES_MAX
+                && let Err(error) =
+                    session.unguarded(|conn| conn.execute_batch("PRAGMA shrink_memory"))
+            {
+                tracing::debug!(%error, "a connection keeps its memory");
+            }
             if idle.len() < IDLE_MAX {
                 idle.push((epoch, session));
             }
