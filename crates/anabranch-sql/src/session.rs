@@ -62,7 +62,7 @@ pub struct Done {
     pub rows_written: u64,
 }
 
-/// A connection in the hands of others. See the [module](self).
+/// A connection in the hands of others.
 #[derive(Debug)]
 pub struct Session {
     conn: Connection,
