@@ -277,7 +277,7 @@ async fn a_request_that_loses_is_run_again_and_an_open_transaction_hears_of_it()
 async fn a_transaction_that_stays_open_is_rolled_back() {
     let world = World::new();
     let server = world.server_with(|config| {
-        config.sql.transaction_idle = Duration::from_millis(30);
+        config.sql.transaction_idle = Duration::from_millis(500);
     });
     let (mut a, mut b) = (server.stream().await, server.stream().await);
     a.ok("CREATE TABLE t(v)").await;
