@@ -53,6 +53,7 @@ mod mount;
 mod overlay;
 mod own_pages;
 mod page_read;
+mod positional;
 mod raw_pages;
 mod recover;
 mod scratch;

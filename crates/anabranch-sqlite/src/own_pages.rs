@@ -12,6 +12,8 @@ use anabranch_format::{PageSize, Pgno};
 
 use anabranch_format::PageSet;
 
+use crate::positional::{read_exact_at, write_all_at};
+
 /// Images of pages by number.
 pub(crate) struct OwnPages {
     page_size: PageSize,
@@ -63,7 +65,7 @@ impl OwnPages {
     pub(crate) fn get(&self, pgno: Pgno, image: &mut [u8]) -> io::Result<bool> {
         match &self.spilled {
             Some(spilled) if spilled.set.contains(pgno) => {
-                read_at(&spilled.file, image, offset(self.page_size, pgno))?;
+                read_exact_at(&spilled.file, image, offset(self.page_size, pgno))?;
                 Ok(true)
             }
             Some(_) => Ok(false),
@@ -115,7 +117,7 @@ impl OwnPages {
 
 impl Spilled {
     fn put(&mut self, page_size: PageSize, pgno: Pgno, image: &[u8]) -> io::Result<()> {
-        write_at(&self.file, image, offset(page_size, pgno))?;
+        write_all_at(&self.file, image, offset(page_size, pgno))?;
         self.set.grow(pgno.get());
         self.set.insert(pgno);
         Ok(())
@@ -124,30 +126,6 @@ impl Spilled {
 
 fn offset(page_size: PageSize, pgno: Pgno) -> u64 {
     u64::from(pgno.get() - 1) * u64::from(page_size.get())
-}
-
-#[cfg(unix)]
-fn read_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buf, at)
-}
-
-#[cfg(unix)]
-fn write_at(file: &File, data: &[u8], at: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, data, at)
-}
-
-#[cfg(windows)]
-fn read_at(mut file: &File, buf: &mut [u8], at: u64) -> io::Result<()> {
-    use std::io::{Read, Seek, SeekFrom};
-    file.seek(SeekFrom::Start(at))?;
-    file.read_exact(buf)
-}
-
-#[cfg(windows)]
-fn write_at(mut file: &File, data: &[u8], at: u64) -> io::Result<()> {
-    use std::io::{Seek, SeekFrom, Write};
-    file.seek(SeekFrom::Start(at))?;
-    file.write_all(data)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@
 //! are the file's own. After [`ServedFile::undo`] a cookie can come again with another schema: no
 //! connection from before may be used after it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -143,6 +144,20 @@ impl ServedFile {
     #[must_use]
     pub fn published(&self) -> &Published {
         &self.published
+    }
+
+    /// Removes a served file, and what belongs to it. Connections that have it open keep what they have.
+    pub fn remove(path: &Path) -> io::Result<()> {
+        let mut removed = Ok(());
+        for suffix in ["", "-wal", "-shm"] {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            match std::fs::remove_file(&name) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => removed = removed.and(Err(e)),
+                _ => {}
+            }
+        }
+        removed
     }
 
     /// How others open a connection to work with, which they then [set up](Self::set_up).

@@ -8,7 +8,6 @@
 //! Whether the pages between are intact needs no check here: SQLite reads them for us.
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use anabranch_format::{
@@ -17,6 +16,7 @@ use anabranch_format::{
 
 use crate::capture::ScanReason;
 use crate::mark::{Mark, Snapshot};
+use crate::positional::read_exact_at;
 
 /// How much of the file is read at once where whole frames are wanted.
 const READ_BYTES: usize = 256 * 1024;
@@ -41,7 +41,8 @@ impl WalFile {
     /// The header of frame `frame`, which must belong to this run.
     pub(crate) fn frame_header(&self, frame: u32) -> Result<FrameHeader, ScanReason> {
         let mut bytes = [0; FRAME_HEADER_BYTES];
-        read_at(&self.file, &mut bytes, self.offset(frame)).map_err(|_| ScanReason::Unreadable)?;
+        read_exact_at(&self.file, &mut bytes, self.offset(frame))
+            .map_err(|_| ScanReason::Unreadable)?;
         match FrameHeader::decode(&bytes) {
             Some(header) if header.salts == self.header.salts => Ok(header),
             _ => Err(ScanReason::Broken { frame }),
@@ -50,7 +51,7 @@ impl WalFile {
 
     /// The page image in frame `frame`.
     pub(crate) fn page(&self, frame: u32, page: &mut [u8]) -> Result<(), ScanReason> {
-        read_at(&self.file, page, self.offset(frame) + FRAME_HEADER_BYTES as u64)
+        read_exact_at(&self.file, page, self.offset(frame) + FRAME_HEADER_BYTES as u64)
             .map_err(|_| ScanReason::Unreadable)
     }
 
@@ -68,7 +69,8 @@ impl WalFile {
         while next <= last {
             let count = at_once.min(last - next + 1);
             let bytes = &mut buf[..frame_bytes * count as usize];
-            read_at(&self.file, bytes, self.offset(next)).map_err(|_| ScanReason::Unreadable)?;
+            read_exact_at(&self.file, bytes, self.offset(next))
+                .map_err(|_| ScanReason::Unreadable)?;
             for (frame, bytes) in (next..).zip(bytes.chunks_exact(frame_bytes)) {
                 let (header, page) = bytes.split_first_chunk().expect("a frame has a header");
                 match FrameHeader::decode(header) {
@@ -137,24 +139,6 @@ pub(crate) fn frames_between(
 
 fn read_header(file: &File) -> Result<WalHeader, ScanReason> {
     let mut bytes = [0; WAL_HEADER_BYTES];
-    read_at(file, &mut bytes, 0).map_err(|_| ScanReason::Unreadable)?;
+    read_exact_at(file, &mut bytes, 0).map_err(|_| ScanReason::Unreadable)?;
     WalHeader::decode(&bytes).map_err(|_| ScanReason::Unreadable)
-}
-
-#[cfg(unix)]
-fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buf, offset)
-}
-
-#[cfg(windows)]
-fn read_at(file: &File, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !buf.is_empty() {
-        let read = std::os::windows::fs::FileExt::seek_read(file, buf, offset)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        buf = &mut buf[read..];
-        offset += read as u64;
-    }
-    Ok(())
 }

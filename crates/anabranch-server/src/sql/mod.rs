@@ -16,7 +16,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use anabranch_format::Lsn;
@@ -87,39 +87,50 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Where a database keeps what is open of it for SQL.
 #[derive(Debug, Default)]
 pub(crate) struct SqlSlot {
-    open: tokio::sync::Mutex<Option<Arc<Sql>>>,
-    /// The same, for a look.
-    seen: Mutex<Option<Arc<Sql>>>,
+    open: Mutex<Option<Arc<Sql>>>,
+    /// Held while it is made.
+    making: tokio::sync::Mutex<()>,
 }
 
 impl SqlSlot {
     /// What is open; made from the log if nothing is, or what is cannot be used any more.
     async fn get(&self, db: &Arc<Database>) -> Result<Arc<Sql>, Error> {
-        if let Some(sql) = self.seen().filter(|sql| !sql.is_broken()) {
+        if let Some(sql) = self.usable() {
             return Ok(sql);
         }
-        let mut open = self.open.lock().await;
-        if let Some(sql) = open.as_ref().filter(|sql| !sql.is_broken()) {
-            return Ok(Arc::clone(sql));
+        let _making = self.making.lock().await;
+        // Somebody else may have made it meanwhile.
+        if let Some(sql) = self.usable() {
+            return Ok(sql);
         }
-        *open = None;
         let sql = Sql::open(db).await.map_err(|fault| failed(&fault))?;
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&sql));
-        Ok(Arc::clone(open.insert(sql)))
+        *self.open() = Some(Arc::clone(&sql));
+        Ok(sql)
     }
 
-    fn seen(&self) -> Option<Arc<Sql>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn open(&self) -> MutexGuard<'_, Option<Arc<Sql>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is open; what cannot be used any more is given up.
+    fn usable(&self) -> Option<Arc<Sql>> {
+        let mut open = self.open();
+        let broken = open.take_if(|sql| sql.is_broken());
+        let usable = open.clone();
+        drop(open);
+        drop(broken);
+        usable
     }
 
     /// Whether anything is open for SQL.
     pub(crate) fn is_open(&self) -> bool {
-        self.seen().is_some_and(|sql| !sql.is_broken())
+        self.usable().is_some()
     }
 
     /// Returns once no transaction of a client is open, or `wait` is over.
     pub(crate) async fn closed_within(&self, wait: Duration) {
-        if let Some(sql) = self.seen() {
+        let sql = self.open().clone();
+        if let Some(sql) = sql {
             let mut open = sql.open.subscribe();
             let _ = tokio::time::timeout(wait, open.wait_for(|open| !open)).await;
         }
@@ -175,7 +186,7 @@ impl Sql {
     /// A connection of `epoch`.
     async fn session(self: &Arc<Self>, epoch: u64) -> Result<Session, Error> {
         let kept = {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = self.idle();
             idle.retain(|(of, _)| *of == self.epoch());
             idle.pop()
         };
@@ -195,19 +206,23 @@ impl Sql {
     }
 
     /// Keeps a connection for the next client, if nothing of this one stays in it.
-    async fn recycle(self: &Arc<Self>, mut session: Session, epoch: u64) {
-        if session.recycle() && epoch == self.epoch() && !self.is_broken() {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.len() >= IDLE_WITH_PAGES_MAX
-                && let Err(error) =
-                    session.unguarded(|conn| conn.execute_batch("PRAGMA shrink_memory"))
-            {
-                tracing::debug!(%error, "a connection keeps its memory");
-            }
-            if idle.len() < IDLE_MAX {
-                idle.push((epoch, session));
-            }
+    fn recycle(&self, mut session: Session, epoch: u64) {
+        if epoch != self.epoch() || self.is_broken() || !session.recycle() {
+            return;
         }
+        if self.idle().len() >= IDLE_WITH_PAGES_MAX
+            && let Err(error) = session.unguarded(|conn| conn.execute_batch("PRAGMA shrink_memory"))
+        {
+            tracing::debug!(%error, "a connection keeps its memory");
+        }
+        let mut idle = self.idle();
+        if idle.len() < IDLE_MAX {
+            idle.push((epoch, session));
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(u64, Session)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn epoch(&self) -> u64 {
@@ -254,10 +269,15 @@ impl Drop for Sql {
     fn drop(&mut self) {
         // Connections may still have it open; their handles stay valid.
         let path = std::mem::take(&mut self.path);
+        let remove = move || {
+            if let Err(error) = ServedFile::remove(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot be removed");
+            }
+        };
         match tokio::runtime::Handle::try_current() {
             // A large file takes its time.
-            Ok(runtime) => drop(runtime.spawn_blocking(move || settings::remove_file(&path))),
-            Err(_) => settings::remove_file(&path),
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
         }
     }
 }

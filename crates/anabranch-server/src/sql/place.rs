@@ -308,16 +308,15 @@ impl Held {
 
     /// Publishes the state of the file.
     async fn go_on(&mut self, db: &Arc<Database>, replica: Replica) {
-        self.place.replica = Some(replica);
-        if self.place.replica.as_ref().is_some_and(Replica::is_long) {
-            self.checkpoint(db).await;
-        } else if let Some(replica) = &self.place.replica {
-            self.sql.publish(replica);
+        self.sql.publish(&replica);
+        if replica.is_long() {
+            self.checkpoint(db, replica).await;
+        } else {
+            self.place.replica = Some(replica);
         }
     }
 
-    async fn checkpoint(&mut self, db: &Arc<Database>) {
-        let Some(mut replica) = self.place.replica.take() else { return };
+    async fn checkpoint(&mut self, db: &Arc<Database>, mut replica: Replica) {
         let sql = Arc::clone(&self.sql);
         let done = blocking(move || {
             let mut published = sql.published_mut();
@@ -327,10 +326,7 @@ impl Held {
             done.map(|()| replica)
         });
         match done.await.and_then(|done| done) {
-            Ok(replica) => {
-                self.sql.publish(&replica);
-                self.place.replica = Some(replica);
-            }
+            Ok(replica) => self.place.replica = Some(replica),
             Err(fault) => drop(self.broke(db, &fault)),
         }
     }

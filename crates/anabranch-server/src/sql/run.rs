@@ -121,6 +121,21 @@ impl<S: BatchSink> Run<S> {
         self.sink.restart()
     }
 
+    /// As [`wants_place`], of the first statement, while nothing was run.
+    pub(super) fn first_wants_place(&self, is_open: bool, rights: Rights) -> Option<bool> {
+        if self.lost.is_some() {
+            return None;
+        }
+        let sql = match &self.steps {
+            Steps::Batch(steps) => {
+                let first = steps.first().filter(|step| step.condition.is_none())?;
+                first.stmt.sql.as_deref()?
+            }
+            Steps::Text(text) => text,
+        };
+        wants_place(sql, is_open, rights)
+    }
+
     /// Goes on until it has to stop.
     pub(super) fn advance(&mut self, session: &mut Session, context: &Context) -> Pause {
         if let Err(error) = session.set_rights(context.rights) {
@@ -291,23 +306,30 @@ impl<S: BatchSink> Run<S> {
     }
 }
 
+/// Whether a text alone tells that it needs the place; and if so, whether as a part of a transaction
+/// over several statements.
+fn wants_place(sql: &str, is_open: bool, rights: Rights) -> Option<bool> {
+    if rights != Rights::Write {
+        return None;
+    }
+    match text::class(sql) {
+        Class::Begin(Mode::Immediate | Mode::Exclusive) if !is_open => Some(true),
+        Class::Write => Some(is_open),
+        _ => None,
+    }
+}
+
 /// How to run `sql` now; or what to wait for before.
 fn way(session: &mut Session, sql: &str, context: &Context) -> Result<Result<Way, Pause>, Error> {
     if context.has_place {
         return Ok(Ok(Way::Plainly));
     }
-    let class = text::class(sql);
-    let writer = |transaction| Ok(Err(Pause::Writer { transaction }));
     let is_open = !session.is_autocommit();
-    match class {
-        Class::Begin(Mode::Immediate | Mode::Exclusive)
-            if !is_open && context.rights == Rights::Write =>
-        {
-            return writer(true);
-        }
-        Class::Write if context.rights == Rights::Write => return writer(is_open),
-        Class::Read | Class::Unknown | Class::Write => {}
-        _ => return Ok(Ok(Way::Plainly)),
+    if let Some(transaction) = wants_place(sql, is_open, context.rights) {
+        return Ok(Err(Pause::Writer { transaction }));
+    }
+    if !matches!(text::class(sql), Class::Read | Class::Unknown | Class::Write) {
+        return Ok(Ok(Way::Plainly));
     }
     let begun = is_open && transaction_state(session) != TransactionState::None;
     if !begun {
@@ -327,7 +349,7 @@ fn way(session: &mut Session, sql: &str, context: &Context) -> Result<Result<Way
         Need::Read if is_open => Ok(Ok(Way::Plainly)),
         Need::Read => Ok(Ok(Way::Reading)),
         Need::Nothing => Ok(Ok(Way::Plainly)),
-        Need::Write => writer(is_open),
+        Need::Write => Ok(Err(Pause::Writer { transaction: is_open })),
     }
 }
 

@@ -1,7 +1,6 @@
 //! What all databases of a server share for SQL: limits, and the folder of their files.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -102,20 +101,6 @@ fn sweep(below: &Path) {
             && let Err(error) = std::fs::remove_dir_all(entry.path())
         {
             tracing::warn!(folder = %entry.path().display(), %error, "cannot be removed");
-        }
-    }
-}
-
-/// Removes the file of a replica, and what belongs to it.
-pub(super) fn remove_file(path: &Path) {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::remove_file(&name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "cannot be removed");
-            }
-            _ => {}
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A stream: one connection for one client, with its transaction.
 //!
-//! Requests of a stream run one after the other. Each runs in a task of its own: a client that goes
-//! away does not cut it off half way, and the writers' place is given up in good order.
+//! Requests of a stream run one after the other. Whoever has them run does so in a task of its own: a
+//! client that goes away does not cut it off half way, and the writers' place is given up in good order.
 //!
 //! A request that began outside a transaction and loses to another writer is run again, from its
 //! start, and nobody notices. One that began inside cannot: the client has seen what its first part
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anabranch_hrana::{Batch, BatchResult, BatchStep, DescribeResult, Error, Stmt, StmtResult};
 use anabranch_sql::{Rights, Session, from_sqlite};
 use rusqlite::TransactionState;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::Mutex;
 
 use super::place::{Held, Outcome, Stay};
 use super::run::{Context, Pause, Run, Steps, end_reading, transaction_state};
@@ -141,7 +141,7 @@ impl Stream {
         sql: String,
         told: Told,
     ) -> Result<DescribeResult, Error> {
-        self.with_core(move |mut core| async move { core.describe(sql, told).await }).await?
+        self.core.lock().await.describe(sql, told).await
     }
 
     /// Whether no transaction is open. A client that asks knows from then on.
@@ -160,10 +160,7 @@ impl Stream {
     /// Ends the stream; an open transaction is rolled back.
     pub(crate) async fn close(mut self) {
         self.closed = true;
-        let closed = self.with_core(|mut core| async move { core.close().await }).await;
-        if closed.is_err() {
-            tracing::debug!("a stream was not closed: the server is stopping");
-        }
+        self.core.lock().await.close();
     }
 
     async fn run<S: BatchSink>(
@@ -172,31 +169,14 @@ impl Stream {
         told: Told,
         sink: S,
     ) -> Result<(S, Result<(), Error>), Error> {
-        let weak = Arc::downgrade(&self.core);
-        self.with_core(move |mut core| async move {
-            let ran = core.run(steps, told, sink).await;
-            if ran.is_err() {
-                core.roll_back();
-            }
-            core.note();
-            core.watch(weak);
-            ran
-        })
-        .await?
-    }
-
-    /// Works on the core in a task that nobody cuts off.
-    async fn with_core<T, F>(
-        &self,
-        work: impl FnOnce(OwnedMutexGuard<Core>) -> F + Send + 'static,
-    ) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + Send,
-    {
-        let core = Arc::clone(&self.core).lock_owned().await;
-        let task = self.db.tasks().spawn(async move { work(core).await });
-        task.await.map_err(|_| internal("the server is stopping, or met a bug"))
+        let mut core = self.core.lock().await;
+        let ran = core.run(steps, told, sink).await;
+        if ran.is_err() {
+            core.roll_back();
+        }
+        core.note();
+        core.watch(Arc::downgrade(&self.core));
+        ran
     }
 }
 
@@ -207,7 +187,7 @@ impl Drop for Stream {
         }
         let core = Arc::clone(&self.core);
         if tokio::runtime::Handle::try_current().is_ok() {
-            self.db.tasks().spawn(async move { core.lock_owned().await.close().await });
+            self.db.tasks().spawn(async move { core.lock_owned().await.close() });
         }
     }
 }
@@ -284,9 +264,14 @@ impl Core {
         told: Told,
         since: Instant,
     ) -> Result<(Run<S>, Ended), Error> {
+        let mut first = self.first_pause(&run, told);
         loop {
             let pause;
-            (run, pause) = self.advance(run, told).await?;
+            if let Some(known) = first.take() {
+                pause = known;
+            } else {
+                (run, pause) = self.advance(run, told).await?;
+            }
             let ended = match pause {
                 Pause::Writer { transaction } => {
                     let stay = if transaction && !told.short { Stay::Open } else { Stay::Short };
@@ -324,6 +309,16 @@ impl Core {
                 return Ok((run, self.end(result).await));
             }
         }
+    }
+
+    /// What the run will stop at before it has run anything, if the text alone tells: that spares a
+    /// way to another thread and back.
+    fn first_pause<S: BatchSink>(&self, run: &Run<S>, told: Told) -> Option<Pause> {
+        if self.held.is_some() {
+            return None;
+        }
+        let transaction = run.first_wants_place(self.open.is_some(), told.rights)?;
+        Some(Pause::Writer { transaction })
     }
 
     /// What was committed on the way is appended; a transaction that is open keeps what it has.
@@ -482,11 +477,11 @@ impl Core {
         self.note();
     }
 
-    async fn close(&mut self) {
+    fn close(&mut self) {
         self.roll_back();
         self.lost = None;
         if let Some(session) = self.session.take() {
-            self.sql.recycle(session, self.epoch).await;
+            self.sql.recycle(session, self.epoch);
         }
         self.note();
     }

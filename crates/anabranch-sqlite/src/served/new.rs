@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use super::{BUSY, ServedFile};
 use crate::error::FileError;
 use crate::live::sqlite_error;
+use crate::positional::write_all_at;
 
 /// A served file in the making: nobody has it open as a database yet.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ impl NewServedFile {
     /// too.
     pub fn create(path: &Path, page_size: PageSize, size: u32) -> Result<Self, FileError> {
         let fail = |source| FileError::Io { path: path.into(), what: "creating", source };
-        remove(path).map_err(fail)?;
+        ServedFile::remove(path).map_err(fail)?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
         Ok(NewServedFile { path: path.into(), file: file.map_err(fail)?, page_size, size })
     }
@@ -74,32 +75,4 @@ impl NewServedFile {
     fn failed(&self, source: io::Error) -> FileError {
         FileError::Io { path: self.path.clone(), what: "writing", source }
     }
-}
-
-/// Removes a served file that nobody has open, and what belongs to it.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::remove_file(&name) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-#[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
-        bytes = &bytes[written..];
-        offset += written as u64;
-    }
-    Ok(())
 }
