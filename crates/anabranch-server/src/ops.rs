@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
-use crate::error::{ApiError, json_response};
+use crate::error::{ApiError, answer, json_response};
 use crate::server::App;
 
 /// `GET /livez`, `/readyz`, `/version`: answered without a token.
@@ -49,8 +48,5 @@ pub(crate) fn metrics(handle: &Arc<PrometheusHandle>, path: &str) -> Response {
         return response;
     }
     handle.run_upkeep();
-    let mut response = Response::new(Body::from(handle.render()));
-    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, text);
-    response
+    answer("text/plain; version=0.0.4; charset=utf-8", Body::from(handle.render()))
 }

@@ -53,7 +53,7 @@ impl Local {
 }
 
 /// A value on its way to a parameter.
-struct Arg<'a>(&'a Value);
+pub(super) struct Arg<'a>(pub(super) &'a Value);
 
 impl rusqlite::ToSql for Arg<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {

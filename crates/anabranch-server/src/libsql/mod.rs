@@ -26,13 +26,13 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::response::Response;
 use http_body_util::{BodyExt, Limited};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
+use hyper::header::{CONTENT_LENGTH, HeaderValue, LOCATION};
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 
 use crate::database::Database;
 use crate::dispatch::Call;
-use crate::error::{ApiError, json_response};
+use crate::error::{ApiError, answer, json_response};
 
 mod engine;
 mod export;
@@ -134,10 +134,7 @@ async fn export(call: &Call, generation: u32) -> Result<Response, ApiError> {
 }
 
 fn octets(body: Body) -> Response {
-    let mut response = Response::new(body);
-    let octets = HeaderValue::from_static("application/octet-stream");
-    response.headers_mut().insert(CONTENT_TYPE, octets);
-    response
+    answer("application/octet-stream", body)
 }
 
 async fn pulled(call: &Call, wanted: Wanted) -> Result<Response, ApiError> {

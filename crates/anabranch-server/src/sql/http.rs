@@ -21,7 +21,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::StatusCode;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::header::CONTENT_LENGTH;
 use hyper::http::request::Parts;
 use serde::de::DeserializeOwned;
 
@@ -33,7 +33,7 @@ use super::streams::{Held, Taken};
 use super::texts::{Misuse, check_batch};
 use crate::auth::Access;
 use crate::dispatch::Call;
-use crate::error::ApiError;
+use crate::error::{self, ApiError};
 
 /// The results of one pipeline are together no longer.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -292,10 +292,7 @@ fn lines_response(baton: Option<String>, lines: SpoolReader) -> Result<Response,
     head.push(b'\n');
     let short = lines.len() <= MEMORY_BYTES;
     let body = if short { whole(head, lines)? } else { Body::from_stream(in_parts(head, lines)) };
-    let mut response = Response::new(body);
-    let plain = HeaderValue::from_static("text/plain");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
-    Ok(response)
+    Ok(error::answer("text/plain", body))
 }
 
 fn whole(mut head: Vec<u8>, mut lines: SpoolReader) -> Result<Body, ApiError> {
@@ -370,10 +367,7 @@ impl Results {
             Some(baton) => self.0.extend_from_slice(format!("\"{baton}\"}}").as_bytes()),
             None => self.0.extend_from_slice(b"null}"),
         }
-        let mut response = Response::new(Body::from(self.0));
-        let json = HeaderValue::from_static("application/json");
-        response.headers_mut().insert(CONTENT_TYPE, json);
-        response
+        error::answer("application/json", Body::from(self.0))
     }
 }
 

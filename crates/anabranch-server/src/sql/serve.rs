@@ -21,7 +21,7 @@ use axum::body::Body;
 use axum::response::Response;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CONTENT_TYPE, HeaderValue, UPGRADE,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, HeaderValue, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, StatusCode};
@@ -35,7 +35,7 @@ use super::{http, ws};
 use crate::auth::{Access, NoAccess};
 use crate::config::{Limits, SqlLimits};
 use crate::dispatch::Call;
-use crate::error::{ApiError, json_response};
+use crate::error::{ApiError, answer, json_response};
 use anabranch_sql::Rights;
 
 /// Name of the secret that the servers on a store share.
@@ -135,10 +135,7 @@ pub(crate) async fn serve(
 }
 
 fn text(text: &'static str) -> Response {
-    let mut response = Response::new(Body::from(text));
-    let plain = HeaderValue::from_static("text/plain");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
-    response
+    answer("text/plain", Body::from(text))
 }
 
 /// What a browser asks before it sends what a web page wants.

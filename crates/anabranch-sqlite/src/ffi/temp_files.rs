@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 use rusqlite::{Connection, OpenFlags};
 
-use super::vfs::{self, system};
+use super::vfs::{Own, register_above_system, system};
 use crate::temp_files::Account;
 
 /// Name of the VFS.
@@ -88,38 +88,10 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
 };
 
 fn register() -> c_int {
-    // SAFETY: null asks for the default VFS; the answer is null or lives as long as the process, as
-    // nothing here unregisters it.
-    let beneath = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
-    // SAFETY: null or valid, as above; only plain fields are read.
-    let Some(fields) = (unsafe { beneath.as_ref() }) else { return ffi::SQLITE_ERROR };
-    let Ok(behind) = c_int::try_from(BEHIND) else { return ffi::SQLITE_ERROR };
-    let vfs = Box::leak(Box::new(sqlite3_vfs {
-        iVersion: 2,
-        szOsFile: fields.szOsFile.saturating_add(behind),
-        mxPathname: fields.mxPathname,
-        pNext: ptr::null_mut(),
-        zName: NAME.as_ptr(),
-        pAppData: beneath.cast(),
-        xOpen: Some(vfs_open),
-        xDelete: Some(vfs_delete),
-        xAccess: Some(vfs_access),
-        xFullPathname: Some(vfs_full_pathname),
-        xDlOpen: Some(vfs::vfs_dl_open),
-        xDlError: Some(vfs::vfs_dl_error),
-        xDlSym: Some(vfs::vfs_dl_sym),
-        xDlClose: Some(vfs::vfs_dl_close),
-        xRandomness: Some(vfs::vfs_randomness),
-        xSleep: Some(vfs::vfs_sleep),
-        xCurrentTime: Some(vfs::vfs_current_time),
-        xGetLastError: Some(vfs::vfs_get_last_error),
-        xCurrentTimeInt64: Some(vfs::vfs_current_time_int64),
-        xSetSystemCall: None,
-        xGetSystemCall: None,
-        xNextSystemCall: None,
-    }));
-    // SAFETY: the structure is complete and lives for ever; it does not become the default.
-    unsafe { ffi::sqlite3_vfs_register(vfs, 0) }
+    let own =
+        Own { open: vfs_open, delete: vfs_delete, access: vfs_access, path: vfs_full_pathname };
+    let Ok(before) = c_int::try_from(BEHIND) else { return ffi::SQLITE_ERROR };
+    register_above_system(NAME, own, |system| system.saturating_add(before))
 }
 
 unsafe extern "C" fn vfs_open(

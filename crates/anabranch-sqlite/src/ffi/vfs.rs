@@ -119,23 +119,51 @@ fn register() -> rusqlite::Result<()> {
 }
 
 fn register_once() -> c_int {
+    let own =
+        Own { open: vfs_open, delete: vfs_delete, access: vfs_access, path: vfs_full_pathname };
+    let Ok(bytes) = c_int::try_from(size_of::<Handle>()) else { return ffi::SQLITE_ERROR };
+    register_above_system(NAME, own, |system| system.max(bytes))
+}
+
+/// What a VFS above the system's does itself.
+pub(super) struct Own {
+    pub(super) open: unsafe extern "C" fn(
+        *mut sqlite3_vfs,
+        *const c_char,
+        *mut sqlite3_file,
+        c_int,
+        *mut c_int,
+    ) -> c_int,
+    pub(super) delete: unsafe extern "C" fn(*mut sqlite3_vfs, *const c_char, c_int) -> c_int,
+    pub(super) access:
+        unsafe extern "C" fn(*mut sqlite3_vfs, *const c_char, c_int, *mut c_int) -> c_int,
+    pub(super) path:
+        unsafe extern "C" fn(*mut sqlite3_vfs, *const c_char, c_int, *mut c_char) -> c_int,
+}
+
+/// Registers a VFS by the name `name` for ever, which leaves to the system's what is not in `own`. Its
+/// file handles take what `handle_bytes` makes of the length of the system's.
+pub(super) fn register_above_system(
+    name: &'static CStr,
+    own: Own,
+    handle_bytes: impl FnOnce(c_int) -> c_int,
+) -> c_int {
     // SAFETY: null asks for the default VFS; the answer is null or lives as long as the process, as
     // nothing here unregisters it.
     let system = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
     // SAFETY: null or valid, as above; only plain fields are read.
     let Some(beneath) = (unsafe { system.as_ref() }) else { return ffi::SQLITE_ERROR };
-    let Ok(own_bytes) = c_int::try_from(size_of::<Handle>()) else { return ffi::SQLITE_ERROR };
     let vfs = Box::leak(Box::new(sqlite3_vfs {
         iVersion: 2,
-        szOsFile: beneath.szOsFile.max(own_bytes),
+        szOsFile: handle_bytes(beneath.szOsFile),
         mxPathname: beneath.mxPathname,
         pNext: ptr::null_mut(),
-        zName: NAME.as_ptr(),
+        zName: name.as_ptr(),
         pAppData: system.cast(),
-        xOpen: Some(vfs_open),
-        xDelete: Some(vfs_delete),
-        xAccess: Some(vfs_access),
-        xFullPathname: Some(vfs_full_pathname),
+        xOpen: Some(own.open),
+        xDelete: Some(own.delete),
+        xAccess: Some(own.access),
+        xFullPathname: Some(own.path),
         xDlOpen: Some(vfs_dl_open),
         xDlError: Some(vfs_dl_error),
         xDlSym: Some(vfs_dl_sym),
@@ -264,18 +292,18 @@ unsafe extern "C" fn vfs_full_pathname(
     }
 }
 
-pub(super) unsafe extern "C" fn vfs_dl_open(_: *mut sqlite3_vfs, _: *const c_char) -> *mut c_void {
+unsafe extern "C" fn vfs_dl_open(_: *mut sqlite3_vfs, _: *const c_char) -> *mut c_void {
     ptr::null_mut()
 }
 
-pub(super) unsafe extern "C" fn vfs_dl_error(_: *mut sqlite3_vfs, room: c_int, out: *mut c_char) {
+unsafe extern "C" fn vfs_dl_error(_: *mut sqlite3_vfs, room: c_int, out: *mut c_char) {
     if room > 0 && !out.is_null() {
         // SAFETY: there is room for at least one byte.
         unsafe { *out = 0 };
     }
 }
 
-pub(super) unsafe extern "C" fn vfs_dl_sym(
+unsafe extern "C" fn vfs_dl_sym(
     _: *mut sqlite3_vfs,
     _: *mut c_void,
     _: *const c_char,
@@ -283,13 +311,9 @@ pub(super) unsafe extern "C" fn vfs_dl_sym(
     None
 }
 
-pub(super) unsafe extern "C" fn vfs_dl_close(_: *mut sqlite3_vfs, _: *mut c_void) {}
+unsafe extern "C" fn vfs_dl_close(_: *mut sqlite3_vfs, _: *mut c_void) {}
 
-pub(super) unsafe extern "C" fn vfs_randomness(
-    vfs: *mut sqlite3_vfs,
-    n: c_int,
-    out: *mut c_char,
-) -> c_int {
+unsafe extern "C" fn vfs_randomness(vfs: *mut sqlite3_vfs, n: c_int, out: *mut c_char) -> c_int {
     // SAFETY: `vfs` is ours, and the rest is handed on as it came.
     unsafe {
         let system = system(vfs);
@@ -297,7 +321,7 @@ pub(super) unsafe extern "C" fn vfs_randomness(
     }
 }
 
-pub(super) unsafe extern "C" fn vfs_sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
+unsafe extern "C" fn vfs_sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
     // SAFETY: as in `vfs_randomness`.
     unsafe {
         let system = system(vfs);
@@ -305,7 +329,7 @@ pub(super) unsafe extern "C" fn vfs_sleep(vfs: *mut sqlite3_vfs, microseconds: c
     }
 }
 
-pub(super) unsafe extern "C" fn vfs_current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
+unsafe extern "C" fn vfs_current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
     // SAFETY: as in `vfs_randomness`.
     unsafe {
         let system = system(vfs);
@@ -313,10 +337,7 @@ pub(super) unsafe extern "C" fn vfs_current_time(vfs: *mut sqlite3_vfs, out: *mu
     }
 }
 
-pub(super) unsafe extern "C" fn vfs_current_time_int64(
-    vfs: *mut sqlite3_vfs,
-    out: *mut i64,
-) -> c_int {
+unsafe extern "C" fn vfs_current_time_int64(vfs: *mut sqlite3_vfs, out: *mut i64) -> c_int {
     // SAFETY: as in `vfs_randomness`. The method is there from version 2 on.
     unsafe {
         let system = system(vfs);
@@ -325,7 +346,7 @@ pub(super) unsafe extern "C" fn vfs_current_time_int64(
     }
 }
 
-pub(super) unsafe extern "C" fn vfs_get_last_error(
+unsafe extern "C" fn vfs_get_last_error(
     vfs: *mut sqlite3_vfs,
     room: c_int,
     out: *mut c_char,

@@ -13,7 +13,7 @@ use anabranch_hrana::{
     StreamRequest, StreamResponse, StreamResult, Value,
 };
 use rusqlite::Connection;
-use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::types::ValueRef;
 
 /// What the server does next, once.
 pub(super) enum Trick {
@@ -209,20 +209,6 @@ fn answer(path: &str, body: &[u8], state: &Mutex<State>, how: &How) -> Option<St
     Some(with_status("200 OK", &serde_json::to_string(&response).unwrap()))
 }
 
-struct Arg<'a>(&'a Value);
-
-impl rusqlite::ToSql for Arg<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self.0 {
-            Value::Null => ValueRef::Null,
-            Value::Integer(n) => ValueRef::Integer(*n),
-            Value::Float(x) => ValueRef::Real(*x),
-            Value::Text(text) => ValueRef::Text(text.as_bytes()),
-            Value::Blob(bytes) => ValueRef::Blob(bytes),
-        }))
-    }
-}
-
 fn run(conn: &Connection, stmt: &Stmt, how: &How) -> Result<StmtResult, Error> {
     let told = |e: rusqlite::Error| match e {
         rusqlite::Error::SqlInputError { msg, offset, .. } => {
@@ -235,7 +221,7 @@ fn run(conn: &Connection, stmt: &Stmt, how: &How) -> Result<StmtResult, Error> {
     };
     let mut statement = conn.prepare(stmt.sql.as_deref().unwrap()).map_err(told)?;
     for (i, arg) in stmt.args.iter().enumerate() {
-        statement.raw_bind_parameter(i + 1, Arg(arg)).unwrap();
+        statement.raw_bind_parameter(i + 1, crate::shell::local::Arg(arg)).unwrap();
     }
     let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let cols = names.iter().map(|name| Col { name: Some(name.clone()), decltype: None }).collect();
