@@ -481,9 +481,11 @@ class Case:
                 tokens = losing(entry)
                 if entry["kind"] == "foreign-key":
                     put_back |= {entry[side]["tok"] for side in ("base", "local", "remote") if entry[side]}
-                if entry["kind"] == "unique" and entry["decision"] == "local" and entry["local"] == entry["base"]:
-                    # The remote's row made way; as it was before, it is in nobody's way.
-                    put_back |= {(entry["local"] or {}).get("tok")}
+                won = entry.get(entry["decision"])
+                if won and entry["base"] and won.get("tok") == entry["base"].get("tok"):
+                    # A row that a replica wrote earlier won over what became of it elsewhere: as it was,
+                    # for the remote's made way, or with a reference that a foreign key set to NULL.
+                    put_back |= {won.get("tok")}
                 for token in tokens:
                     lost.setdefault(token, []).append((db, entry))
         for token, tables in present.items():
