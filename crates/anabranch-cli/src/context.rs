@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use anabranch::{Options, RemoteLog, Replica, Side};
+use anabranch::{Options, RemoteLog, Replica, Take};
 
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +56,7 @@ impl Context {
     pub(crate) async fn replica_taking(
         &self,
         file: Option<PathBuf>,
-        take: Option<Side>,
+        take: Option<Take>,
     ) -> Result<Replica, Failure> {
         let options = Options { take, ..self.options() };
         Ok(Replica::open(&named_or_only(file)?, options).await?)

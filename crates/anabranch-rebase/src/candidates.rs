@@ -60,8 +60,13 @@ pub struct Changed {
     pub before: SharedPages,
     /// The state after.
     pub after: SharedPages,
-    /// All pages that differ, as far as both states have them; more do no harm.
+    /// All pages that differ, as far as both states have them; more do no harm. If the state before is
+    /// gone, those as well that only the state after has.
     pub pages: Arc<PageSet>,
+    /// Nobody has the state before any more, and `before` is an empty database in its place. Rows of the
+    /// state after that lie on `pages` count as inserted, all others as left alone, and none as deleted:
+    /// of each row that was changed this takes its new version for a new row.
+    pub before_gone: bool,
 }
 
 impl std::fmt::Debug for Changed {
@@ -131,6 +136,12 @@ impl ChangedPages {
 }
 
 impl Finder {
+    /// Of one state, of which it is known which pages another had not like that.
+    pub(crate) fn of_one(changed: &Changed, conn: &Connection) -> Result<Self, RebaseError> {
+        let itself = Changed { before: Arc::clone(&changed.after), ..changed.clone() };
+        Finder::new(&itself, conn, conn)
+    }
+
     /// `before` and `after` are connections on the same states as those of `changed`.
     pub(crate) fn new(
         changed: &Changed,
@@ -161,11 +172,16 @@ impl Finder {
             None => self.rowids(trees).map(Candidates::Rowids),
             Some(columns) => self.keys(trees, columns).map(Candidates::Keys),
         };
-        match found {
-            Ok(found) => Ok(found),
-            Err(Odd::GiveUp) => Ok(Candidates::All),
-            Err(Odd::Io(source)) => Err(pages_failed(source)),
-        }
+        or_all(found)
+    }
+
+    /// The rows of a table that lie, in part or whole, on pages that differ. Only where both states
+    /// are one ([`Finder::of_one`]).
+    pub(crate) fn on_changed_pages(&mut self, trees: Trees) -> Result<Candidates, RebaseError> {
+        or_all(match trees.key_columns {
+            None => self.rowids_on(trees.after).map(Candidates::Rowids),
+            Some(columns) => self.keys_on(trees.after, columns).map(Candidates::Keys),
+        })
     }
 
     /// The pages that differ and are neither part of a tree, free, a map, nor in the chain of a cell
@@ -218,6 +234,14 @@ impl Finder {
 
     fn has_suspects(&self) -> bool {
         self.suspects.as_ref().is_some_and(|suspects| !suspects.is_empty())
+    }
+}
+
+fn or_all(found: Result<Candidates, Odd>) -> Result<Candidates, RebaseError> {
+    match found {
+        Ok(found) => Ok(found),
+        Err(Odd::GiveUp) => Ok(Candidates::All),
+        Err(Odd::Io(source)) => Err(pages_failed(source)),
     }
 }
 

@@ -14,6 +14,8 @@ use crate::work::Op;
 pub(crate) struct Rows {
     /// `None`: pages tell nothing, tables are walked.
     finder: Option<Finder>,
+    /// See [`Changed::before_gone`].
+    before_gone: bool,
 }
 
 impl Rows {
@@ -23,12 +25,19 @@ impl Rows {
         before: &Connection,
         after: &Connection,
     ) -> Result<Self, RebaseError> {
-        let finder = changed.map(|changed| Finder::new(changed, before, after)).transpose()?;
-        Ok(Self { finder })
+        let before_gone = changed.is_some_and(|changed| changed.before_gone);
+        let finder = changed.map(|changed| match before_gone {
+            true => Finder::of_one(changed, after),
+            false => Finder::new(changed, before, after),
+        });
+        Ok(Self { finder: finder.transpose()?, before_gone })
     }
 
     /// Calls back with all rows of a table that differ, with some perhaps twice.
     pub(crate) fn find(&mut self, pair: &Pair<'_>, sink: &mut Sink<'_>) -> Result<(), RebaseError> {
+        if self.before_gone {
+            return self.find_new(pair, sink);
+        }
         let trees = trees(pair.table);
         let (Some(finder), Some(trees), (_, Some(before))) = (&mut self.finder, trees, pair.before)
         else {
@@ -50,16 +59,43 @@ impl Rows {
             }
         }
     }
+
+    /// What lies on pages that differ from a state that nobody has any more is new.
+    fn find_new(&mut self, pair: &Pair<'_>, sink: &mut Sink<'_>) -> Result<(), RebaseError> {
+        let trees = trees_from(pair.table, pair.table.plan.local.root);
+        let (Some(finder), Some(trees)) = (&mut self.finder, trees) else { return pair.walk(sink) };
+        match finder.on_changed_pages(trees)? {
+            Candidates::All => pair.walk(sink),
+            Candidates::Rowids(rowids) => {
+                rowids.into_iter().try_for_each(|rowid| pair.inserted(&RowKey::Rowid(rowid), sink))
+            }
+            Candidates::Keys(keys) => {
+                keys.into_iter().try_for_each(|key| pair.inserted(&RowKey::Columns(key), sink))
+            }
+        }
+    }
 }
 
 /// Where a table lies in both states; `None`: its pages tell nothing.
 fn trees(table: &Table) -> Option<Trees> {
-    let (before, after) = (table.plan.base.as_ref()?.root, table.plan.local.root);
+    trees_from(table, table.plan.base.as_ref()?.root)
+}
+
+fn trees_from(table: &Table, before: u32) -> Option<Trees> {
+    let after = table.plan.local.root;
     let key_columns = table.plan.without_rowid.then_some(table.key_at.len());
     (before > 0 && after > 0).then_some(Trees { before, after, key_columns })
 }
 
 impl Pair<'_> {
+    /// Tells of the row under a candidate as of a new one.
+    fn inserted(&self, candidate: &RowKey, sink: &mut Sink<'_>) -> Result<(), RebaseError> {
+        match self.get(self.after, candidate)? {
+            Some(row) => sink(Op::Insert, self.table.key_of(&row)),
+            None => Ok(()),
+        }
+    }
+
     /// Compares what stands under a candidate.
     pub(crate) fn compare(
         &self,

@@ -74,6 +74,9 @@ pub trait Resolve: Send + Sync {
 pub struct Rules {
     /// For tables without a policy of their own.
     pub policy: Policy,
+    /// What is done about two rows under one key, for tables without a rule of their own; `None`: a new
+    /// key where SQLite chose it, else the policy.
+    pub insert: Option<InsertRule>,
     /// Tables with rules of their own; names in lower case, since SQLite does not tell cases apart.
     pub tables: BTreeMap<String, TableRules>,
     /// Whose schema it is where both sides changed one object; `None`: that is an error.
@@ -92,10 +95,29 @@ impl Rules {
         self.of(table).and_then(|rules| rules.policy).unwrap_or(self.policy)
     }
 
-    /// The rule of a table for rows that both sides inserted, if it has one of its own.
+    /// The rule of a table for rows that both sides inserted, if there is one.
     #[must_use]
     pub fn insert_rule_of(&self, table: &str) -> Option<InsertRule> {
-        self.of(table).and_then(|rules| rules.insert)
+        self.of(table).and_then(|rules| rules.insert).or(self.insert)
+    }
+
+    /// These rules where nobody has the state any more that both sides started from, so that a row
+    /// that differs may have been changed on either side: rows that only one side has stand, and of those that differ the remote's
+    /// version, or both where [`InsertRule::Renumber`] says so.
+    #[must_use]
+    pub fn without_base(self) -> Self {
+        let both = |(table, rules): (String, TableRules)| {
+            let insert = rules.insert.filter(|rule| *rule == InsertRule::Renumber);
+            (table, TableRules { policy: None, insert })
+        };
+        Rules {
+            policy: Policy::Remote,
+            insert: Some(InsertRule::Remote),
+            tables: self.tables.into_iter().map(both).collect(),
+            take_schema: Some(Side::Remote),
+            equal_rows_are_one: true,
+            resolve: self.resolve,
+        }
     }
 
     fn of(&self, table: &str) -> Option<&TableRules> {
@@ -107,6 +129,7 @@ impl std::fmt::Debug for Rules {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rules")
             .field("policy", &self.policy)
+            .field("insert", &self.insert)
             .field("tables", &self.tables)
             .field("take_schema", &self.take_schema)
             .field("equal_rows_are_one", &self.equal_rows_are_one)

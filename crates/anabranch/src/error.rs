@@ -504,7 +504,9 @@ pub enum Error {
         "the remote keeps nothing as old as position {base} any more, and {changed} changed here \
          since: what others changed cannot be told from what was changed here. Nothing was changed. \
          `anabranch sync FILE --take remote` goes on from the remote's state and keeps the file as it \
-         is beside it; `--take local` pushes the file's state, as a whole, on top of the remote's",
+         is beside it; `--take local` pushes the file's state, as a whole, on top of the remote's; \
+         `--take union` adds the rows that were written here to the remote's state, whose version \
+         stands where both have a row",
         changed = pages(*local_pages)
     )]
     BaseGone {

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_rebase::Side;
 use anabranch_store::{At, Head, causes};
 
 use crate::error::Error;
 use crate::pull::{self, Mine, Taken};
 use crate::push::{self, Outcome};
+use crate::rebase::With;
 use crate::remote::{Remote, of_store};
-use crate::replica::{ROUNDS_MAX, Replica, blocking, count, head, recover_locally};
+use crate::replica::{ROUNDS_MAX, Replica, Take, blocking, count, head, recover_locally};
 use crate::report::{Note, Offline, PullReport, Pulled, PushReport, Pushed, Rebased, SyncReport};
 use crate::session::Session;
 use crate::state::Intent;
@@ -186,7 +186,7 @@ impl Replica {
         match pull::pull(session, remote, head, self.options()).await {
             Ok((taken, session)) => Ok((Some(taken), session)),
             Err(Error::BaseGone { base, local_pages }) => match self.options().take {
-                Some(side) => self.take_whole(remote, head, side).await,
+                Some(take) => self.take_whole(remote, head, take).await,
                 None => Err(Error::BaseGone { base, local_pages }),
             },
             Err(e) => Err(e),
@@ -195,12 +195,13 @@ impl Replica {
 
     /// The state that both sides started from is gone, and the user has said whose state counts, as a
     /// whole: the remote's takes the file's place, of which a copy is kept; or the file stays as it is,
-    /// and all that differs from the remote's state is a local change.
+    /// and all that differs from the remote's state is a local change; or what was written here is
+    /// put on top of the remote's state, as new rows.
     async fn take_whole(
         &self,
         remote: &Arc<dyn Remote>,
         head: &Head,
-        side: Side,
+        take: Take,
     ) -> Result<(Option<Taken>, Session), Error> {
         let session = self.session_for(recover_locally).await?;
         let location = session.remote_name();
@@ -210,15 +211,19 @@ impl Replica {
             return Err(Error::PositionGone { remote: location, lsn: head.anchor.last });
         }
         let progress = self.options().progress.clone();
+        let with = With::new(Arc::clone(remote), self.options()).without_base();
         let fetched = remote.fetch_whole(&position, &progress).await.map_err(failed)?;
         let anchor = head.anchor.clone();
         blocking(move || {
             let mut session = session;
-            let taken = match side {
-                Side::Remote => {
+            let taken = match take {
+                Take::Remote => {
                     pull::take(&mut session, fetched, anchor, Mine::Replace, &progress)?
                 }
-                Side::Local => pull::stand(&mut session, fetched, anchor)?,
+                Take::Local => pull::stand(&mut session, fetched, anchor)?,
+                Take::Union => {
+                    pull::take(&mut session, fetched, anchor, Mine::Rebase(&with), &progress)?
+                }
             };
             session.notes.extend(taken.kept.as_ref().map(|kept| Note::Other {
                 text: format!("the file as it was is kept as {}", kept.display()),

@@ -12,6 +12,10 @@
 //! Only the images of the base come from the remote, and only of pages that were changed here. Each
 //! is checked against the base map before anything is made of it.
 //!
+//! If nobody has the base any more, nothing lies between file and remote, whose state then has all of its
+//! pages. In the base's place there is an empty database: what was changed here counts as new
+//! ([`Changed::before_gone`]).
+//!
 //! If the file moves on, a new pin takes the place of the old one and the layers are laid anew: what
 //! was fetched stays.
 
@@ -92,6 +96,8 @@ impl Local {
 pub(crate) struct Layers {
     pub(crate) local: Local,
     pub(crate) base: SharedOverlay,
+    /// Nobody has the base any more.
+    pub(crate) base_gone: bool,
 }
 
 impl Layers {
@@ -103,7 +109,26 @@ impl Layers {
         fetch: &mut FetchBase<'_>,
     ) -> Result<Self, Error> {
         let base = lay_base(session, &local, earlier, fetch)?;
-        Ok(Layers { local, base })
+        Ok(Layers { local, base, base_gone: false })
+    }
+
+    /// Lays an empty database on `local`, since the base is gone.
+    pub(crate) fn without_base(session: &Session, local: Local) -> Result<Self, Error> {
+        let failed = |e| spooling(session, e);
+        let mut base = Overlay::new(local.shared(), folder_of(&session.db)).map_err(failed)?;
+        base.resize(0).map_err(failed)?;
+        Ok(Layers { local, base: base.shared(), base_gone: true })
+    }
+
+    /// A layer for the remote's state, with the pages of `content`.
+    pub(crate) fn remote(
+        &self,
+        session: &Session,
+        content: Option<&SharedOverlay>,
+    ) -> Result<SharedOverlay, Error> {
+        let lower: SharedPages =
+            if self.base_gone { self.local.shared() } else { self.base.clone() };
+        Layers::on(session, lower, content)
     }
 
     /// What differs between base and file.
@@ -112,6 +137,7 @@ impl Layers {
             before: self.base.clone(),
             after: self.local.shared(),
             pages: Arc::new(self.local.changed.clone()),
+            before_gone: self.base_gone,
         }
     }
 

@@ -83,7 +83,7 @@ pub use remote::{
     ServerUrlError, Spot,
 };
 pub use remote_log::RemoteLog;
-pub use replica::{AuthToken, EncryptionKey, Options, Repair, Replica};
+pub use replica::{AuthToken, EncryptionKey, Options, Repair, Replica, Take};
 pub use report::{
     AdoptReport, CloneReport, HistoryEntry, InitReport, Note, Offline, PullReport, Pulled,
     PushReport, Pushed, Rebased, RemoteStatus, RepairReport, RestoreReport, Status, SyncReport,

@@ -147,7 +147,8 @@ impl States {
         let before: SharedPages = self.layers.base.clone();
         let mut pages = PageSet::new(0);
         let Some(remote) = &self.remote else {
-            return Ok(Changed { after: Arc::clone(&before), before, pages: Arc::new(pages) });
+            let (after, pages) = (Arc::clone(&before), Arc::new(pages));
+            return Ok(Changed { before, after, pages, before_gone: false });
         };
         let layer = locked(session, &remote.pages)?;
         let mut after = 0;
@@ -157,7 +158,8 @@ impl States {
             pages.insert(pgno);
         }
         drop(layer);
-        Ok(Changed { before, after: remote.pages.clone(), pages: Arc::new(pages) })
+        let after = remote.pages.clone();
+        Ok(Changed { before, after, pages: Arc::new(pages), before_gone: false })
     }
 }
 

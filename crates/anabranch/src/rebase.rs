@@ -15,6 +15,9 @@
 //! every attempt vain: after [`ROUNDS_WITHOUT_LOCK`] of them the write lock is taken first. Others are
 //! kept waiting no longer than this program itself would wait for them; then the work is given up.
 //!
+//! If the remote keeps nothing as old as the base any more, 1 and 2 are done without it, but only where
+//! the user says so ([`Take::Union`](crate::Take)): see [`Rules::without_base`](anabranch_rebase::Rules::without_base).
+//!
 //! Killed before COMMIT, nothing has happened; after it, the next operation decides as after any pull.
 //! Memory: a bounded part of each layer, see [`Overlay`](anabranch_sqlite::Overlay), and what
 //! `anabranch-rebase` states.
@@ -73,7 +76,7 @@ impl RemoteState {
         layers: &Layers,
     ) -> Result<Self, Error> {
         let base = &session.state.base;
-        let pages = Layers::on(session, layers.base.clone(), None)?;
+        let pages = layers.remote(session, None)?;
         let mut log_cookie = base.log_cookie;
         {
             let mut layer = locked(session, &pages)?;
@@ -82,7 +85,8 @@ impl RemoteState {
             change.each_page(session, &map, &mut |pgno, entry, page| {
                 if pgno == Pgno::ONE {
                     log_cookie = cookie_of(page);
-                    if map.get(pgno)? == Some(entry) && log_cookie == base.log_cookie {
+                    let same = map.get(pgno)? == Some(entry) && log_cookie == base.log_cookie;
+                    if same && !layers.base_gone {
                         return Ok(());
                     }
                 }
@@ -195,13 +199,17 @@ impl Work<'_> {
         deadline: Option<Instant>,
     ) -> Result<Option<Merged>, Error> {
         let with = self.with;
-        let mut fetch = |pages: &PageSet| with.fetch_base(session, pages);
-        let layers = Layers::lay(session, local, self.base.as_ref(), &mut fetch)?;
+        let layers = if with.base_gone {
+            Layers::without_base(session, local)?
+        } else {
+            let mut fetch = |pages: &PageSet| with.fetch_base(session, pages);
+            Layers::lay(session, local, self.base.as_ref(), &mut fetch)?
+        };
         self.base = Some(layers.base.clone());
         let remote = match self.remote.take() {
             None => RemoteState::keep(session, self.change, &layers)?,
             Some(known) => RemoteState {
-                pages: Layers::on(session, layers.base.clone(), Some(&known.pages))?,
+                pages: layers.remote(session, Some(&known.pages))?,
                 log_cookie: known.log_cookie,
             },
         };

@@ -54,7 +54,40 @@ pub struct Options {
     /// Whose side is taken where that cannot be decided row by row: both changed one object of the
     /// schema, or a table that cannot be merged, or the remote does not keep the state any more that
     /// both started from. `None`: that is an error.
-    pub take: Option<Side>,
+    pub take: Option<Take>,
+}
+
+/// Whose side is taken where rows do not decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Take {
+    /// What is here: the local schema or table; the file's whole state where the common one is gone.
+    Local,
+    /// What the remote has; where the common state is gone the file becomes that, and a copy of it is
+    /// kept beside it.
+    Remote,
+    /// Both, where the common state is gone: see [`Rules::without_base`]. Of schemas in conflict nobody
+    /// can take both, that stays an error.
+    Union,
+}
+
+impl Take {
+    /// The side that counts where one of them must.
+    pub(crate) fn side(self) -> Option<Side> {
+        match self {
+            Take::Local => Some(Side::Local),
+            Take::Remote => Some(Side::Remote),
+            Take::Union => None,
+        }
+    }
+}
+
+impl From<Side> for Take {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Local => Take::Local,
+            Side::Remote => Take::Remote,
+        }
+    }
 }
 
 impl std::fmt::Debug for Options {

@@ -18,7 +18,7 @@ pub(crate) struct Pull {
     pub(crate) file: Option<PathBuf>,
     /// Whose side counts where rows do not decide: see `sync --help`
     #[arg(long, value_name = "SIDE")]
-    pub(crate) take: Option<Take>,
+    pub(crate) take: Option<Takes>,
 }
 
 /// Pull and push in one step
@@ -32,8 +32,8 @@ pub(crate) struct Pull {
 /// of the schema, or a table that cannot be merged, or a row for which `config` says `abort`; or the
 /// remote does not keep any more what both started from. --take decides all of these but rows: `local`
 /// goes on with the schema, or table, of this side, `remote` with that of the others. If the common
-/// state is gone, `remote` makes the file what the remote has, keeping a copy beside it, and `local`
-/// sends the file's whole state.
+/// state is gone, `remote` makes the file what the remote has, keeping a copy beside it, `local`
+/// sends the file's whole state, and `union` adds the rows written here to what the remote has.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  anabranch sync notes.db\n  anabranch sync --json notes.db\n  \
@@ -47,7 +47,28 @@ pub(crate) struct Sync {
     pub(crate) dry_run: bool,
     /// Whose side counts where rows do not decide
     #[arg(long, value_name = "SIDE")]
-    pub(crate) take: Option<Take>,
+    pub(crate) take: Option<Takes>,
+}
+
+/// What counts where rows do not decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Takes {
+    /// What is here
+    Local,
+    /// What the remote has
+    Remote,
+    /// Both, if the remote does not keep any more what both started from
+    Union,
+}
+
+impl From<Takes> for anabranch::Take {
+    fn from(take: Takes) -> Self {
+        match take {
+            Takes::Local => anabranch::Take::Local,
+            Takes::Remote => anabranch::Take::Remote,
+            Takes::Union => anabranch::Take::Union,
+        }
+    }
 }
 
 /// One of two sides.

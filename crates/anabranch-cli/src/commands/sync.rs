@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use anabranch::{Offline, PullReport, Pulled, PushReport, Pushed, Rebased, Side, SyncReport};
+use anabranch::{Offline, PullReport, Pulled, PushReport, Pushed, Rebased, SyncReport, Take};
 use serde::Serialize;
 
 use super::diff::DryRun;
@@ -125,7 +125,7 @@ impl Human for PullDone {
 }
 
 pub(super) async fn pull(args: args::Pull, ctx: &Context) -> Result<Outcome, Failure> {
-    let replica = ctx.replica_taking(args.file, args.take.map(Side::from)).await?;
+    let replica = ctx.replica_taking(args.file, args.take.map(Take::from)).await?;
     let report = replica.pull().await?;
     Ok(Outcome::done(PullDone(report)))
 }
@@ -159,7 +159,7 @@ impl Human for SyncDone {
 }
 
 pub(super) async fn sync(args: args::Sync, ctx: &Context) -> Result<Outcome, Failure> {
-    let replica = ctx.replica_taking(args.file, args.take.map(Side::from)).await?;
+    let replica = ctx.replica_taking(args.file, args.take.map(Take::from)).await?;
     if args.dry_run {
         return Ok(Outcome::done(DryRun::from(replica.preview().await?)));
     }

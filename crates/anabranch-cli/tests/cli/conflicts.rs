@@ -265,7 +265,7 @@ fn rows_of_both_under_a_key_that_sqlite_chose_both_survive() {
 
 #[test]
 fn a_state_that_the_remote_does_not_keep_any_more_is_told_and_a_side_can_be_taken() {
-    for take in ["local", "remote"] {
+    for take in ["local", "remote", "union"] {
         let yard = Yard::published();
         for n in 0..2 {
             yard.sql("a.db", &format!("UPDATE note SET body = 'of a {n}' WHERE id = 2"));
@@ -275,13 +275,28 @@ fn a_state_that_the_remote_does_not_keep_any_more_is_told_and_a_side_can_be_take
         yard.sql("b.db", "UPDATE note SET body = 'of b' WHERE id = 3");
         let before = state(&yard, "b.db");
         let said = yard.fails(3, ["sync", "b.db"]);
-        assert!(said.contains("--take remote") && said.contains("--take local"), "{said}");
+        for way in ["--take remote", "--take local", "--take union"] {
+            assert!(said.contains(way), "{said}");
+        }
         assert_eq!(yard.run(["sync", "b.db", "--json"]).json_error()["code"], "base-gone");
         assert_eq!(state(&yard, "b.db"), before);
         let said = yard.ok(["sync", "b.db", "--take", take]);
         yard.ok(["sync", "a.db"]);
         let found = bodies(&yard, "a.db");
-        if take == "local" {
+        if take == "union" {
+            // Both on one page: of a row that differs the remote's version stands.
+            assert!(!found.contains("of b") && found.contains("of a 1"), "{found}");
+            let entries = yard.json(["conflicts", "b.db"]);
+            let entries = entries["conflicts"].as_array().unwrap();
+            let ids: Vec<_> = entries.iter().map(|e| e["key"]["id"].as_i64().unwrap()).collect();
+            assert_eq!(ids, [2, 3], "{entries:?}");
+            let id = entries[1]["id"].to_string();
+            yard.ok(["conflicts", "resolve", "b.db", &id, "--take", "local"]);
+            yard.ok(["sync", "b.db"]);
+            yard.ok(["sync", "a.db"]);
+            let found = bodies(&yard, "a.db");
+            assert!(found.contains("of b") && found.contains("of a 1"), "{found}");
+        } else if take == "local" {
             assert!(found.ends_with(",of b") && !found.contains("of a"), "{found}");
         } else {
             assert!(!found.contains("of b") && found.contains("of a 1"), "{found}");
@@ -290,6 +305,42 @@ fn a_state_that_the_remote_does_not_keep_any_more_is_told_and_a_side_can_be_take
         }
         assert_same(&yard);
     }
+}
+
+#[test]
+fn union_leaves_alone_what_lies_on_pages_that_were_not_written_here() {
+    let yard = Yard::published();
+    let many = "WITH RECURSIVE n(n) AS (SELECT 1000 UNION ALL SELECT n + 1 FROM n WHERE n < 4000)
+        INSERT INTO note SELECT n, 'note ' || n || hex(zeroblob(30)) FROM n";
+    yard.sql("a.db", many);
+    yard.ok(["sync", "a.db"]);
+    yard.ok(["sync", "b.db"]);
+    for n in 0..2 {
+        let sql = format!(
+            "DELETE FROM note WHERE id = 1100 + {n}; UPDATE note SET body = 'of a' WHERE id = 3000 + {n}"
+        );
+        yard.sql("a.db", &sql);
+        yard.ok(["sync", "a.db"]);
+        yard.ok(["compact", "river", "--retain", "0s"]);
+    }
+    yard.sql(
+        "b.db",
+        "INSERT INTO note VALUES (9000, 'of b'); UPDATE note SET body = 'of b' WHERE id = 2000",
+    );
+    yard.fails(3, ["sync", "b.db"]);
+    let said = yard.ok(["sync", "b.db", "--take", "union"]);
+    assert!(said.contains("1 row of this side") && said.contains("note: 1 conflict\n"), "{said}");
+    yard.ok(["sync", "a.db"]);
+    let count = "SELECT count(*) FROM note WHERE id IN (1100, 1101)";
+    assert_eq!(
+        (yard.number("b.db", count), text(&yard, "b.db", "SELECT body FROM note WHERE id = 3001")),
+        (0, "of a".to_owned())
+    );
+    assert_eq!(text(&yard, "a.db", "SELECT body FROM note WHERE id = 9000"), "of b");
+    assert_same(&yard);
+    // Nothing tells whether it was changed here or by others.
+    yard.ok(["conflicts", "resolve", "b.db", "1", "--take", "local"]);
+    assert_eq!(text(&yard, "b.db", "SELECT body FROM note WHERE id = 2000"), "of b");
 }
 
 #[test]

@@ -45,22 +45,48 @@ impl Finder {
         }
         let mut keys = Keys { columns, found: Vec::new(), bytes: 0 };
         self.compare_sets(&old, &new, &mut keys)?;
-        if self.has_suspects() {
-            for pgno in before.iter() {
-                if !self.is_same(pgno.get(), &after) {
-                    continue;
-                }
-                let page = index_page(&self.before, pgno.get())?;
-                for cell in 0..page.cells {
-                    let at = page.cell(cell)?;
-                    self.note_if_chain_changed(&page, &at, &mut keys)?;
-                }
-                if !self.has_suspects() {
-                    break;
-                }
+        self.look_through_keys(&before, &after, &mut keys)?;
+        Ok(keys.found)
+    }
+
+    /// The keys of the rows of one state that lie on pages that differ.
+    pub(super) fn keys_on(&mut self, root: u32, columns: usize) -> Result<Vec<Vec<Cell>>, Odd> {
+        if self.suspects.is_none() || !self.after.utf8 {
+            return Err(Odd::GiveUp);
+        }
+        let all = pages(&self.after, root)?;
+        let mut keys = Keys { columns, found: Vec::new(), bytes: 0 };
+        for pgno in self.unlike(&all, &all)? {
+            let page = index_page(&self.after, pgno)?;
+            for cell in 0..page.cells {
+                keys.push(&self.after, &page.bytes, &page.cell(cell)?)?;
             }
         }
+        self.look_through_keys(&all, &all, &mut keys)?;
         Ok(keys.found)
+    }
+
+    /// Looks for changed overflow pages of cells on the pages that both sides share.
+    fn look_through_keys(
+        &mut self,
+        before: &PageSet,
+        after: &PageSet,
+        keys: &mut Keys,
+    ) -> Result<(), Odd> {
+        for pgno in before.iter() {
+            if !self.has_suspects() {
+                break;
+            }
+            if !self.is_same(pgno.get(), after) {
+                continue;
+            }
+            let page = index_page(&self.before, pgno.get())?;
+            for cell in 0..page.cells {
+                let at = page.cell(cell)?;
+                self.note_if_chain_changed(&page, &at, keys)?;
+            }
+        }
+        Ok(())
     }
 
     /// The pages of one side that the other has not, or not alike.

@@ -28,6 +28,24 @@ impl Finder {
         Ok(rowids)
     }
 
+    /// The rows of one state that lie on pages that differ.
+    pub(super) fn rowids_on(&mut self, root: u32) -> Result<Vec<i64>, Odd> {
+        if self.suspects.is_none() {
+            return Err(Odd::GiveUp);
+        }
+        let leaves = leaves(&self.after, root)?;
+        let mut cells = Cells::new(self.wanted(&self.after, root, &leaves)?);
+        let mut rowids = Vec::new();
+        while let Some(rowid) = cells.peek(&self.after)? {
+            push(&mut rowids, rowid)?;
+            cells.step();
+        }
+        if self.has_suspects() {
+            self.look_through(root, &leaves, &mut rowids)?;
+        }
+        Ok(rowids)
+    }
+
     /// The leaves of a tree that must be read, where the other side has the leaves `other`.
     fn wanted(&self, reader: &Reader, root: u32, other: &PageSet) -> Result<Vec<u32>, Odd> {
         let mut wanted = Vec::new();

@@ -74,12 +74,13 @@ impl Pair {
         let (after, new) = self.pages(&self.path("after"));
         let bytes = before.lock().unwrap().page_size().bytes();
         let mut pages = PageSet::new(u32::MAX >> 8);
-        for (n, (old, new)) in (1..).zip(old.chunks(bytes).zip(new.chunks(bytes))) {
-            if old != new {
+        let old = old.chunks(bytes).map(Some).chain(std::iter::repeat(None));
+        for (n, (old, new)) in (1..).zip(old.zip(new.chunks(bytes))) {
+            if old != Some(new) {
                 pages.insert(Pgno::new(n).unwrap());
             }
         }
-        Changed { before, after, pages: Arc::new(pages) }
+        Changed { before, after, pages: Arc::new(pages), before_gone: false }
     }
 
     fn conns(&self) -> (Connection, Connection) {
@@ -118,23 +119,43 @@ impl Pair {
         }
     }
 
+    /// The rows of the later state on pages that differ, where the earlier one is gone; `None`: all.
+    fn on_changed_pages(
+        &self,
+        table: &str,
+        key_columns: Option<usize>,
+    ) -> Option<BTreeSet<String>> {
+        let (_, after) = self.conns();
+        let mut finder = Finder::of_one(&self.changed(), &after).unwrap();
+        match finder.on_changed_pages(self.trees(table, key_columns)).unwrap() {
+            Candidates::All => None,
+            Candidates::Rowids(rowids) => Some(rowids.iter().map(i64::to_string).collect()),
+            Candidates::Keys(keys) => Some(keys.iter().map(|key| key_text(key)).collect()),
+        }
+    }
+
+    /// Whether all rows that are new or were changed are found without the state before.
+    fn check_without_before(&self) {
+        for (table, key, columns) in [
+            ("t", "CAST(rowid AS TEXT)", None),
+            ("s", "CAST(rowid AS TEXT)", None),
+            ("w", "a || '/' || b", Some(2)),
+        ] {
+            let Some(found) = self.on_changed_pages(table, columns) else { continue };
+            let (_, after) = self.conns();
+            let there: BTreeSet<String> = rows(&after, key, table).into_keys().collect();
+            assert!(found.is_subset(&there), "{table}: {found:?}");
+            let wanted = self.differing(key, table);
+            let missing: Vec<_> =
+                wanted.intersection(&there).filter(|key| !found.contains(*key)).collect();
+            assert!(missing.is_empty(), "{table}: {missing:?} of {wanted:?}");
+        }
+    }
+
     /// The keys of the rows that differ, found by SQL alone.
     fn differing(&self, key: &str, table: &str) -> BTreeSet<String> {
-        let rows = |conn: &Connection| -> BTreeMap<String, Vec<u8>> {
-            let sql = format!("SELECT {key}, * FROM {table}");
-            let mut statement = conn.prepare(&sql).unwrap();
-            let mut rows = statement.query([]).unwrap();
-            let mut found = BTreeMap::new();
-            while let Some(row) = rows.next().unwrap() {
-                let columns = row.as_ref().column_count();
-                let text: Vec<String> =
-                    (1..columns).map(|at| format!("{:?}", row.get_ref(at).unwrap())).collect();
-                found.insert(row.get(0).unwrap(), text.concat().into_bytes());
-            }
-            found
-        };
         let (before, after) = self.conns();
-        let (before, after) = (rows(&before), rows(&after));
+        let (before, after) = (rows(&before, key, table), rows(&after, key, table));
         let keys = before.keys().chain(after.keys());
         keys.filter(|key| before.get(*key) != after.get(*key)).cloned().collect()
     }
@@ -154,13 +175,7 @@ impl Pair {
             }
         }
         if let Some(found) = self.keys("w", 2) {
-            let text = |cell: &Cell| match cell {
-                Cell::Text(text) => String::from_utf8(text.clone()).unwrap(),
-                Cell::Integer(n) => n.to_string(),
-                other => panic!("{other:?}"),
-            };
-            let found: BTreeSet<String> =
-                found.iter().map(|key| format!("{}/{}", text(&key[0]), text(&key[1]))).collect();
+            let found: BTreeSet<String> = found.iter().map(|key| key_text(key)).collect();
             let wanted = self.differing("a || '/' || b", "w");
             let missing: Vec<_> = wanted.difference(&found).collect();
             assert!(missing.is_empty(), "w: {missing:?} of {wanted:?}");
@@ -168,6 +183,30 @@ impl Pair {
         }
         answered
     }
+}
+
+/// What tells each row of a table, and what else is in it.
+fn rows(conn: &Connection, key: &str, table: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut statement = conn.prepare(&format!("SELECT {key}, * FROM {table}")).unwrap();
+    let mut rows = statement.query([]).unwrap();
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next().unwrap() {
+        let columns = row.as_ref().column_count();
+        let text: Vec<String> =
+            (1..columns).map(|at| format!("{:?}", row.get_ref(at).unwrap())).collect();
+        found.insert(row.get(0).unwrap(), text.concat().into_bytes());
+    }
+    found
+}
+
+/// A key of the table w.
+fn key_text(key: &[Cell]) -> String {
+    let text = |cell: &Cell| match cell {
+        Cell::Text(text) => String::from_utf8(text.clone()).unwrap(),
+        Cell::Integer(n) => n.to_string(),
+        other => panic!("{other:?}"),
+    };
+    format!("{}/{}", text(&key[0]), text(&key[1]))
 }
 
 const SCHEMA: &str = "CREATE TABLE t(k INTEGER PRIMARY KEY, v);
@@ -314,6 +353,7 @@ proptest! {
             |conn| ops.iter().for_each(|op| run(conn, op)),
         );
         pair.check();
+        pair.check_without_before();
     }
 
     #[test]
@@ -468,4 +508,25 @@ fn keys_are_read_as_they_are_stored() {
     ];
     wanted.sort_by_key(|key| format!("{key:?}"));
     assert_eq!(keys, wanted);
+}
+
+#[test]
+fn rows_on_pages_that_did_not_change_are_left_alone_without_the_state_before() {
+    let pair = Pair::new(
+        |conn| base(conn, 1024, "none", 400),
+        |conn| {
+            conn.execute_batch(
+                "UPDATE t SET v = 1 WHERE k = 5; UPDATE w SET v = 1 WHERE b = 5 AND a LIKE '%40'",
+            )
+            .unwrap()
+        },
+    );
+    for (table, columns) in [("t", None), ("w", Some(2))] {
+        let found = pair.on_changed_pages(table, columns).unwrap();
+        let (_, after) = pair.conns();
+        let key = if columns.is_some() { "a || '/' || b" } else { "CAST(rowid AS TEXT)" };
+        let all = rows(&after, key, table).len();
+        assert!(!found.is_empty() && found.len() * 4 < all, "{table}: {} of {all}", found.len());
+    }
+    pair.check_without_before();
 }

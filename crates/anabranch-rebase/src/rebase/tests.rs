@@ -14,3 +14,4 @@ mod policies;
 mod property;
 mod references;
 mod unique;
+mod without_base;

@@ -91,7 +91,7 @@ impl Change {
             after: (fetched.stated_sum().unwrap_or(DbChecksum::EMPTY), fetched.pages.1),
             unstated: fetched.stated_sum().is_none(),
             replace,
-            skip_equal: matches!(mine, Mine::Rebase(_)),
+            skip_equal: matches!(mine, Mine::Rebase(with) if !with.base_gone),
             pages_max: fetched.pages_max,
             page_size,
         };

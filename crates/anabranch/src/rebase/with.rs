@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anabranch_format::{DeltaError, PageSource, Pgno};
-use anabranch_rebase::{Resolve, Rules, Side};
+use anabranch_rebase::{Resolve, Rules};
 use anabranch_sqlite::{PageRead, PageSet, PinnedView};
 use anabranch_store::{Progress, StoreError};
 use tokio::runtime::Handle;
@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use crate::crash::crash_point;
 use crate::error::Error;
 use crate::remote::{BaseAt, BasePages, LibsqlError, Remote, of_store};
-use crate::replica::Options;
+use crate::replica::{Options, Take};
 use crate::session::Session;
 
 /// What a rebase needs beside the replica.
@@ -21,7 +21,9 @@ pub(crate) struct With {
     runtime: Handle,
     rules: Option<Rules>,
     resolve: Option<Arc<dyn Resolve>>,
-    pub(crate) take: Option<Side>,
+    take: Option<Take>,
+    /// Nobody has the base any more, and it was said what is to be done then.
+    pub(crate) base_gone: bool,
     progress: Progress,
 }
 
@@ -34,8 +36,14 @@ impl With {
             rules: options.rules.clone(),
             resolve: options.resolve.clone(),
             take: options.take,
+            base_gone: false,
             progress: options.progress.clone(),
         }
+    }
+
+    /// The same, where nobody has the base any more.
+    pub(crate) fn without_base(self) -> Self {
+        With { base_gone: true, ..self }
     }
 
     pub(crate) fn progress(&self) -> &Progress {
@@ -48,12 +56,13 @@ impl With {
             Some(rules) => rules.clone(),
             None => session.sidecar.rules()?,
         };
-        Ok(Rules {
-            take_schema: self.take.or(rules.take_schema),
+        let rules = Rules {
+            take_schema: self.take.and_then(Take::side).or(rules.take_schema),
             equal_rows_are_one: rules.equal_rows_are_one || session.state.undecided,
             resolve: self.resolve.clone().or(rules.resolve),
             ..rules
-        })
+        };
+        Ok(if self.base_gone { rules.without_base() } else { rules })
     }
 
     /// Fetches pages of the base: from the file's own `-wal`, where that reaches back, else from the

@@ -109,6 +109,21 @@ impl Case {
 
     /// As [`run`](Self::run), with the pages that differ.
     pub(super) fn run_by_pages(&self) -> Done {
+        self.run_with(Some(&self.changed())).unwrap()
+    }
+
+    /// Where nobody has the base any more, only the pages that differ from it are known.
+    pub(super) fn run_without_base(mut self) -> Result<Done, RebaseError> {
+        let after = pages(&self.local);
+        let before = Pages { size: after.size, bytes: Vec::new() };
+        let changed =
+            Changed { before: Arc::new(Mutex::new(before)), before_gone: true, ..self.changed() };
+        self.base = Connection::open_in_memory().unwrap();
+        self.rules = self.rules.without_base();
+        self.run_with(Some(&changed))
+    }
+
+    fn changed(&self) -> Changed {
         let [before, after] = [&self.base, &self.local].map(pages);
         let different = (1..=before.size().max(after.size()))
             .filter(|&n| before.page(n) != after.page(n))
@@ -117,12 +132,12 @@ impl Case {
         for pgno in different {
             set.insert(pgno);
         }
-        let changed = Changed {
+        Changed {
             before: Arc::new(Mutex::new(before)),
             after: Arc::new(Mutex::new(after)),
             pages: Arc::new(set),
-        };
-        self.run_with(Some(&changed)).unwrap()
+            before_gone: false,
+        }
     }
 
     fn run_with(&self, changed: Option<&Changed>) -> Result<Done, RebaseError> {

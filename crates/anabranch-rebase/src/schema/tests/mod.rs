@@ -80,6 +80,7 @@ impl World {
             before: Arc::new(Mutex::new(before)),
             after: Arc::new(Mutex::new(after)),
             pages: Arc::new(pages),
+            before_gone: false,
         }
     }
 

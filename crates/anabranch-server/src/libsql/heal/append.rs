@@ -183,7 +183,12 @@ async fn merged(
         let cookies = (before, cookie(&mut local)?);
         let pages = Arc::new(local.page_set());
         let local: SharedPages = local.shared();
-        let changed = Changed { before: Arc::clone(&base), after: Arc::clone(&local), pages };
+        let changed = Changed {
+            before: Arc::clone(&base),
+            after: Arc::clone(&local),
+            pages,
+            before_gone: false,
+        };
         Ok((changed, cookies))
     });
     let (changed, cookies) = layers.await?.map_err(|e: std::io::Error| scratch(&e))?;
