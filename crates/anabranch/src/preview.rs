@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_format::Lsn;
-use anabranch_rebase::{BoxError, Changed, Conflict, RowChange, changed_rows};
+use anabranch_rebase::{BoxError, Changed, Conflict, KeyMap, RowChange, changed_rows};
 use anabranch_sqlite::{PageSet, Scratch, SharedPages};
 use anabranch_store::Fetched;
 use serde::Serialize;
@@ -174,13 +174,13 @@ fn preview(session: &Session, with: &With, beyond: Option<Beyond>) -> Result<Pre
             let result = Layers::on(session, remote.pages.clone(), None)?;
             let rules = with.rules(session)?;
             let replay = Replay {
-                layers: &states.layers,
-                remote: &remote.pages,
+                changed: states.layers.changed(),
+                remote: remote.pages.clone(),
                 result: &result,
                 rules: &rules,
                 deadline: None,
             };
-            let summary = replay.run(session, &mut |conflict| {
+            let summary = replay.run(session, &mut KeyMap::default(), &mut |conflict| {
                 if conflicts.len() < PREVIEW_CONFLICTS_MAX {
                     conflicts.push(conflict);
                 }

@@ -6,14 +6,16 @@
 //!    are replayed on the remote's state, under the rules; conflicts go to the journal, under the
 //!    number of the intent;
 //! 3. what turns the file into the result is applied as a pull is, if the file still is what was
-//!    pinned: else all of this once more, with what was fetched before. The intent says what the
+//!    pinned: else what was written to it meanwhile is replayed on the result, in the same way: base is the
+//!    file as it was pinned, the remote's state is the result ([`go_on`]). The intent says what the
 //!    base becomes (the remote's state) apart from what the file becomes (the result);
 //! 4. settle: the base moves on, the conflicts count. What the file is ahead of the base goes out
 //!    with the push that follows.
 //!
 //! Nobody is locked out while rows are compared, so a program that writes all the time could make
-//! every attempt vain: after [`ROUNDS_WITHOUT_LOCK`] of them the write lock is taken first. Others are
-//! kept waiting no longer than this program itself would wait for them; then the work is given up.
+//! every round vain: after [`ROUNDS_WITHOUT_LOCK`] of them the write lock is taken first. Little is left
+//! to be done by then, however much was changed before; others are kept waiting no longer than this
+//! program itself would wait for them, then the work is given up.
 //!
 //! If the remote keeps nothing as old as the base any more, 1 and 2 are done without it, but only where
 //! the user says so ([`Take::Union`](crate::Take)): see [`Rules::without_base`](anabranch_rebase::Rules::without_base).
@@ -25,7 +27,7 @@
 use std::time::Instant;
 
 use anabranch_format::{PageSource, Pgno};
-use anabranch_rebase::Summary;
+use anabranch_rebase::{KeyMap, Summary};
 use anabranch_sqlite::{
     Applied, ApplyDelta, ApplyError, CookieRule, Difference, Hashed, PageRead, PageSet,
     SharedOverlay, UnderLock, View,
@@ -42,8 +44,11 @@ use crate::report::Rebased;
 use crate::session::Session;
 use crate::state::{Base, Intent, RebaseIntent, Stage};
 
+mod overtaken;
 mod replay;
 mod with;
+
+use overtaken::go_on;
 
 pub(crate) use replay::{Replay, of_scratch, report};
 pub(crate) use with::With;
@@ -99,10 +104,14 @@ impl RemoteState {
 
 /// All states, and what was found out about them.
 struct Merged {
-    layers: Layers,
+    local: Local,
+    /// What lies between file and remote's state.
+    under: Vec<SharedOverlay>,
     remote: SharedOverlay,
     log_cookie: u32,
     result: SharedOverlay,
+    /// Rows that the file has under other keys than the result.
+    keys: KeyMap,
     summary: Summary,
     /// The schema of the result is not the remote's.
     carried: bool,
@@ -120,7 +129,7 @@ pub(crate) fn rebase(
     id: i64,
     with: &With,
 ) -> Result<(u64, Rebased), Error> {
-    let mut work = Work { change, with, id, remote: None, base: None };
+    let mut work = Work { change, with, id, remote: None, base: None, overtaken: None };
     let done = work.rounds(session, local);
     if done.is_err() {
         // The first error is the one to report.
@@ -136,6 +145,9 @@ struct Work<'a> {
     /// What earlier rounds fetched.
     remote: Option<RemoteState>,
     base: Option<SharedOverlay>,
+    /// What the last round came to, before it turned out that somebody had written to the file. Its
+    /// journal is in the sidecar's open transaction.
+    overtaken: Option<Merged>,
 }
 
 impl Work<'_> {
@@ -162,12 +174,19 @@ impl Work<'_> {
                 continue;
             }
             let deadline = locked.then(|| Instant::now() + session.patience());
-            let Some(merged) = self.merge(session, local, deadline)? else {
+            let merged = match self.overtaken.take() {
+                Some(overtaken) => Some(go_on(session, self, overtaken, local, deadline)?),
+                None => self.merge(session, local, deadline)?,
+            };
+            let Some(merged) = merged else {
                 drop(view);
                 return self.only_move_on(session);
             };
             // Who wrote while rows were compared is seen when the write lock is taken.
-            let Some((intent, applied)) = self.apply(session, view, &merged)? else { continue };
+            let Some((intent, applied)) = self.apply(session, view, &merged)? else {
+                self.overtaken = Some(merged);
+                continue;
+            };
             let rebased = report(&merged.summary);
             drop(merged);
             (self.base, self.remote) = (None, None);
@@ -183,11 +202,31 @@ impl Work<'_> {
         Err(Error::KeepsMoving { path: session.db.clone() })
     }
 
-    /// Pins the file as it is by now. What the last round wrote to the sidecar goes.
-    fn look_again(&self, session: &Session) -> Result<Local, Error> {
+    /// Pins the file as it is by now. What the last round wrote to the sidecar goes, unless this one goes
+    /// on from there.
+    fn look_again(&mut self, session: &Session) -> Result<Local, Error> {
+        let before = Stage::Before.of(self.id);
+        if self.overtaken.is_some() {
+            session.base_map().drop_staged(before)?;
+            let local = Local::capture(session, Some(before))?;
+            if self.overtaken.as_ref().is_some_and(|overtaken| overtaken.has_schema_of(&local)) {
+                return Ok(local);
+            }
+            // Names of tables and columns are what all that was found out hangs on.
+            self.overtaken = None;
+        }
         session.sidecar.rollback()?;
         session.sidecar.begin()?;
-        Local::capture(session, Some(Stage::Before.of(self.id)))
+        Local::capture(session, Some(before))
+    }
+
+    fn origin(&self, session: &Session) -> Origin {
+        Origin {
+            intent: self.id,
+            at: entropy::now(),
+            base: session.state.base.lsn(),
+            onto: self.change.to(),
+        }
     }
 
     /// Replays the local changes; `None` if the remote's state is the base, so that there is nothing to
@@ -216,34 +255,35 @@ impl Work<'_> {
         if remote.is_base(session, self.change) {
             return Ok(None);
         }
-        let origin = Origin {
-            intent: self.id,
-            at: entropy::now(),
-            base: session.state.base.lsn(),
-            onto: self.change.to(),
-        };
+        let origin = self.origin(session);
         let result = Layers::on(session, remote.pages.clone(), None)?;
         let rules = with.rules(session)?;
         let replay = Replay {
-            layers: &layers,
-            remote: &remote.pages,
+            changed: layers.changed(),
+            remote: remote.pages.clone(),
             result: &result,
             rules: &rules,
             deadline,
         };
-        let summary =
-            replay.run(session, &mut |conflict| session.sidecar.put_conflict(&origin, conflict))?;
+        let mut keys = KeyMap::default();
+        let mut journal = |conflict| session.sidecar.put_conflict(&origin, conflict);
+        let summary = replay.run(session, &mut keys, &mut journal)?;
         crash_point!("rebase::computed");
         let carried = cookie_in(session, &result)? != cookie_in(session, &remote.pages)?;
-        let (base, file_cookie) = (&session.state.base, layers.local.page_one.schema_cookie);
-        let same_schema = file_cookie == base.file_cookie && remote.log_cookie == base.log_cookie;
-        let new_schema = carried || !same_schema;
-        if new_schema {
-            show_new_schema(session, &result, file_cookie)?;
-        }
         let (pages, log_cookie) = (remote.pages.clone(), remote.log_cookie);
         self.remote = Some(remote);
-        Ok(Some(Merged { layers, remote: pages, log_cookie, result, summary, carried, new_schema }))
+        let merged = Merged {
+            local: layers.local,
+            under: vec![layers.base],
+            remote: pages,
+            log_cookie,
+            result,
+            keys,
+            summary,
+            carried,
+            new_schema: false,
+        };
+        merged.shown(session).map(Some)
     }
 
     /// Applies what leads from the file to the result; `None` if somebody wrote to the file meanwhile.
@@ -254,11 +294,11 @@ impl Work<'_> {
         merged: &Merged,
     ) -> Result<Option<(RebaseIntent, Applied)>, Error> {
         let map = session.base_map();
+        session.sidecar.mark()?;
         stage(session, Stage::Base.of(self.id), &merged.remote)?;
         stage(session, Stage::Ahead.of(self.id), &merged.result)?;
         let size_after = locked(session, &merged.result)?.size();
-        let layers = vec![merged.layers.base.clone(), merged.remote.clone(), merged.result.clone()];
-        let difference = Difference::new(merged.layers.local.shared(), layers);
+        let difference = Difference::new(merged.local.shared(), merged.all());
         let page_size = session.state.page_size;
         let mut pages = Hashed::new(difference, map.hasher(), page_size);
         let schema_cookie = match merged.new_schema {
@@ -296,22 +336,24 @@ impl Work<'_> {
                 let intent = written.expect("an apply that succeeds has called back");
                 Ok(Some((intent, applied)))
             }
+            // Seen before anything is written: the journal of this round still counts.
+            Err(ApplyError::Moved) if written.is_none() => {
+                session.sidecar.back_to_mark()?;
+                Ok(None)
+            }
             Err(e) => {
                 session.sidecar.rollback()?;
                 if written.is_some() && !e.may_be_committed() {
                     session.forget(&[self.id])?;
                 }
-                match e {
-                    ApplyError::Moved => Ok(None),
-                    e => Err(of_apply(session, self.change.to(), e)),
-                }
+                Err(of_apply(session, self.change.to(), e))
             }
         }
     }
 
     /// The remote's state is the base, only its position is new: the file stays as it is, and ahead of
     /// the base where it was.
-    fn only_move_on(&self, session: &mut Session) -> Result<(u64, Rebased), Error> {
+    fn only_move_on(&mut self, session: &mut Session) -> Result<(u64, Rebased), Error> {
         let local = self.look_again(session)?;
         {
             let map = session.base_map();
@@ -328,6 +370,31 @@ impl Work<'_> {
         drop(local);
         session.settle_rebase(self.id, base, mark, counter, entropy::now())?;
         Ok((0, Rebased::default()))
+    }
+}
+
+impl Merged {
+    /// All that lies on the file, lowest first.
+    fn all(&self) -> Vec<SharedOverlay> {
+        let mut layers = self.under.clone();
+        layers.extend([self.remote.clone(), self.result.clone()]);
+        layers
+    }
+
+    /// Whether the file has the same schema in another state.
+    fn has_schema_of(&self, other: &Local) -> bool {
+        self.local.page_one.schema_cookie == other.page_one.schema_cookie
+    }
+
+    /// With a schema cookie that shows whether the file gets another schema.
+    fn shown(mut self, session: &Session) -> Result<Self, Error> {
+        let (base, file_cookie) = (&session.state.base, self.local.page_one.schema_cookie);
+        let same_schema = file_cookie == base.file_cookie && self.log_cookie == base.log_cookie;
+        self.new_schema = self.carried || !same_schema;
+        if self.new_schema {
+            show_new_schema(session, &self.result, file_cookie)?;
+        }
+        Ok(self)
     }
 }
 

@@ -276,6 +276,16 @@ impl Sidecar {
         self.run(|conn| conn.execute_batch("ROLLBACK"))
     }
 
+    /// Marks a place in the transaction.
+    pub(crate) fn mark(&self) -> Result<(), Error> {
+        self.run(|conn| conn.execute_batch("SAVEPOINT here"))
+    }
+
+    /// Takes back what was done in the transaction since [`Sidecar::mark`].
+    pub(crate) fn back_to_mark(&self) -> Result<(), Error> {
+        self.run(|conn| conn.execute_batch("ROLLBACK TO here; RELEASE here"))
+    }
+
     /// Ends the transaction; it is on disk when this returns.
     pub(crate) fn commit_durably(&self) -> Result<(), Error> {
         self.run(|conn| conn.execute_batch("COMMIT"))

@@ -2,20 +2,20 @@
 
 use std::time::Instant;
 
-use anabranch_rebase::{Conflict, KeyMap, Layered, LayeredError, Rules, Summary};
-use anabranch_sqlite::{ScratchError, SharedOverlay};
+use anabranch_rebase::{Changed, Conflict, KeyMap, Layered, LayeredError, Rules, Summary};
+use anabranch_sqlite::{ScratchError, SharedOverlay, SharedPages};
 
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::layers::Layers;
 use crate::report::{Rebased, TableRebased};
 use crate::session::Session;
 
 /// One replay of the local changes.
 pub(crate) struct Replay<'a> {
-    pub(crate) layers: &'a Layers,
-    pub(crate) remote: &'a SharedOverlay,
-    /// Lies on the remote's state; becomes the result.
+    pub(crate) changed: Changed,
+    /// What it is replayed on.
+    pub(crate) remote: SharedPages,
+    /// Lies on that; becomes the result.
     pub(crate) result: &'a SharedOverlay,
     pub(crate) rules: &'a Rules,
     /// Until when it must be done.
@@ -23,19 +23,20 @@ pub(crate) struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// Replays the local changes, telling `journal` of each conflict.
+    /// Replays the local changes, telling `journal` of each conflict. `keys`: what earlier replays of the
+    /// same file gave new keys; what this one does is added.
     pub(crate) fn run(
-        &self,
+        self,
         session: &Session,
+        keys: &mut KeyMap,
         journal: &mut dyn FnMut(Conflict) -> Result<(), Error>,
     ) -> Result<Summary, Error> {
-        let states = Layered::open(self.layers.changed(), self.remote.clone(), self.result)
+        let states = Layered::open(self.changed, self.remote, self.result)
             .map_err(|e| of_scratch(session, e))?;
         let watch = |deadline| Deadline::watch(deadline, states.interrupts());
         let _watch = self.deadline.map(watch).transpose()?;
-        let mut keys = KeyMap::default();
-        let done = states
-            .rebase(self.rules, &mut keys, &mut |conflict| journal(conflict).map_err(Into::into));
+        let done =
+            states.rebase(self.rules, keys, &mut |conflict| journal(conflict).map_err(Into::into));
         done.map_err(|e| {
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Error::TooLong { path: session.db.clone(), waited: session.patience() };
