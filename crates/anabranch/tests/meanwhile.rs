@@ -1,6 +1,10 @@
 //! Somebody writes to the file while a rebase compares rows: that goes on top of what it came to.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and says with which seed"
+)]
 
 mod common;
 
@@ -183,21 +187,21 @@ fn a_schema_changed_meanwhile_begins_anew_and_tells_nothing_twice() {
 struct Numbers(u64);
 
 impl Numbers {
-    fn below(&mut self, n: u64) -> u64 {
+    fn below(&mut self, n: usize) -> usize {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
+        usize::try_from(self.0 >> 33).unwrap() % n
     }
 
     fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[self.below(of.len() as u64) as usize]
+        of[self.below(of.len())]
     }
 }
 
 const TABLES: &[&str] = &["t", "child", "bare", "word"];
 
 /// Some statements, with tokens `{n}.` from `token` on. Which rows they meet follows from what is there.
-fn statements(numbers: &mut Numbers, token: &mut u64, count: u64) -> Vec<String> {
+fn statements(numbers: &mut Numbers, token: &mut u64, count: usize) -> Vec<String> {
     let mut all = Vec::new();
     for _ in 0..count {
         let table = numbers.pick(TABLES);
@@ -310,7 +314,7 @@ fn random_course(seed: u64) -> usize {
     assert!(ledger.write(&a, &there) && ledger.write(&b, &here));
     first.sync().unwrap();
     let meanwhile = (0..numbers.below(4)).map(|_| batch(&mut numbers, &mut token)).collect();
-    let policy = [Policy::Local, Policy::Remote, Policy::Merge][numbers.below(3) as usize];
+    let policy = [Policy::Local, Policy::Remote, Policy::Merge][numbers.below(3)];
     let busy = Arc::new(Busy { db: b.clone(), inner: Mutex::new((ledger, meanwhile)) });
     let resolve: Arc<dyn Resolve> = busy.clone();
     let rules = Rules { policy, ..Rules::default() };
