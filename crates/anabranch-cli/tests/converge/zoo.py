@@ -304,13 +304,28 @@ class Zoo:
             return self.done(conn, self.change_of_schema(conn, tables))
         table = self.r.choice(tables)
         sql = self.r.choice([self.insert, self.insert, self.update, self.update, self.delete])(conn, table)
+        alone = not conn.in_transaction
+        if alone:
+            conn.execute("BEGIN")
         try:
             conn.execute(sql)
-            return [short(sql)]
+            said = short(sql)
         except sqlite3.Error as e:
             if "malformed" in str(e):
                 raise
-            return [(short(sql), str(e))]
+            said = (short(sql), str(e))
+        if alone and conn.in_transaction:
+            self.end(conn, "COMMIT")
+        return [said]
+
+    def end(self, conn, how):
+        """Ends a transaction. SQLite itself leaves references broken where a row that refers to its own
+        table replaces the one that it refers to: that is no state to begin with."""
+        broken = conn.execute("PRAGMA foreign_key_check").fetchall()
+        try:
+            conn.execute("ROLLBACK" if broken else how)
+        except sqlite3.IntegrityError:
+            conn.execute("ROLLBACK")
 
     def value(self, kind, small=False):
         """A value for a column; few different ones if it is part of a key."""
