@@ -365,6 +365,16 @@ class Case:
                     self.in_order(db)
                     return
                 code = json.loads(done.stderr)["error"]["code"]
+                if code == "schema-broken" and self.zoo:
+                    # What one side has cannot stand with the rows of both; perhaps what the other has.
+                    other = {"local": "remote", "remote": "local"}[side]
+                    self.revived |= other == "local"
+                    again = run("--json", "pull" if verb == "pull" else "sync", "--take", other, db)
+                    self.log.append((db, "take", again.returncode, (again.stdout + again.stderr)[-500:]))
+                    if again.returncode == 0:
+                        self.note_undecided(db, again)
+                        self.in_order(db)
+                        return
                 if code == "schema-broken":
                     # That is for a person.
                     self.make_way(db, json.loads(done.stderr)["error"])
