@@ -507,7 +507,10 @@ class Case:
             except sqlite3.OperationalError:
                 continue  # The table whose rows it indexes got another name.
             conn.execute(f"INSERT INTO {name}({name}) VALUES ('integrity-check')")
-            conn.execute(f"INSERT INTO {name}({name}, rank) VALUES ('integrity-check', 1)")
+            if not self.zoo:
+                # Where a row replaces another, SQLite does not fire the trigger that would take the
+                # old one out of an index over another table: there the two may differ.
+                conn.execute(f"INSERT INTO {name}({name}, rank) VALUES ('integrity-check', 1)")
         for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE sql LIKE '%USING rtree%'").fetchall():
             if (found := conn.execute("SELECT rtreecheck(?)", (name,)).fetchone()[0]) != "ok":
                 raise Wrong(f"{name}: {found}")
@@ -542,10 +545,11 @@ class Case:
             if token in self.resolved:
                 continue
             for db in replicas:
-                times = sum(1 for replica, entry in entries if replica == db and not of_column(entry))
+                times = [entry for replica, entry in entries if replica == db and not of_column(entry)]
                 # Where it cannot be told whether a sync that was killed had been through, what it said counts.
-                if times > 1 and db not in self.undecided:
-                    raise Wrong(f"{token} is lost {times} times to {db}: {entries}")
+                # A foreign key's action and a trigger make another version, under the same token.
+                if len(times) > len({lost_row(entry, token) for entry in times}) and db not in self.undecided:
+                    raise Wrong(f"{token} is lost {len(times)} times to {db}: {entries}")
             if token in present and token not in put_back:
                 # A table that one replica dropped may come back from another that wrote into it.
                 entries = [entry for _, entry in entries if entry["kind"] != "dropped"]
@@ -633,6 +637,12 @@ class Case:
 def of_column(entry):
     """Whether no more is lost than a column that was dropped; the row itself may be told of as well."""
     return entry["kind"] == "dropped" and (entry.get("detail") or "").startswith("dropped with ")
+
+
+def lost_row(entry, token):
+    """The version under a token, for comparing."""
+    rows = [entry[side] for side in ("remote", "local") if (entry[side] or {}).get("tok") == token]
+    return json.dumps(rows[0] if rows else None, sort_keys=True)
 
 
 def losing(entry):
