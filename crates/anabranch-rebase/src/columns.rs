@@ -111,7 +111,8 @@ impl Table {
         if self.key.is_empty() {
             return alias.map(|alias| Key::Rowid { alias });
         }
-        let alias = if self.without_rowid { None } else { Some(alias?) };
+        let rowids = [self].into_iter().chain(others.iter().copied()).any(|t| !t.without_rowid);
+        let alias = if rowids { Some(alias?) } else { None };
         Some(Key::Columns { columns: self.key.clone(), alias })
     }
 }

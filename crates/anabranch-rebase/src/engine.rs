@@ -1,5 +1,6 @@
 //! What the steps of a rebase share: the states, the tables, the work database, the scratch copy.
 
+use crate::apart::Apart;
 use crate::cell::{Cell, RowKey, Tuple};
 use crate::conflict::{Conflict, ConflictKind, Decision};
 use crate::decide::{Versions, decision, local_over, merged};
@@ -37,6 +38,8 @@ pub(crate) struct Engine<'a> {
     pub(crate) rules: &'a Rules,
     pub(crate) tables: &'a [Table],
     pub(crate) foreign: Vec<Foreign>,
+    /// References to and from tables that only the remote has.
+    pub(crate) apart: Vec<Apart>,
     /// For each column of each table, the tables whose rowids its values are.
     pub(crate) roots: Vec<Vec<Vec<usize>>>,
     /// Whether any rowid of the table moved.
@@ -64,6 +67,7 @@ impl<'a> Engine<'a> {
             rules,
             tables,
             foreign,
+            apart: keys.iter().filter_map(|key| Apart::new(tables, key)).collect(),
             roots,
             moving: vec![false; tables.len()],
             work,

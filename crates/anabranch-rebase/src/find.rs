@@ -32,12 +32,10 @@ impl<'a> Pair<'a> {
         let Some(before) = self.before.1 else { return self.all_new(sink) };
         let after = self.after.1;
         if self.table.by_rowid() {
-            return self.walk_rowids(before, "", sink);
+            return self.walk_rowids(before, |_| String::new(), sink);
         }
-        if before.rowid.is_some() {
-            let null: Vec<String> =
-                self.key_columns(after).map(|column| format!("{column} IS NULL")).collect();
-            self.walk_rowids(before, &format!("WHERE {}", null.join(" OR ")), sink)?;
+        if before.rowid.is_some() || after.rowid.is_some() {
+            self.walk_rowids(before, |side| self.null(side), sink)?;
         }
         let found = if before.collations == after.collations {
             self.walk_keys(before, sink)
@@ -46,8 +44,9 @@ impl<'a> Pair<'a> {
         };
         match found {
             // A collation that only the application has: rowids do as long as nothing differs.
-            Err(RebaseError::Unknown { .. }) if before.rowid.is_some() => {
-                self.walk_rowids(before, "", &mut |_, key| self.compare(before, &key, sink))
+            Err(RebaseError::Unknown { .. }) if before.rowid.is_some() && after.rowid.is_some() => {
+                let every = |_: &Side| String::new();
+                self.walk_rowids(before, every, &mut |_, key| self.compare(before, &key, sink))
             }
             found => found,
         }
@@ -56,6 +55,16 @@ impl<'a> Pair<'a> {
     /// The columns of the primary key on a side.
     fn key_columns<'s>(&'s self, side: &'s Side) -> impl Iterator<Item = &'s str> {
         self.table.key_at.iter().filter_map(|&at| side.columns[at].as_deref())
+    }
+
+    /// The rows that have only their rowid, as their key has a NULL in it; none if there are no rowids.
+    fn null(&self, side: &Side) -> String {
+        if side.rowid.is_none() {
+            return "WHERE 0".to_owned();
+        }
+        let terms: Vec<String> =
+            self.key_columns(side).map(|column| format!("{column} IS NULL")).collect();
+        format!("WHERE {}", terms.join(" OR "))
     }
 
     fn no_null(&self, side: &Side) -> String {
@@ -103,13 +112,14 @@ impl<'a> Pair<'a> {
     fn walk_rowids(
         &self,
         before: &Side,
-        filter: &str,
+        filter: impl Fn(&Side) -> String,
         sink: &mut Sink<'_>,
     ) -> Result<(), RebaseError> {
         let what = || read(self.what());
         let after = self.after.1;
         let sql = |side: &Side| {
-            format!("{} {filter} ORDER BY {}", side.select, side.rowid.as_deref().unwrap_or("1"))
+            let rowid = side.rowid.as_deref().unwrap_or("1");
+            format!("{} {} ORDER BY {rowid}", side.select, filter(side))
         };
         let mut old = self.before.0.prepare(&sql(before)).map_err(what())?;
         let mut new = self.after.0.prepare(&sql(after)).map_err(what())?;

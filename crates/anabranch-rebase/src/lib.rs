@@ -26,6 +26,7 @@
 //! rows            each changed row against the remote's: applied, or in conflict and decided
 //! unique          what waits for a unique index, or collides on it
 //! violations      references that only both changes together break
+//! apart           the same, where only the remote has one of the two tables
 //! ```
 //!
 //! # Order, and memory
@@ -39,6 +40,7 @@
 //! The databases may come from anybody: connections here run without triggers and foreign keys,
 //! with `trusted_schema` off, `cell_size_check` on, and a bound on the size of a value.
 
+mod apart;
 mod candidates;
 mod carry;
 mod cell;

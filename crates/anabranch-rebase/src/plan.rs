@@ -10,7 +10,8 @@ pub(crate) enum Key {
     /// sides: one of `rowid`, `_rowid_`, `oid` that is no column.
     Rowid { alias: &'static str },
     /// The primary key of a table WITHOUT ROWID, or of one whose rowid is not its key.
-    /// In such a rowid table a row with NULL in its key has only its rowid (`alias`).
+    /// In such a rowid table a row with NULL in its key has only its rowid: `alias`, on the sides where
+    /// the table has rowids; `None` if it has none anywhere.
     Columns { columns: Vec<String>, alias: Option<&'static str> },
 }
 

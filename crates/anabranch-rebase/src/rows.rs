@@ -176,6 +176,7 @@ impl Engine<'_> {
                 });
             child || parent
         });
+        let broken = broken || self.apart.iter().any(|key| key.concerns(table, rows, target));
         if broken { self.work.push(table.index, change.id) } else { Ok(()) }
     }
 

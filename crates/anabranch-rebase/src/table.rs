@@ -211,7 +211,11 @@ impl Side {
         let (rowid, key) = match &plan.key {
             Key::RowidColumn { .. } => (key.into_iter().next(), Vec::new()),
             Key::Rowid { alias } => (Some((*alias).to_owned()), Vec::new()),
-            Key::Columns { alias, .. } => (alias.map(str::to_owned), key),
+            Key::Columns { alias, .. } => {
+                let rowids =
+                    has_rowids(conn, name).map_err(read(format!("the columns of table {name}")))?;
+                (alias.filter(|_| rowids).map(str::to_owned), key)
+            }
         };
         let collations = if key.is_empty() {
             Vec::new()
@@ -325,6 +329,11 @@ fn collations(conn: &Connection, table: &str, count: usize) -> rusqlite::Result<
     let mut found = rows.map(|c| c.map(|c| quoted(&c))).collect::<Result<Vec<_>, _>>()?;
     found.resize(count, quoted("BINARY"));
     Ok(found)
+}
+
+fn has_rowids(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT NOT wr FROM pragma_table_list(?1) WHERE schema = 'main'")?
+        .query_row([table], |row| row.get(0))
 }
 
 fn place(plan: &TablePlan, column: &str) -> Result<usize, RebaseError> {

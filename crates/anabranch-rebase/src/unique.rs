@@ -199,7 +199,8 @@ impl Engine<'_> {
             RowKey::Rowid(to) if table.by_rowid() => {
                 Ok(self.rowid_here(table.index, *to)?.map(RowKey::Rowid))
             }
-            RowKey::Rowid(_) => Ok(Some(dest.clone())),
+            // Both sides may have given the number to rows of theirs: only the base's is in both.
+            RowKey::Rowid(_) => Ok(self.base_row(table, dest)?.map(|_| dest.clone())),
             RowKey::Columns(cells) => {
                 let mut cells = cells.clone();
                 for (cell, &at) in cells.iter_mut().zip(&table.key_at) {

@@ -7,6 +7,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
+use crate::apart::Apart;
 use crate::cell::{Cell, Tuple};
 use crate::conflict::ConflictKind;
 use crate::decide::{Verdict, aborted, ask, local_over};
@@ -34,12 +35,18 @@ impl Engine<'_> {
     /// Settles references to rows that are no longer there.
     pub(crate) fn settle_references(&mut self) -> Result<(), RebaseError> {
         let foreign = std::mem::take(&mut self.foreign);
-        let done = self.settle_all(&foreign);
+        let mut apart = std::mem::take(&mut self.apart);
+        let done = self.settle_all(&foreign, &mut apart);
         self.foreign = foreign;
+        self.apart = apart;
         done
     }
 
-    fn settle_all(&mut self, foreign: &[Foreign]) -> Result<(), RebaseError> {
+    fn settle_all(
+        &mut self,
+        foreign: &[Foreign],
+        apart: &mut [Apart],
+    ) -> Result<(), RebaseError> {
         let tables = self.tables;
         let mut search = Vec::with_capacity(foreign.len());
         for key in foreign {
@@ -49,8 +56,9 @@ impl Engine<'_> {
             while let Some((tab, id)) = self.work.pop()? {
                 let change = self.work.get(tab, id)?;
                 self.look_at(&tables[tab], change, foreign, &mut search)?;
+                self.look_apart(&tables[tab], id, apart)?;
             }
-            let mut scanned = false;
+            let mut scanned = self.bring_back(apart)?;
             for (key, search) in foreign.iter().zip(&mut search) {
                 if *search == (Search::Scan { due: true }) {
                     *search = Search::Scan { due: false };
@@ -115,7 +123,7 @@ impl Engine<'_> {
         let parents = &self.tables[key.parent];
         let refers: Vec<Cell> = values(now, &key.columns).into_iter().cloned().collect();
         if refers.iter().any(Cell::is_null)
-            || parent(self.states.onto, Some(&parents.result), parents, key, &refers)?.is_some()
+            || parent(self.states.onto, Some(&parents.result), parents, &key.parent_columns, &refers)?.is_some()
         {
             return Ok(());
         }
@@ -123,12 +131,12 @@ impl Engine<'_> {
         let same = |row: &Option<Tuple>| {
             row.as_ref().is_some_and(|row| values(row, &key.columns).into_iter().eq(refers.iter()))
         };
-        let there = parent(self.states.remote, parents.remote.as_ref(), parents, key, &refers)?;
+        let there = parent(self.states.remote, parents.remote.as_ref(), parents, &key.parent_columns, &refers)?;
         if there.is_none() && same(&rows.remote) {
             return Ok(());
         }
         let here = match self.named_here(parents, key, &refers)? {
-            Some(refers) => parent(self.states.local, Some(&parents.local), parents, key, &refers)?,
+            Some(refers) => parent(self.states.local, Some(&parents.local), parents, &key.parent_columns, &refers)?,
             None => None,
         };
         if !change.has(flag::ASKED) {
@@ -285,7 +293,7 @@ impl Engine<'_> {
         let refers: Vec<Cell> = values(&row, &key.columns).into_iter().cloned().collect();
         let parents = &self.tables[key.parent];
         let stands = refers.iter().any(Cell::is_null)
-            || parent(self.states.onto, Some(&parents.result), parents, key, &refers)?.is_some();
+            || parent(self.states.onto, Some(&parents.result), parents, &key.parent_columns, &refers)?.is_some();
         Ok(stands.then_some(row))
     }
 
@@ -367,18 +375,18 @@ impl Engine<'_> {
 }
 
 /// The row that `refers` names, on one side.
-fn parent(
+pub(crate) fn parent(
     conn: &Connection,
     side: Option<&Side>,
     parents: &Table,
-    key: &Foreign,
+    columns: &[usize],
     refers: &[Cell],
 ) -> Result<Option<Tuple>, RebaseError> {
     let Some(side) = side else { return Ok(None) };
-    if key.parent_columns.iter().any(|&at| side.columns[at].is_none()) {
+    if columns.iter().any(|&at| side.columns[at].is_none()) {
         return Ok(None);
     }
-    let sql = format!("{} WHERE {}", side.select, equal(&names(side, &key.parent_columns)));
+    let sql = format!("{} WHERE {}", side.select, equal(&names(side, columns)));
     conn.prepare_cached(&sql)
         .and_then(|mut s| {
             s.query_row(params_from_iter(refers), |row| side.tuple(row, &parents.defaults))
@@ -391,6 +399,6 @@ fn names(side: &Side, columns: &[usize]) -> Vec<String> {
     columns.iter().filter_map(|&at| side.columns[at].clone()).collect()
 }
 
-fn values<'t>(row: &'t Tuple, columns: &[usize]) -> Vec<&'t Cell> {
+pub(crate) fn values<'t>(row: &'t Tuple, columns: &[usize]) -> Vec<&'t Cell> {
     columns.iter().map(|&at| &row.cells[at]).collect()
 }

@@ -281,3 +281,40 @@ fn equal_rows_with_null_in_their_key_are_one_where_a_pull_is_open() {
     assert_eq!(done.rows("SELECT * FROM t"), ["NULL|same"]);
     assert_eq!(done.told(), []);
 }
+
+/// Rows with NULL in their key have only a rowid, and a table that was made anew may have none.
+#[test]
+fn rows_with_null_in_a_key_that_may_have_none_any_more() {
+    let done = Case::new(
+        "CREATE TABLE t(k TEXT PRIMARY KEY, a); INSERT INTO t VALUES ('x', 1)",
+        "INSERT INTO t VALUES (NULL, 2), ('y', 3)",
+        "CREATE TABLE n(k TEXT PRIMARY KEY, a) WITHOUT ROWID;
+         INSERT INTO n SELECT * FROM t; DROP TABLE t; ALTER TABLE n RENAME TO t",
+    )
+    .run();
+    assert_eq!(done.rows("SELECT * FROM t ORDER BY k"), ["x|1", "y|3"]);
+    assert_eq!(done.told(), [(ConflictKind::Check, Decision::Remote)]);
+    let done = Case::new(
+        "CREATE TABLE t(k TEXT PRIMARY KEY, a) WITHOUT ROWID; INSERT INTO t VALUES ('x', 1)",
+        "CREATE TABLE n(k TEXT PRIMARY KEY, a);
+         INSERT INTO n SELECT * FROM t; DROP TABLE t; ALTER TABLE n RENAME TO t;
+         INSERT INTO t VALUES (NULL, 2)",
+        "INSERT INTO t VALUES ('y', 3)",
+    )
+    .run();
+    assert_eq!(done.rows("SELECT * FROM t ORDER BY a"), ["x|1", "NULL|2", "y|3"]);
+    assert_eq!(done.told(), []);
+}
+
+/// The number of a row with NULL in its key may be that of another such row elsewhere.
+#[test]
+fn rows_with_null_in_their_key_under_one_number() {
+    let done = Case::new(
+        "CREATE TABLE t(k TEXT PRIMARY KEY, u UNIQUE, a)",
+        "INSERT INTO t VALUES (NULL, 1, 'here')",
+        "INSERT INTO t VALUES (NULL, 1, 'there')",
+    )
+    .run();
+    assert_eq!(done.rows("SELECT a FROM t"), ["here"]);
+    assert_eq!(done.told(), [(ConflictKind::Unique, Decision::Local)]);
+}

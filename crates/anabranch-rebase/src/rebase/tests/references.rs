@@ -167,3 +167,38 @@ fn rows_that_refer_to_each_other() {
     assert_eq!(done.rows("SELECT * FROM t"), ["1|NULL", "2|1", "3|2", "4|3", "50|4"]);
     assert_eq!(done.told().len(), 3);
 }
+
+/// The remote made a table that refers to rows that are deleted here: they come back.
+#[test]
+fn a_table_of_the_remote_alone_keeps_what_it_refers_to() {
+    for on_delete in ["", "ON DELETE CASCADE"] {
+        let done = Case::new(
+            "CREATE TABLE p(id INTEGER PRIMARY KEY, name); INSERT INTO p VALUES (1, 'one'), (2, 'two')",
+            "DELETE FROM p",
+            &format!(
+                "CREATE TABLE n(p REFERENCES p {on_delete}); INSERT INTO n VALUES (1), (1), (NULL)"
+            ),
+        )
+        .run();
+        assert_eq!(done.rows("PRAGMA foreign_key_check"), Vec::<String>::new());
+        assert_eq!(done.rows("SELECT id FROM p"), ["1"]);
+        assert_eq!(done.rows("SELECT count(*) FROM n"), ["3"]);
+        assert_eq!(done.told(), [(ConflictKind::ForeignKey, Decision::Remote)]);
+    }
+}
+
+/// The remote let a table refer to one that it made: a row from here that refers to nothing goes.
+#[test]
+fn a_row_from_here_that_refers_to_nothing_in_a_table_of_the_remote_alone() {
+    let done = Case::new(
+        "CREATE TABLE c(id INTEGER PRIMARY KEY, p INT, a); INSERT INTO c VALUES (1, 1, 'x')",
+        "INSERT INTO c VALUES (500, 7, 'nowhere'), (600, 1, 'there')",
+        "CREATE TABLE n(id INTEGER PRIMARY KEY); INSERT INTO n VALUES (1);
+         CREATE TABLE d(id INTEGER PRIMARY KEY, p INT REFERENCES n, a);
+         INSERT INTO d SELECT * FROM c; DROP TABLE c; ALTER TABLE d RENAME TO c",
+    )
+    .run();
+    assert_eq!(done.rows("PRAGMA foreign_key_check"), Vec::<String>::new());
+    assert_eq!(done.rows("SELECT id, a FROM c"), ["1|x", "600|there"]);
+    assert_eq!(done.told(), [(ConflictKind::ForeignKey, Decision::Remote)]);
+}
