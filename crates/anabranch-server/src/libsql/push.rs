@@ -26,7 +26,9 @@ use anabranch_format::{
     ChecksumOrder, DbChecksum, Pgno, Salts, SegmentEncoder, SegmentError, Transaction,
     TransactionError,
 };
-use anabranch_store::{AppendError, Appended, Head, NewSegment, Rollover, Spool, causes};
+use anabranch_store::{
+    AppendError, Appended, Head, NewSegment, Rollover, Spool, causes, crash_point,
+};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
@@ -450,7 +452,9 @@ impl Turn<'_> {
         session.checksum = frames.get(frames.len() - 1).header.checksum;
         let scratch_dir = self.db.libsql().scratch.clone();
         let kept = blocking(move || session.kept.add(&frames, &scratch_dir).map(|()| session));
-        kept.await?.map_err(|e| scratch(&e))
+        let kept = kept.await?.map_err(|e| scratch(&e))?;
+        crash_point!("frames::kept-aside");
+        Ok(kept)
     }
 
     fn baton(&self, session: &Session) -> String {
