@@ -29,6 +29,7 @@ const PUSH: &[&str] = &[
     "heal::after-append",
     "heal::after-part",
     "heal::before-part",
+    "heal::proven",
 ];
 /// On the way of a client that was merged to where everybody goes on.
 const PULL: &[&str] = &[
@@ -210,9 +211,13 @@ impl Course {
     fn sync_until_death(&mut self, point: &str) {
         let begun = Instant::now();
         let mut through = vec![0; self.clients.len()];
+        let mut turns = Vec::new();
         while through.iter().any(|times| *times < 2) {
             assert!(begun.elapsed() < PATIENCE, "somebody is stuck: {through:?}");
-            let who = self.chance.below(self.clients.len());
+            if turns.is_empty() {
+                turns = (0..self.clients.len()).filter(|who| through[*who] < 2).collect();
+            }
+            let who = turns.swap_remove(self.chance.below(turns.len()));
             if self.chance.percent(20) {
                 let which = if self.chance.percent(50) { Seen::is_push } else { Seen::is_pull };
                 let n = 1 + self.chance.below(2);

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `p{position}-{push}` | a part: frames, and the segment that they were merged into |
 //! | `b{frame}` | frames that lead the client from that frame to where everybody goes on |
+//! | `f{position}-{generation}{frame}` | nothing: the WAL was proven to hold the log's frames of a generation up to this one, when the log ended at the position |
 //! | `….{n}-{hash}` | continues an object longer than 8 MiB; written before it |
 //!
 //! Pieces are named by what is in them, and the object that they continue names them: two programs that
@@ -55,6 +56,9 @@ pub enum AsideName {
     Part(Lsn, PushId),
     /// Frames that follow this one of the client.
     After(u32),
+    /// Says that the WAL holds the log's frames of this generation up to this one. Kept when the log
+    /// ended at the position.
+    Proven(Lsn, u32, u32),
 }
 
 /// An object in a listing.
@@ -73,6 +77,9 @@ impl AsideName {
         match self {
             AsideName::Part(lsn, push) => format!("p{lsn}-{push}"),
             AsideName::After(frame) => format!("b{frame:08x}"),
+            AsideName::Proven(lsn, generation, frame) => {
+                format!("f{lsn}-{generation:08x}{frame:08x}")
+            }
         }
     }
 
@@ -87,12 +94,21 @@ impl AsideName {
                 let (lsn, push) = rest.split_once('-').filter(|(lsn, _)| lsn.len() == 16)?;
                 Some(AsideName::Part(lsn.parse().ok()?, push.parse().ok()?))
             }
-            ("b", rest) if rest.len() == 8 => {
-                u32::from_str_radix(rest, 16).ok().map(AsideName::After)
+            ("b", rest) if rest.len() == 8 => hex(rest).map(AsideName::After),
+            ("f", rest) => {
+                let (lsn, place) = rest.split_once('-').filter(|(lsn, _)| lsn.len() == 16)?;
+                let (generation, frame) =
+                    place.split_at_checked(8).filter(|(_, f)| f.len() == 8)?;
+                Some(AsideName::Proven(lsn.parse().ok()?, hex(generation)?, hex(frame)?))
             }
             _ => None,
         }
     }
+}
+
+fn hex(digits: &str) -> Option<u32> {
+    let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
+    u32::from_str_radix(digits, 16).ok().filter(|_| plain)
 }
 
 /// A lineage's directory below that of all: its id's parts are directories, so that all lineages of
@@ -290,7 +306,8 @@ impl Log {
         for listed in self.objects.list(&self.keys.asides()).await? {
             let Some((lineage, file)) = listed.key.rsplit_once('/') else { continue };
             let (newest, objects) = lineages.entry(lineage.to_owned()).or_default();
-            if let Some(AsideName::Part(lsn, _)) = AsideName::of(file) {
+            if let Some(AsideName::Part(lsn, _) | AsideName::Proven(lsn, ..)) = AsideName::of(file)
+            {
                 *newest = (*newest).max(lsn);
             }
             objects.push(listed);
@@ -315,11 +332,23 @@ mod tests {
         let names = [
             AsideName::Part(Lsn::new(0x1234), "ab-cd".parse().unwrap()),
             AsideName::After(u32::MAX),
+            AsideName::Proven(Lsn::new(7), 31, 4),
         ];
         for name in names {
             assert_eq!(AsideName::parse(&name.file()), Some(name));
         }
-        for bad in ["", "p", "p12-ab", "b12", "bzzzzzzzz", "p0000000000000001-A", "b00000001.1"] {
+        for bad in [
+            "",
+            "p",
+            "p12-ab",
+            "b12",
+            "bzzzzzzzz",
+            "p0000000000000001-A",
+            "b00000001.1",
+            "f0000000000000007-1",
+            "f0000000000000007-0000000100000002x",
+            "f0000000000000007-+000000100000002",
+        ] {
             assert_eq!(AsideName::parse(bad), None, "{bad}");
         }
     }

@@ -147,7 +147,9 @@ pub(crate) async fn conflicts(
     let mut listed = db.log().asides(lineage.map_or("", LineageId::as_str)).await?;
     listed.sort_by_key(|aside| match aside.name {
         AsideName::Part(lsn, _) => std::cmp::Reverse(lsn),
-        AsideName::After(_) => std::cmp::Reverse(anabranch_format::Lsn::ZERO),
+        AsideName::After(_) | AsideName::Proven(..) => {
+            std::cmp::Reverse(anabranch_format::Lsn::ZERO)
+        }
     });
     let (mut rows, mut bytes, mut more) = (Vec::new(), 0, false);
     for aside in &listed {
