@@ -351,6 +351,8 @@ impl Course {
         self.sync_through(0);
         let before = self.lineages();
         self.diverge(false);
+        // So that there is more than one part.
+        self.write_much(1);
         self.merged();
         let lineage = self.lineages().into_iter().find(|one| !before.contains(one));
         self.ask(point, "DELETE", &format!("lineages/{}", lineage.expect("one was merged")));
