@@ -287,9 +287,10 @@ impl Course {
         // Only of a WAL that nothing was pushed of the store is told how far it was proven.
         let leads = point == "heal::proven" || self.chance.percent(50);
         self.diverge(leads);
-        // What is appended first is that of a client that has not diverged.
-        let later =
-            point.starts_with("append") || (point.starts_with("heal") && self.chance.percent(30));
+        // What is appended first is that of a client that has not diverged. There is one transaction of
+        // several requests alone.
+        let merges = point.starts_with("heal") && point != "heal::proven";
+        let later = point.starts_with("append") || (merges && self.chance.percent(30));
         self.die(point, later);
     }
 
