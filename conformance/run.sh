@@ -3,9 +3,9 @@
 #   conformance/run.sh              what CI runs: all scenarios, short random courses, and the clients of all languages
 #   conformance/run.sh soak         arguments go to cargo test: one test or some
 #   CONFORMANCE_ROUNDS=2000 CONFORMANCE_SEED=7 conformance/run.sh soak
-#   CONFORMANCE_KILLS=200 conformance/run.sh killed_under
+#   CONFORMANCE_KILLS=200 conformance/run.sh killed_
 # Python, and Node.js with npm, are needed; CONFORMANCE_LANGUAGES="rust python" leaves one out.
-# ANABRANCH_BIN names the program under test; without it, it is built from the workspace.
+# ANABRANCH_BIN names the program under test; without it, it is built from the workspace, with crash points.
 set -euo pipefail
 cd "$(dirname "$0")"
 # Most of a test is waiting for processes and disks.
@@ -16,7 +16,7 @@ say() { printf -- '-- %s (%ss)\n' "$*" "$SECONDS"; }
 # The program is built by the workspace above, with that one's flags for SQLite; see .cargo/config.toml.
 if [ -z "${ANABRANCH_BIN:-}" ]; then
     say "the program under test"
-    (cd .. && env -u LIBSQLITE3_FLAGS cargo build --quiet --locked --package anabranch-cli)
+    (cd .. && env -u LIBSQLITE3_FLAGS cargo build --quiet --locked --package anabranch-cli --features failpoints)
     ANABRANCH_BIN=${CARGO_TARGET_DIR:-$PWD/../target}/debug/anabranch
 fi
 ANABRANCH_BIN=$(realpath "$ANABRANCH_BIN")

@@ -27,7 +27,7 @@ pub use client::{Client, Failure, Killer, Opening};
 pub use file::{checked_image, first_difference, path_beside, rows, sqlite, stray_files};
 pub use http::{Answer, ask};
 pub use mock::{Mock, MockDatabase};
-pub use ours::{Ended, Ours, program};
+pub use ours::{Ended, Ours, program, program_with_crash_points};
 pub use position::{Position, read_position, write_position};
 pub use proxy::{Exchange, Fault, Proxy, Seen};
 pub use runtime::block_on;

@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use crate::file::sqlite;
+
 /// The program `anabranch`: what `ANABRANCH_BIN` names, else built from the workspace above.
 ///
 /// # Panics
@@ -16,24 +18,60 @@ use serde_json::Value;
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        if let Some(given) = env::var_os("ANABRANCH_BIN") {
-            let given = PathBuf::from(given);
-            return given.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", given.display()));
-        }
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["build", "--locked", "--package", "anabranch-cli"])
-            .current_dir(&workspace)
-            // Empty in this project, and full of options in that one.
-            .env_remove("LIBSQLITE3_FLAGS")
-            .status()
-            .expect("cargo can be started");
-        assert!(built.success(), "cargo build -p anabranch-cli: {built}");
-        let target =
-            env::var_os("CARGO_TARGET_DIR").map_or(workspace.join("target"), PathBuf::from);
-        let path = target.join("debug").join("anabranch");
-        path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        let Some(given) = env::var_os("ANABRANCH_BIN").map(PathBuf::from) else { return build() };
+        given.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", given.display()))
     })
+}
+
+/// A program that dies at named points: [`program`] if it was built with them (`cargo test` of the
+/// workspace does), else one that is built here.
+///
+/// # Panics
+///
+/// If it cannot be built, or does not die.
+pub fn program_with_crash_points() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if has_crash_points(program()) {
+            return program().to_owned();
+        }
+        eprintln!("{} has no crash points: building one that has", program().display());
+        let built = build();
+        assert!(has_crash_points(&built), "{} does not die at its crash points", built.display());
+        built
+    })
+}
+
+fn build() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--locked", "--package", "anabranch-cli", "--features", "failpoints"])
+        .current_dir(&workspace)
+        // Empty in this project, and full of options in that one.
+        .env_remove("LIBSQLITE3_FLAGS")
+        .status()
+        .expect("cargo can be started");
+    assert!(built.success(), "cargo build -p anabranch-cli: {built}");
+    let target = env::var_os("CARGO_TARGET_DIR").map_or(workspace.join("target"), PathBuf::from);
+    let path = target.join("debug").join("anabranch");
+    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Whether `program` dies where `FAILPOINTS` tells it to.
+fn has_crash_points(program: &Path) -> bool {
+    let dir = tempfile::tempdir().expect("a folder for temporary files");
+    let db = dir.path().join("app.db");
+    sqlite(&db, "CREATE TABLE t(x)");
+    let ended = Command::new(program)
+        .arg("init")
+        .arg(&db)
+        .arg("--remote")
+        .arg(dir.path().join("remote"))
+        .env("FAILPOINTS", "init::after-name=return")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program can be started");
+    ended.status.code().is_none()
 }
 
 /// What a run of the program ended with.

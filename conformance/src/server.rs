@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -9,7 +10,10 @@ use std::thread;
 use std::time::Instant;
 
 use crate::http::{Answer, ask};
-use crate::{PATIENCE, program};
+use crate::{PATIENCE, program, program_with_crash_points};
+
+/// How a named point ends the process.
+const SIGABRT: i32 = 6;
 
 /// How the server is started.
 #[derive(Debug, Clone)]
@@ -38,6 +42,15 @@ impl Log {
     fn end(&self) {
         self.lines.lock().expect("no holder panics").1 = true;
         self.more.notify_all();
+    }
+
+    /// Awaits that nobody is left who could say something.
+    fn wait_for_end(&self) -> Result<(), String> {
+        let lines = self.lines.lock().expect("no holder panics");
+        let goes_on = |lines: &mut (Vec<String>, bool)| !lines.1;
+        let waited = self.more.wait_timeout_while(lines, PATIENCE, goes_on);
+        let (lines, timeout) = waited.expect("no holder panics");
+        if timeout.timed_out() { Err(lines.0.join("\n")) } else { Ok(()) }
     }
 
     /// Awaits a line of which `found` makes something.
@@ -74,7 +87,7 @@ impl Server {
     /// If it does not come up.
     #[must_use]
     pub fn start(options: ServerOptions) -> Self {
-        Self::start_at(options, "127.0.0.1:0")
+        Self::start_at(options, "127.0.0.1:0", None)
     }
 
     /// Starts a server whose clients, and other servers, are told of its address.
@@ -88,11 +101,19 @@ impl Server {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = free.expect("a free port").to_string();
         options.args.extend(["--advertise".to_owned(), format!("http://{address}")]);
-        Self::start_at(options, &address)
+        Self::start_at(options, &address, None)
     }
 
-    fn start_at(options: ServerOptions, listen: &str) -> Self {
-        let mut child = Command::new(program())
+    fn start_at(options: ServerOptions, listen: &str, dies: Option<&str>) -> Self {
+        let mut command = match dies {
+            Some(_) => Command::new(program_with_crash_points()),
+            None => Command::new(program()),
+        };
+        match dies {
+            Some(points) => command.env("FAILPOINTS", points),
+            None => command.env_remove("FAILPOINTS"),
+        };
+        let mut child = command
             .arg("serve")
             .arg("--data")
             .arg(&options.data)
@@ -147,7 +168,37 @@ impl Server {
     /// If it does not come up.
     pub fn restart(&mut self) {
         self.kill();
-        *self = Self::start_at(self.options.clone(), &self.address.to_string());
+        *self = Self::start_at(self.options.clone(), &self.address.to_string(), None);
+    }
+
+    /// As [`Server::restart`]; it will die at named points, as `POINT=return`, `POINT=1*off->return`
+    /// (the second time that it comes there).
+    ///
+    /// # Panics
+    ///
+    /// If it does not come up.
+    pub fn restart_to_die(&mut self, points: &str) {
+        self.kill();
+        *self = Self::start_at(self.options.clone(), &self.address.to_string(), Some(points));
+    }
+
+    /// Whether the server has died at a named point: it does not answer, and its process has ended.
+    ///
+    /// # Panics
+    ///
+    /// If it ended otherwise, or neither ends nor answers.
+    #[track_caller]
+    pub fn has_died(&mut self) -> bool {
+        let url = format!("http://{}/health", self.address);
+        if ask("GET", &url, &[], Vec::new()).is_ok() {
+            return false;
+        }
+        if let Err(said) = self.log.wait_for_end() {
+            panic!("the server neither answers nor ends: {said}");
+        }
+        let ended = self.child.wait().expect("the server can be waited for");
+        assert_eq!(ended.signal(), Some(SIGABRT), "{ended}: {}", self.log());
+        true
     }
 
     /// Where it listens.

@@ -11,7 +11,7 @@
 //! cargo test                                        # the short setting
 //! CONFORMANCE_ROUNDS=2000 cargo test soak           # random syncs, kills and losses, for long
 //! CONFORMANCE_SEED=7 cargo test soak                # the same again
-//! CONFORMANCE_KILLS=200 cargo test killed_under     # servers that die under all kinds of writers, for long
+//! CONFORMANCE_KILLS=200 cargo test killed_          # servers that die, at any moment and at named points, for long
 //! CONFORMANCE_SERVER=mock cargo test                # what a naive server makes of the scenarios
 //! ```
 
@@ -23,6 +23,7 @@ mod conflict;
 mod failures;
 mod guard;
 mod heal;
+mod heal_points;
 mod large;
 mod ledger;
 mod push_pull;

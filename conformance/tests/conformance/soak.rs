@@ -36,25 +36,25 @@ fn size(chance: &mut Chance) -> (usize, usize) {
 }
 
 /// One official client.
-struct Official {
-    name: String,
-    proxy: Proxy,
+pub(crate) struct Official {
+    pub(crate) name: String,
+    pub(crate) proxy: Proxy,
     running: Option<Client>,
     /// Written here, and neither acknowledged nor given up.
-    waiting: Vec<String>,
+    pub(crate) waiting: Vec<String>,
     written: usize,
 }
 
 /// What a sync came to.
 #[derive(Debug, PartialEq)]
-enum Outcome {
+pub(crate) enum Outcome {
     Through,
     Interrupted,
     Conflict,
 }
 
 impl Official {
-    fn new(yard: &Yard, name: &str) -> Self {
+    pub(crate) fn new(yard: &Yard, name: &str) -> Self {
         Official {
             name: name.to_owned(),
             proxy: yard.proxy(),
@@ -64,12 +64,17 @@ impl Official {
         }
     }
 
-    fn client(&mut self, yard: &Yard) -> &mut Client {
+    pub(crate) fn client(&mut self, yard: &Yard) -> &mut Client {
         let (name, url) = (&self.name, self.proxy.url(DATABASE));
         self.running.get_or_insert_with(|| yard.client_at(name, &url))
     }
 
-    fn write(&mut self, yard: &Yard, chance: &mut Chance) {
+    pub(crate) fn write(&mut self, yard: &Yard, chance: &mut Chance) {
+        self.write_sized(yard, size(chance));
+    }
+
+    /// One transaction of so many rows with fillers of so many bytes.
+    pub(crate) fn write_sized(&mut self, yard: &Yard, (parts, filler): (usize, usize)) {
         let client = self.client(yard);
         if client.try_rows("SELECT n FROM counter").is_err() {
             // It has begun anew and pulled nothing yet; what interrupts this is another turn's matter.
@@ -80,12 +85,11 @@ impl Official {
         }
         let token = format!("{}-{}", self.name, self.written);
         self.written += 1;
-        let (parts, filler) = size(chance);
         self.client(yard).batch(&transaction(&token, parts, filler));
         self.waiting.push(token);
     }
 
-    fn sync(&mut self, yard: &Yard, ledger: &mut Ledger) -> Outcome {
+    pub(crate) fn sync(&mut self, yard: &Yard, ledger: &mut Ledger) -> Outcome {
         let said = self.client(yard).try_sync();
         // Shown if the test fails.
         println!("{} syncs with {:?} waiting: {said:?}", self.name, self.waiting);
@@ -283,7 +287,7 @@ fn look(yard: &Yard, round: u64, ledger: &Ledger, clients: &[Official], ours: &O
 }
 
 /// The oracle's judgement of a fresh clone, and that everybody's pages are the same.
-fn judge_all(yard: &Yard, clients: &mut [Official], ledger: &Ledger) {
+pub(crate) fn judge_all(yard: &Yard, clients: &mut [Official], ledger: &Ledger) {
     let mut fresh = yard.client("judge");
     fresh.sync();
     fresh.close();

@@ -11,15 +11,24 @@
 //! |---|---|
 //! | `p{position}-{push}` | a part: frames, and the segment that they were merged into |
 //! | `b{frame}` | frames that lead the client from that frame to where everybody goes on |
-//! | `….{n}` | continues an object longer than 8 MiB; written before it |
+//! | `f{position}-{generation}{frame}` | nothing: the WAL was proven to hold the log's frames of a generation up to this one, when the log ended at the position |
+//! | `….{n}-{hash}` | continues an object longer than 8 MiB; written before it |
+//!
+//! Pieces are named by what is in them, and the object that they continue names them: two programs that
+//! write it at once, or one that was killed and comes to another content later, never mix theirs.
+//!
+//! A lineage goes part by part, the oldest first, and the rest after that: without its oldest part it is
+//! none any more, whereas without its newest it would end before what its client was told.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
-use anabranch_format::{LineageId, Lsn, Micros, PushId};
+use anabranch_format::{LineageId, Lsn, Micros, PushId, content_hash};
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::error::StoreError;
+use crate::fault::crash_point;
 use crate::log::Log;
 use crate::objects::Listed;
 use crate::progress::{Progress, Step};
@@ -28,8 +37,13 @@ use crate::spool::{SMALL_BYTES_MAX, Spool, SpoolReader};
 /// The first bytes of an object: what it is, and how many objects continue it.
 const MAGIC: &[u8; 8] = b"anabheal";
 const LEAD_BYTES: usize = 12;
-/// No object is longer than this many times 8 MiB: 4 GiB.
-const PIECES_MAX: u32 = 512;
+/// After that: of each object that continues it, the hash that its name ends with.
+const HASH_BYTES: usize = 8;
+/// No object is longer than this many times 8 MiB, 512 GiB: frames that lead a client on may be the
+/// whole database. Their names are held in memory, 8 bytes each.
+const PIECES_MAX: u32 = 64 * 1024;
+/// Lineages that are deleted at a time.
+const LINEAGES_AT_ONCE: usize = 8;
 /// Announcements of servers go once there is one that is newer by a day.
 const ANNOUNCEMENTS_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 /// Objects up to this length are held in memory while they are read.
@@ -42,6 +56,9 @@ pub enum AsideName {
     Part(Lsn, PushId),
     /// Frames that follow this one of the client.
     After(u32),
+    /// Says that the WAL holds the log's frames of this generation up to this one. Kept when the log
+    /// ended at the position.
+    Proven(Lsn, u32, u32),
 }
 
 /// An object in a listing.
@@ -60,7 +77,15 @@ impl AsideName {
         match self {
             AsideName::Part(lsn, push) => format!("p{lsn}-{push}"),
             AsideName::After(frame) => format!("b{frame:08x}"),
+            AsideName::Proven(lsn, generation, frame) => {
+                format!("f{lsn}-{generation:08x}{frame:08x}")
+            }
         }
+    }
+
+    /// The object that a file is, or continues.
+    fn of(file: &str) -> Option<Self> {
+        Self::parse(file.split_once('.').map_or(file, |(name, _)| name))
     }
 
     fn parse(file: &str) -> Option<Self> {
@@ -69,12 +94,21 @@ impl AsideName {
                 let (lsn, push) = rest.split_once('-').filter(|(lsn, _)| lsn.len() == 16)?;
                 Some(AsideName::Part(lsn.parse().ok()?, push.parse().ok()?))
             }
-            ("b", rest) if rest.len() == 8 => {
-                u32::from_str_radix(rest, 16).ok().map(AsideName::After)
+            ("b", rest) if rest.len() == 8 => hex(rest).map(AsideName::After),
+            ("f", rest) => {
+                let (lsn, place) = rest.split_once('-').filter(|(lsn, _)| lsn.len() == 16)?;
+                let (generation, frame) =
+                    place.split_at_checked(8).filter(|(_, f)| f.len() == 8)?;
+                Some(AsideName::Proven(lsn.parse().ok()?, hex(generation)?, hex(frame)?))
             }
             _ => None,
         }
     }
+}
+
+fn hex(digits: &str) -> Option<u32> {
+    let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
+    u32::from_str_radix(digits, 16).ok().filter(|_| plain)
 }
 
 /// A lineage's directory below that of all: its id's parts are directories, so that all lineages of
@@ -108,18 +142,19 @@ impl Log {
         if more > PIECES_MAX {
             return Err(self.contradiction(&key, format!("{} bytes are too many", body.len())));
         }
-        let mut first = Vec::new();
-        let mut rest = body.rewound();
-        for n in 0..=more {
-            let (back, piece) = self.next_piece(rest).await?;
-            rest = back;
-            match n {
-                0 => first = piece,
-                n => self.objects.ensure(&format!("{key}.{n}"), piece.into()).await?,
-            }
-        }
         let mut whole = MAGIC.to_vec();
         whole.extend_from_slice(&more.to_le_bytes());
+        let (mut rest, mut first) = self.next_piece(body.rewound()).await?;
+        for n in 1..=more {
+            let piece;
+            (rest, piece) = self.next_piece(rest).await?;
+            let hash = content_hash(&piece);
+            whole.extend_from_slice(&hash.to_le_bytes());
+            self.objects.ensure(&piece_key(&key, n, hash), piece.into()).await?;
+        }
+        if more > 0 {
+            crash_point!("aside::between-pieces");
+        }
         whole.append(&mut first);
         self.objects.ensure(&key, Bytes::from(whole)).await
     }
@@ -161,11 +196,19 @@ impl Log {
         if more == 0 {
             return Ok(Some(first.rest()));
         }
+        let read = tokio::task::spawn_blocking(move || {
+            let mut first = first;
+            let mut hashes = vec![0; more as usize * HASH_BYTES];
+            first.read_exact(&mut hashes).map(|()| (first, hashes))
+        });
+        let read = read.await.map_err(|_| StoreError::Interrupted)?;
+        let (first, hashes) = read
+            .map_err(|e| self.contradiction(&key, format!("its beginning cannot be read: {e}")))?;
         let mut spool = Spool::new(self.objects.scratch());
         let mut piece = first.rest();
-        for n in 1..=more {
+        for (n, hash) in (1..).zip(hashes.as_chunks::<HASH_BYTES>().0) {
             spool = self.join(spool, piece).await?;
-            let key = format!("{key}.{n}");
+            let key = piece_key(&key, n, u64::from_le_bytes(*hash));
             let opened = self.objects.open(&key, MEMORY_BYTES_MAX, &counter).await?;
             piece = opened.ok_or_else(|| self.objects.missing(&key))?.0;
         }
@@ -199,13 +242,39 @@ impl Log {
         Ok(found)
     }
 
-    /// Deletes everything of a lineage.
+    /// Deletes everything of a lineage. Stopped halfway, nothing of it counts any more.
     pub async fn delete_asides(&self, lineage: &LineageId) -> Result<u64, StoreError> {
         let below = format!("{}/{}", self.keys.asides(), directory(lineage.as_str()));
         let listed = self.objects.list(&below).await?;
-        let keys: Vec<String> = listed.into_iter().map(|o| o.key).collect();
-        self.objects.delete_all(&keys).await?;
-        Ok(keys.len() as u64)
+        self.delete_lineage(&listed).await?;
+        Ok(listed.len() as u64)
+    }
+
+    /// Deletes all that is listed of some lineages.
+    pub(crate) async fn delete_lineages(&self, lineages: &[Vec<Listed>]) -> Result<(), StoreError> {
+        // Owned, so that the future may move between threads.
+        futures::stream::iter(lineages.to_vec())
+            .map(|listed| async move { self.delete_lineage(&listed).await })
+            .buffer_unordered(LINEAGES_AT_ONCE)
+            .try_for_each(|()| async { Ok(()) })
+            .await
+    }
+
+    async fn delete_lineage(&self, listed: &[Listed]) -> Result<(), StoreError> {
+        let part = |listed: &Listed| {
+            let (_, file) = listed.key.rsplit_once('/')?;
+            let AsideName::Part(lsn, _) = AsideName::parse(file)? else { return None };
+            Some((lsn, listed.key.clone()))
+        };
+        let mut parts: Vec<(Lsn, String)> = listed.iter().filter_map(part).collect();
+        parts.sort_unstable();
+        for (_, key) in parts {
+            // One after the other: what counts must go before what rests on it.
+            self.objects.delete(&key).await?;
+            crash_point!("aside::between-deletes");
+        }
+        let keys: Vec<String> = listed.iter().map(|o| o.key.clone()).collect();
+        self.objects.delete_all(&keys).await
     }
 
     /// Tells other servers that this one, `server`, is serving frames.
@@ -230,20 +299,27 @@ impl Log {
         Ok(listed)
     }
 
-    /// Objects of lineages none of whose parts begins at `kept` or later.
-    pub(crate) async fn expired_asides(&self, kept: Lsn) -> Result<Vec<Listed>, StoreError> {
+    /// The objects of each lineage none of whose parts begins at `kept` or later. One that is being
+    /// written counts by the pieces of it that are there.
+    pub(crate) async fn expired_asides(&self, kept: Lsn) -> Result<Vec<Vec<Listed>>, StoreError> {
         let mut lineages: BTreeMap<String, (Lsn, Vec<Listed>)> = BTreeMap::new();
         for listed in self.objects.list(&self.keys.asides()).await? {
             let Some((lineage, file)) = listed.key.rsplit_once('/') else { continue };
             let (newest, objects) = lineages.entry(lineage.to_owned()).or_default();
-            if let Some(AsideName::Part(lsn, _)) = AsideName::parse(file) {
+            if let Some(AsideName::Part(lsn, _) | AsideName::Proven(lsn, ..)) = AsideName::of(file)
+            {
                 *newest = (*newest).max(lsn);
             }
             objects.push(listed);
         }
         let expired = lineages.into_values().filter(|(newest, _)| *newest < kept);
-        Ok(expired.flat_map(|(_, objects)| objects).collect())
+        Ok(expired.map(|(_, objects)| objects).collect())
     }
+}
+
+/// The object that continues the one at `key`.
+fn piece_key(key: &str, n: u32, hash: u64) -> String {
+    format!("{key}.{n}-{hash:016x}")
 }
 
 #[cfg(test)]
@@ -256,11 +332,23 @@ mod tests {
         let names = [
             AsideName::Part(Lsn::new(0x1234), "ab-cd".parse().unwrap()),
             AsideName::After(u32::MAX),
+            AsideName::Proven(Lsn::new(7), 31, 4),
         ];
         for name in names {
             assert_eq!(AsideName::parse(&name.file()), Some(name));
         }
-        for bad in ["", "p", "p12-ab", "b12", "bzzzzzzzz", "p0000000000000001-A", "b00000001.1"] {
+        for bad in [
+            "",
+            "p",
+            "p12-ab",
+            "b12",
+            "bzzzzzzzz",
+            "p0000000000000001-A",
+            "b00000001.1",
+            "f0000000000000007-1",
+            "f0000000000000007-0000000100000002x",
+            "f0000000000000007-+000000100000002",
+        ] {
             assert_eq!(AsideName::parse(bad), None, "{bad}");
         }
     }
@@ -290,9 +378,51 @@ mod tests {
         assert_eq!(log.asides("aa").await.unwrap().len(), 2);
         assert_eq!(log.asides("").await.unwrap().len(), 3);
         // The object of 20 MiB lies in three; the other lineage has no part at all.
-        assert_eq!(log.expired_asides(Lsn::new(5)).await.unwrap().len(), 1);
-        assert_eq!(log.expired_asides(Lsn::new(6)).await.unwrap().len(), 5);
+        assert_eq!(expired(&log, 5).await, 1);
+        assert_eq!(expired(&log, 6).await, 5);
         assert_eq!(log.delete_asides(&a).await.unwrap(), 4);
         assert_eq!(log.asides("").await.unwrap().len(), 1);
+    }
+
+    async fn expired(log: &Log, kept: u64) -> usize {
+        log.expired_asides(Lsn::new(kept)).await.unwrap().concat().len()
+    }
+
+    fn part(lsn: u64) -> AsideName {
+        AsideName::Part(Lsn::new(lsn), "x".parse().unwrap())
+    }
+
+    /// Three pieces, each another.
+    fn long(seed: u8) -> Vec<u8> {
+        (0..=250u8).cycle().take(20 << 20).map(|byte| byte ^ seed).collect()
+    }
+
+    #[tokio::test]
+    async fn pieces_of_another_content_that_were_left_are_not_mixed_in() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = Root::memory(&StoreOptions::new(scratch.path()));
+        let log = root.log(&"default".parse().unwrap(), &"0123".parse().unwrap());
+        let lineage: LineageId = "aa-01".parse().unwrap();
+        let name = AsideName::After(7);
+        let key = log.aside_key(&lineage, &name);
+        log.put_aside(&lineage, &name, &Spool::from_bytes(long(1)).finish()).await.unwrap();
+        // As if it had been killed before the object itself.
+        log.objects.delete(&key).await.unwrap();
+        log.put_aside(&lineage, &name, &Spool::from_bytes(long(2)).finish()).await.unwrap();
+        let mut read = Vec::new();
+        log.aside(&lineage, &name).await.unwrap().unwrap().read_to_end(&mut read).unwrap();
+        assert!(read == long(2));
+    }
+
+    #[tokio::test]
+    async fn retention_leaves_the_pieces_of_a_part_that_is_being_written() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = Root::memory(&StoreOptions::new(scratch.path()));
+        let log = root.log(&"default".parse().unwrap(), &"0123".parse().unwrap());
+        let lineage: LineageId = "aa-01".parse().unwrap();
+        log.put_aside(&lineage, &part(5), &Spool::from_bytes(long(1)).finish()).await.unwrap();
+        log.objects.delete(&log.aside_key(&lineage, &part(5))).await.unwrap();
+        assert_eq!(expired(&log, 5).await, 0);
+        assert_eq!(expired(&log, 6).await, 2);
     }
 }

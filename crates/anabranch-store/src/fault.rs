@@ -1,9 +1,12 @@
 //! Named places where a test may kill the process.
 
 /// With the feature `failpoints` and the action `return`, dies here as by SIGKILL: no destructors.
+/// For the crates that build on this one, too.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! crash_point {
     ($name:literal) => {
-        fail::fail_point!($name, |_| std::process::abort())
+        $crate::fail::fail_point!($name, |_| std::process::abort())
     };
 }
 

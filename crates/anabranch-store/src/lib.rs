@@ -76,3 +76,7 @@ pub use progress::{Counter, Progress, ProgressEvent, Step};
 pub use root::{Named, Root, SECRET_BYTES, StoreKind, StoreOptions};
 pub use runs::Chain;
 pub use spool::{Spool, SpoolReader};
+
+// What `crash_point!` stands on.
+#[doc(hidden)]
+pub use fail;

@@ -55,11 +55,17 @@ impl Log {
             return Err(self.objects.missing(&self.keys.floor(floor)));
         }
         let garbage = self.garbage(floor, kept).await?;
-        let total = garbage.iter().map(|o| o.bytes).sum();
+        let lineages =
+            if floor > Lsn::ZERO { self.expired_asides(kept).await? } else { Vec::new() };
+        let bytes = |listed: &[Listed]| listed.iter().map(|o| o.bytes).sum::<u64>();
+        let of_lineages: u64 = lineages.iter().map(|listed| bytes(listed)).sum();
+        let total = bytes(&garbage) + of_lineages;
         let counter = progress.step(Step::Deleting, Some(total));
         self.delete_garbage(&garbage, &counter).await?;
+        self.delete_lineages(&lineages).await?;
+        counter.add(of_lineages);
         self.sweep(floor, kept).await;
-        let objects_deleted = garbage.len() as u64;
+        let objects_deleted = (garbage.len() + lineages.iter().map(Vec::len).sum::<usize>()) as u64;
         Ok(CompactReport { floor, objects_deleted, bytes_deleted: total, ..Default::default() })
     }
 
@@ -145,7 +151,6 @@ impl Log {
                 let listed = self.objects.list(&prefix).await?;
                 garbage.extend(listed.into_iter().filter(|o| is_below(&o.key, floor)));
             }
-            garbage.extend(self.expired_asides(kept).await?);
         }
         for prefix in [self.keys.bodies(), self.keys.stages()] {
             for listed in self.objects.list(&prefix).await? {

@@ -406,12 +406,36 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 const LIBSQL: &[&str] =
     &["adopt::after-info", "adopt::after-sidecar", "libsql::before-commit", "libsql::mid-push"];
 
+/// Those of a server with official libSQL clients, which a project of its own drives.
+const CONFORMANCE: &[&str] = &[
+    "aside::between-deletes",
+    "aside::between-pieces",
+    "frames::after-append",
+    "frames::announced",
+    "frames::before-append",
+    "frames::kept-aside",
+    "heal::after-append",
+    "heal::after-drop",
+    "heal::after-part",
+    "heal::after-passage",
+    "heal::before-part",
+    "heal::before-passage",
+    "heal::before-serving",
+    "heal::loading",
+    "heal::proven",
+    "rollover::after-append",
+];
+
 #[test]
 fn every_crash_point_in_the_sources_is_driven() {
     let beside = include_str!("../libsql.rs");
     assert!(LIBSQL.iter().all(|point| beside.contains(&format!("\"{point}\""))));
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let there = workspace.join("conformance/tests/conformance/heal_points.rs");
+    let there = std::fs::read_to_string(there).unwrap();
+    assert!(CONFORMANCE.iter().all(|point| there.contains(&format!("\"{point}\""))));
     let driven: BTreeSet<String> =
-        [PUSH, PULL, REBASE, INIT, CLONE, COMPACT, DELTA, RETAIN, LIBSQL]
+        [PUSH, PULL, REBASE, INIT, CLONE, COMPACT, DELTA, RETAIN, LIBSQL, CONFORMANCE]
             .iter()
             .flat_map(|points| points.iter().map(|&point| point.to_owned()))
             .collect();

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anabranch_format::{DB_HEADER_BYTES, DbChecksum, Lsn, Metadata, PageOne, content_hash};
-use anabranch_store::{Head, Progress, Rollover, StoreError, causes};
+use anabranch_store::{Head, Progress, Rollover, StoreError, causes, crash_point};
 use futures::TryStreamExt;
 use hyper::StatusCode;
 
@@ -200,6 +200,7 @@ impl Engine {
         if announced.is_none_or(|at| now.saturating_duration_since(at) >= ANNOUNCE_EVERY) {
             let said = db.log().announce_serving(&db.libsql().server).await;
             said.map_err(|e| unavailable(&e))?;
+            crash_point!("frames::announced");
             *announced = Some(now);
         }
         Ok(())

@@ -26,7 +26,9 @@ use anabranch_format::{
     ChecksumOrder, DbChecksum, Pgno, Salts, SegmentEncoder, SegmentError, Transaction,
     TransactionError,
 };
-use anabranch_store::{AppendError, Appended, Head, NewSegment, Rollover, Spool, causes};
+use anabranch_store::{
+    AppendError, Appended, Head, NewSegment, Rollover, Spool, causes, crash_point,
+};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
@@ -34,7 +36,7 @@ use super::engine::{Core, SchemaSeen, blocking, scratch, unavailable};
 use super::frame::{Frame, Frames, Kept, PAGE_SIZE, READ_FRAMES};
 use super::generation::Generation;
 use super::guard::{self, Broken, Proof};
-use super::heal::{Fork, Origin};
+use super::heal::{self, Fork, Origin};
 use super::session::{Baton, KEPT_BYTES_MAX, Session};
 use crate::database::Database;
 use crate::entropy;
@@ -447,10 +449,39 @@ impl Turn<'_> {
         for frame in frames.iter() {
             session.rules.frame(frame.pgno(), 0).map_err(|e| malformed(&e))?;
         }
+        self.note_proof(core, &mut session, &frames).await?;
         session.checksum = frames.get(frames.len() - 1).header.checksum;
         let scratch_dir = self.db.libsql().scratch.clone();
         let kept = blocking(move || session.kept.add(&frames, &scratch_dir).map(|()| session));
-        kept.await?.map_err(|e| scratch(&e))
+        let kept = kept.await?.map_err(|e| scratch(&e))?;
+        crash_point!("frames::kept-aside");
+        Ok(kept)
+    }
+
+    /// Tells the store where the WAL of `session` left the log, unless frames in the log tell. Before
+    /// `frames`, the next of it, are acknowledged.
+    async fn note_proof(
+        &self,
+        core: &Core,
+        session: &mut Session,
+        frames: &Frames,
+    ) -> Result<(), ApiError> {
+        let Origin::Fork(fork) = &session.origin else { return Ok(()) };
+        let known = core.proofs.get(session.salts).filter(|proof| proof.frame == fork.frame);
+        let current = core.current.as_ref().filter(|_| self.heals());
+        let Some(current) = current.filter(|_| !session.noted && known.is_none()) else {
+            return Ok(());
+        };
+        let first = match session.kept.frames() {
+            0 => frames.get(0).header.checksum,
+            _ => {
+                let kept = session.kept.read(0, 1).map_err(|e| scratch(&e))?;
+                kept.get(0).header.checksum
+            }
+        };
+        heal::note(self.db, (session.salts, first), fork, current.at()).await?;
+        session.noted = true;
+        Ok(())
     }
 
     fn baton(&self, session: &Session) -> String {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anabranch_format::{DeltaEncoder, Lsn, Pgno};
 use anabranch_store::{
     AppendError, Appended, Head, NewSegment, Progress, Rollover, Spool, StoreError, causes,
+    crash_point,
 };
 
 use super::engine::{Core, blocking, scratch, unavailable};
@@ -53,7 +54,10 @@ pub(super) async fn append(
             body: encoded.0,
         };
         match db.append(&head, new, "libsql").await {
-            Ok(Appended::Won(metadata)) => return Ok(Arc::new(head.after(metadata))),
+            Ok(Appended::Won(metadata)) => {
+                crash_point!("rollover::after-append");
+                return Ok(Arc::new(head.after(metadata)));
+            }
             Ok(Appended::Lost(_))
             | Err(AppendError::NotAtHead { .. } | AppendError::BelowFloor { .. }) => {}
             Err(e) => return Err(ApiError::busy(causes(&e))),

@@ -40,6 +40,8 @@ pub(crate) struct Session {
     /// Checksum of the last frame kept.
     pub(crate) checksum: WalChecksum,
     pub(crate) used: Instant,
+    /// The store knows where the WAL left the log.
+    pub(crate) noted: bool,
 }
 
 impl Session {
@@ -220,6 +222,7 @@ mod tests {
             rules: Transaction::new(PageSize::DEFAULT, 0),
             checksum: WalChecksum::default(),
             used,
+            noted: false,
         }
     }
 

@@ -4,14 +4,14 @@ use std::io::Write;
 use std::sync::Arc;
 
 use anabranch_format::{
-    ChecksumOrder, DeltaEncoder, Healed, Lsn, PageOne, PageSource, PartHeader, Pgno, Salts,
-    WalChecksum, canonicalise_page_one,
+    ChecksumOrder, DeltaEncoder, Healed, Lsn, PART_BYTES_MAX, PageOne, PageSource, PartHeader,
+    Pgno, Salts, WalChecksum, canonicalise_page_one,
 };
 use anabranch_rebase::{Changed, KeyMap};
 use anabranch_sqlite::{Difference, Overlay, PageRead, SharedOverlay, SharedPages, lock_pages};
 use anabranch_store::{
     AppendError, Appended, AsideName, GENERATION_MAX, Head, NewSegment, Rollover, Spool,
-    SpoolReader, causes,
+    SpoolReader, causes, crash_point,
 };
 
 use super::lineage::{Fork, Lineage, Origin};
@@ -27,6 +27,8 @@ use crate::libsql::frame::{FrameFile, PAGE_BYTES, PAGE_SIZE};
 use crate::libsql::generation::Span;
 use crate::page_map::{Change, PageMap};
 
+/// What the sections of a part are.
+const PART_SECTIONS: [&str; 3] = ["the keys that changed", "the rows of the journal", "the frames"];
 /// Frames that are copied at a time.
 const READ_FRAMES: u32 = 128;
 
@@ -269,9 +271,14 @@ async fn append(
     let known = own.continued().map_or(0, |lineage| lineage.keys.moved.len());
     let conflicts = merged.conflicts;
     let keys = merged.keys.clone();
-    let part = part(db, own, (&plan, cookie), merged).await?;
+    let part = match part(db, own, (&plan, cookie), merged).await? {
+        Ok(part) => part,
+        Err(what) => return Ok(Outcome::Refused("heal-size", what)),
+    };
+    crash_point!("heal::before-part");
     let kept = db.log().put_aside(&plan.id, &name, &part).await;
     kept.map_err(|e| unavailable(&e))?;
+    crash_point!("heal::after-part");
     let newest = head.newest.as_ref();
     let (pages, sum) =
         newest.map_or((0, anabranch_format::DbChecksum::EMPTY), |n| (n.pages.1, n.sum.1));
@@ -301,6 +308,7 @@ async fn append(
             return Err(ApiError::busy(message));
         }
     };
+    crash_point!("heal::after-append");
     crate::metrics::libsql_healed(
         conflicts,
         (keys.moved.len() - known.min(keys.moved.len())) as u64,
@@ -316,13 +324,13 @@ async fn append(
     Ok(Outcome::Healed(lineage))
 }
 
-/// The part, ready to be kept.
+/// The part, ready to be kept; or what makes it too long for that.
 async fn part(
     db: &Database,
     own: &Own,
     (plan, cookie): (&Plan, Option<u32>),
     merged: Merged,
-) -> Result<SpoolReader, ApiError> {
+) -> Result<Result<SpoolReader, String>, ApiError> {
     let dir = db.libsql().scratch.clone();
     let (frames, first, last) = (Arc::clone(&own.frames), own.first(), own.last());
     let mut header = PartHeader {
@@ -360,11 +368,18 @@ async fn part(
         })?;
         let mut spool = Spool::new(&dir);
         header.sections = [keys.1, journal.1, frames.1];
+        for ((what, max), (_, bytes)) in
+            PART_SECTIONS.iter().zip(PART_BYTES_MAX).zip(header.sections)
+        {
+            if bytes > max {
+                return Ok(Err(format!("{what} are {bytes} bytes, and {max} are kept at most")));
+            }
+        }
         spool.write_all(&header.encode().map_err(std::io::Error::other)?)?;
         for (section, _) in [keys, journal, frames] {
             std::io::copy(&mut section.finish(), &mut spool)?;
         }
-        Ok(spool.finish())
+        Ok(Ok(spool.finish()))
     });
     made.await?.map_err(|e: std::io::Error| scratch(&e))
 }

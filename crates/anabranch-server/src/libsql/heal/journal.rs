@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anabranch_format::{LineageId, PartHeader, read_section, skip_section};
 use anabranch_rebase::{Conflict, Decision, Row, Value};
-use anabranch_store::{Aside, AsideName, Spool, SpoolReader, StoreError};
+use anabranch_store::{Aside, AsideName, Spool, SpoolReader, StoreError, crash_point};
 use axum::response::Response;
 use hyper::StatusCode;
 use serde_json::{Map, Value as Json, json};
@@ -40,6 +40,11 @@ impl Writer {
         self.spool.write_all(b"\n")?;
         self.lines += 1;
         Ok(())
+    }
+
+    /// Bytes so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.spool.len()
     }
 
     pub(super) fn finish(self) -> io::Result<(Spool, u64)> {
@@ -142,7 +147,9 @@ pub(crate) async fn conflicts(
     let mut listed = db.log().asides(lineage.map_or("", LineageId::as_str)).await?;
     listed.sort_by_key(|aside| match aside.name {
         AsideName::Part(lsn, _) => std::cmp::Reverse(lsn),
-        AsideName::After(_) => std::cmp::Reverse(anabranch_format::Lsn::ZERO),
+        AsideName::After(_) | AsideName::Proven(..) => {
+            std::cmp::Reverse(anabranch_format::Lsn::ZERO)
+        }
     });
     let (mut rows, mut bytes, mut more) = (Vec::new(), 0, false);
     for aside in &listed {
@@ -222,8 +229,11 @@ pub(crate) async fn lineages(db: &Arc<Database>) -> Result<Response, ApiError> {
 pub(crate) async fn drop_lineage(db: &Arc<Database>, id: &str) -> Result<Response, ApiError> {
     let lineage: LineageId =
         id.parse().map_err(|_| ApiError::bad_request(format!("'{id}' is no lineage")))?;
+    let mut core = db.engine().core().await;
     let deleted = db.log().delete_asides(&lineage).await?;
-    db.engine().core().await.healing.forget(&lineage);
+    core.healing.forget(&lineage);
+    drop(core);
+    crash_point!("heal::after-drop");
     if deleted == 0 {
         let text = format!("nothing is kept of a lineage {lineage}");
         return Err(ApiError::new(StatusCode::NOT_FOUND, "no-lineage", text));

@@ -7,11 +7,11 @@ use std::io::{self, BufReader, Write};
 use std::sync::Arc;
 
 use anabranch_format::{
-    ChecksumOrder, Healed, LineageId, Lsn, Metadata, MetadataError, PART_BYTES_MAX, PartHeader,
-    Salts, WalChecksum, read_section, skip_section,
+    ChecksumOrder, Healed, LineageId, Lsn, Metadata, MetadataError, PartHeader, Salts, WalChecksum,
+    read_section, skip_section,
 };
 use anabranch_rebase::{KeyMap, MovedKey};
-use anabranch_store::{Aside, AsideName, Progress, SpoolReader, StoreError};
+use anabranch_store::{Aside, AsideName, Progress, SpoolReader, StoreError, crash_point};
 use futures::TryStreamExt;
 
 use super::STEP;
@@ -81,11 +81,14 @@ async fn counted(
     id: &LineageId,
     listed: &[Aside],
 ) -> Result<Vec<(AsideName, Metadata)>, ApiError> {
+    // After the listing: what retention has begun to delete is below the floor by then, and what is
+    // left of it would end too early.
+    let floor = db.log().floor().await.map_err(|e| unavailable(&e))?;
     let at_hand = core.healing.get(id);
     let mut counted: Vec<(AsideName, Metadata)> = Vec::new();
     for aside in listed {
         let AsideName::Part(lsn, push) = &aside.name else { continue };
-        // What the log says of a position never changes.
+        // What the log says of a position never changes, as long as it says anything.
         let metadata = match at_hand.as_ref().and_then(|l| l.counted(&aside.name)) {
             Some(metadata) => metadata,
             None => match segment(db, *lsn).await? {
@@ -93,7 +96,9 @@ async fn counted(
                 _ => continue,
             },
         };
-        counted.push((aside.name.clone(), metadata));
+        if metadata.lsn.1 >= floor {
+            counted.push((aside.name.clone(), metadata));
+        }
     }
     counted.sort_by_key(|(_, metadata)| metadata.lsn.0);
     // Without its first part, which retention takes first, the others lead nowhere.
@@ -147,6 +152,7 @@ async fn load(
             })
         });
         lineage = Some(read.await??);
+        crash_point!("heal::loading");
     }
     lineage.ok_or_else(|| damaged(id, "it has no part"))
 }
@@ -338,7 +344,8 @@ fn read_passage(
     let (packed, plain) = lead.split_at(8);
     let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
     let lengths = (number(packed), number(plain));
-    if lengths.1 > PART_BYTES_MAX[2] {
+    // Each page once at most.
+    if lengths.1 > u64::from(lineage.reserved.1) * FRAME_BYTES as u64 {
         return Err(AddError::Damaged("it claims to be too long".to_owned()));
     }
     let frames = Arc::new(FrameFile::new(dir, lineage.end)?);

@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anabranch_rebase::{Changed, Interrupts, KeyMap, Layered, LayeredError, RebaseError, Rules};
+use anabranch_format::PART_BYTES_MAX;
+use anabranch_rebase::{
+    Changed, Conflict, Decision, Interrupts, KeyMap, Layered, LayeredError, RebaseError, Rules,
+};
 use anabranch_sqlite::{Overlay, Scratch, ScratchError, SharedOverlay, SharedPages};
 use anabranch_store::{Spool, causes};
 
@@ -24,6 +27,8 @@ pub(super) const TIME_MAX: Duration = Duration::from_secs(60);
 const INTERRUPTS: Duration = Duration::from_millis(20);
 /// Renumbered keys that a lineage may have: what memory they take is bounded by it.
 const KEYS_MAX: usize = 1_000_000;
+/// Bytes of the journal of one merge.
+const JOURNAL_BYTES_MAX: u64 = PART_BYTES_MAX[1];
 
 /// The states.
 pub(super) struct Merging {
@@ -106,15 +111,55 @@ fn run(merging: Merging, watch: &Watch) -> Result<Merged, NotMerged> {
         if check {
             sound(states.local())?;
         }
-        let mut write = |conflict| journal.write(&conflict).map_err(Into::into);
-        states.rebase(&Rules::default(), &mut keys, &mut write).map_err(|e| refused(&e))?;
+        let mut room = Room { keys: KEYS_MAX.saturating_sub(keys.moved.len()), exceeded: None };
+        let mut write = |conflict| {
+            journal.write(&conflict)?;
+            room.take(&conflict, journal.bytes()).map_err(Into::into)
+        };
+        let merged = states.rebase(&Rules::default(), &mut keys, &mut write);
+        if let Some(what) = room.exceeded {
+            return Err(NotMerged::Refused("heal-size", what));
+        }
+        merged.map_err(|e| refused(&e))?;
     }
     if keys.moved.len() > KEYS_MAX {
-        let what = format!("more than {KEYS_MAX} rows would get other keys");
-        return Err(NotMerged::Refused("heal-size", what));
+        return Err(NotMerged::Refused("heal-size", too_many_keys()));
     }
     let (journal, conflicts) = journal.finish().map_err(failed)?;
     Ok(Merged { layer, keys, journal, conflicts })
+}
+
+/// What a merge may still write down. Looked at along the way: what comes of a merge may be many times
+/// what was pushed.
+struct Room {
+    /// So many more rows may get another key.
+    keys: usize,
+    /// What there was no room for.
+    exceeded: Option<String>,
+}
+
+impl Room {
+    /// A row that is in the journal now, which has so many bytes.
+    fn take(&mut self, conflict: &Conflict, journal: u64) -> io::Result<()> {
+        if matches!(conflict.decision, Decision::Renumbered(_)) {
+            match self.keys.checked_sub(1) {
+                Some(left) => self.keys = left,
+                None => self.exceeded = Some(too_many_keys()),
+            }
+        }
+        if journal > JOURNAL_BYTES_MAX {
+            let what = format!("the journal of it would have more than {JOURNAL_BYTES_MAX} bytes");
+            self.exceeded = Some(what);
+        }
+        match &self.exceeded {
+            Some(what) => Err(io::Error::other(what.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn too_many_keys() -> String {
+    format!("more than {KEYS_MAX} rows would get other keys")
 }
 
 /// A WAL that begins with the client's own frames says nothing of the file it belongs to.
@@ -162,4 +207,38 @@ pub(super) fn section(
     write(&mut section)?;
     section.flush()?;
     section.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_rebase::{ConflictKind, Row};
+
+    use super::*;
+
+    fn conflict(decision: Decision) -> Conflict {
+        Conflict {
+            table: "t".to_owned(),
+            key: Row { columns: Arc::from([]), values: Vec::new() },
+            kind: ConflictKind::InsertInsert,
+            decision,
+            base: None,
+            local: None,
+            remote: None,
+            detail: None,
+        }
+    }
+
+    #[test]
+    fn a_merge_that_writes_down_too_much_ends_where_it_does() {
+        let mut room = Room { keys: 2, exceeded: None };
+        room.take(&conflict(Decision::Renumbered(1)), 1).unwrap();
+        room.take(&conflict(Decision::Local), 1).unwrap();
+        room.take(&conflict(Decision::Renumbered(2)), 1).unwrap();
+        assert!(room.take(&conflict(Decision::Renumbered(3)), 1).is_err());
+        assert!(room.exceeded.unwrap().contains("other keys"));
+        let mut room = Room { keys: 2, exceeded: None };
+        room.take(&conflict(Decision::Local), JOURNAL_BYTES_MAX).unwrap();
+        assert!(room.take(&conflict(Decision::Local), JOURNAL_BYTES_MAX + 1).is_err());
+        assert!(room.exceeded.unwrap().contains("journal"));
+    }
 }

@@ -38,6 +38,7 @@
 //!    generation stands at the base of the next one.
 //! 3. A transaction that goes on in the next request waits in a session; its baton tells how far the
 //!    WAL was proven, so that a server that has forgotten the session can send the client back there.
+//!    The client's library forgets the baton as easily, so the store is told as well ([`proven`]).
 //! 4. Whole transactions are merged ([`merge`]): base = the client's state before them, local =
 //!    after, onto = the head. Conflicts are decided by the default rules (the later push wins, row by
 //!    row) and go into the journal. What cannot be merged (both sides changed the schema) is a
@@ -52,6 +53,7 @@
 //! | segment of the log with `healed` | that the frames it names are merged: once, since the put is at the head and every segment before it was seen |
 //! | `heal/{lineage}/p{position}-{push}` | frames, keys that were renumbered, journal. Counts if the segment at the position is of that push |
 //! | `heal/{lineage}/b{frame}` | the passage after this frame, kept before it is first served |
+//! | `heal/{lineage}/f{position}-{generation}{frame}` | up to where a WAL was proven whose first transaction takes several requests, kept before the first of them is answered |
 //!
 //! Everything else is a cache, so any server on the store can go on. Retention takes a lineage when
 //! the segments it was merged into go.
@@ -59,10 +61,14 @@
 //! # Killed between two steps
 //! | killed | what is there | what happens |
 //! |---|---|---|
+//! | in the middle of a transaction | up to where the WAL was proven | the client comes with its next frames, and is sent back there |
 //! | before the part is kept | nothing | the client repeats |
 //! | before the append | a part that counts for nothing | the client repeats; another part is kept |
 //! | after the append | all of it | the client repeats; its frames are equal: "ok" |
+//! | before a passage is kept | nothing of it | it is made when the client asks again |
 //! | after a passage was kept | the passage, not served | it is found and served |
+//! | while a lineage is dropped | not its oldest part, which goes first | nothing of it counts; its client gets the whole database |
+//! | while retention takes it | anything | it lies below the floor, which rose before: nothing of it counts |
 //!
 //! # Why nothing is lost or doubled
 //! Frames count as merged by the log alone, and whoever appends a part has seen the log up to the head
@@ -91,6 +97,7 @@ mod load;
 mod merge;
 mod mirror;
 mod passage;
+mod proven;
 mod states;
 
 pub(super) use append::{Outcome, Own, heal};
@@ -98,6 +105,7 @@ pub(crate) use journal::{conflicts, drop_lineage, lineages};
 pub(super) use lineage::{Fork, Lie, Lineage, Origin};
 pub(super) use load::{find, last_merged, of_number};
 pub(super) use passage::pull;
+pub(super) use proven::{note, noted};
 
 /// Lineages of a database at hand; the one used least recently goes.
 const LINEAGES_MAX: usize = 16;

@@ -19,11 +19,11 @@ use anabranch_format::{
     canonicalise_page_one, content_hash,
 };
 use anabranch_store::{
-    AsideName, Chain, PagesAt, Progress, Spool, SpoolReader, StoreError, causes,
+    AsideName, Chain, PagesAt, Progress, Spool, SpoolReader, StoreError, causes, crash_point,
 };
 
 use super::lineage::Lineage;
-use super::load::{FrameWriter, laid_down};
+use super::load::{FrameWriter, laid_down, with_passage};
 use super::states;
 use crate::database::Database;
 use crate::error::ApiError;
@@ -46,6 +46,7 @@ pub(crate) async fn pull(
         lineage = Arc::new(made(db, &lineage).await?);
         core.healing.put(Arc::clone(&lineage));
     }
+    crash_point!("heal::before-serving");
     let passage = lineage.passage.as_ref().filter(|passage| start <= passage.end);
     Ok(passage.map(|passage| Arc::clone(&passage.frames)))
 }
@@ -77,9 +78,16 @@ async fn made(db: &Database, lineage: &Lineage) -> Result<Lineage, ApiError> {
         Ok(e) => unavailable(&e),
         Err(e) => ApiError::busy(causes(&e)),
     })?;
+    crash_point!("heal::before-passage");
     let kept = db.log().put_aside(&lineage.id, &AsideName::After(lineage.end), &body).await;
     kept.map_err(|e| unavailable(&e))?;
-    Ok(lineage)
+    crash_point!("heal::after-passage");
+    if db.is_sole() {
+        return Ok(lineage);
+    }
+    // Another server may have kept one a moment before, of other pages if the floor rose in between:
+    // all serve the one that is kept.
+    with_passage(db, &lineage).await
 }
 
 /// Makes the client's connections read the schema anew, where they would not.

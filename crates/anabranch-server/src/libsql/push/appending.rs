@@ -4,7 +4,7 @@ use super::{
     Answer, ApiError, AppendError, Appended, Arc, Change, Core, DbChecksum, Frame, Frames,
     Generation, Head, Kept, NewSegment, PAGE_SIZE, PageMap, Pending, Pgno, Proof, READ_FRAMES,
     Rollover, SchemaSeen, SegmentEncoder, SegmentError, Session, Spool, StatusCode, Transaction,
-    Turn, blocking, causes, entropy, malformed, scratch,
+    Turn, blocking, causes, crash_point, entropy, malformed, scratch,
 };
 
 /// Whole transactions, packed.
@@ -96,6 +96,7 @@ impl Turn<'_> {
             rollover,
             body,
         };
+        crash_point!("frames::before-append");
         let won = match self.db.append(head, new, "libsql").await {
             Ok(Appended::Won(metadata)) => metadata,
             Ok(Appended::Lost(_))
@@ -114,6 +115,7 @@ impl Turn<'_> {
                 return Err(not_appended(&e));
             }
         };
+        crash_point!("frames::after-append");
         let mut map = map;
         map.apply(won.lsn.1, &change);
         engine.put_map(self.db, map);

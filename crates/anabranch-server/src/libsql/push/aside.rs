@@ -349,6 +349,7 @@ impl Turn<'_> {
             rules: Transaction::new(PAGE_SIZE, origin.pages()),
             checksum: WalChecksum::default(),
             used: self.now,
+            noted: false,
             origin,
         }
     }

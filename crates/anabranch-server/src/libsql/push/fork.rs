@@ -6,7 +6,7 @@ use super::{
     unavailable,
 };
 use crate::libsql::frame::{Frame, FrameFile};
-use crate::libsql::heal::{Fork, Origin};
+use crate::libsql::heal::{self, Fork, Origin};
 
 use anabranch_format::{ChecksumOrder, Lsn};
 
@@ -26,7 +26,7 @@ impl Turn<'_> {
             return Ok(Place::Nowhere(why.conflict));
         }
         if push.start > last.saturating_add(1) {
-            let back = self.last_pushed(&ours).await?;
+            let back = self.last_proven(&ours).await?;
             return Ok(Place::Lower(back.unwrap_or(last)));
         }
         let known = core.proofs.get(self.salts()).filter(|_| ours.span == current.span);
@@ -47,7 +47,7 @@ impl Turn<'_> {
             let hint = push.proven.filter(|(salts, _)| *salts == self.salts()).map(|(_, n)| n);
             let back = match hint.or(known.map(|proof| proof.frame)) {
                 Some(frame) => Some(frame),
-                None => self.last_pushed(&ours).await?,
+                None => self.last_proven(&ours).await?,
             };
             let back = back.filter(|frame| *frame + 1 < push.start);
             return Ok(match back {
@@ -71,6 +71,14 @@ impl Turn<'_> {
             None
         };
         Ok(Place::New { origin: Origin::Fork(fork), from, order, shared })
+    }
+
+    /// Up to where the client's WAL was proven before, as the log or the store knows.
+    async fn last_proven(&self, ours: &Arc<Generation>) -> Result<Option<u32>, ApiError> {
+        match self.last_pushed(ours).await? {
+            Some(frame) => Ok(Some(frame)),
+            None => heal::noted(self.db, self.salts(), self.push.generation).await,
+        }
     }
 
     /// The last whole transaction before the request that came from this very WAL: it was proven up to
@@ -111,6 +119,11 @@ impl Turn<'_> {
         why: NotStored,
     ) -> Result<Place, ApiError> {
         let (push, log) = (self.push, self.db.log());
+        if push.start > 1
+            && let Some(frame) = heal::noted(self.db, self.salts(), push.generation).await?
+        {
+            return Ok(Place::Lower(frame));
+        }
         if push.start > 1 || push.generation > current.span.number {
             return Ok(Place::Nowhere(why.conflict));
         }

@@ -1,10 +1,15 @@
 //! Clients that wrote past a conflict.
 
+use std::time::Duration;
+
+use anabranch_store::{Aside, AsideName, Progress};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 
 use super::client::{Client, Failed, Info};
 use super::world::{self, World};
+use crate::entropy;
+
 use super::{TABLE, all_equal, frame, insert, joined, started};
 
 /// Two clients of a table, of which the first has pushed something that the other has not pulled.
@@ -251,4 +256,55 @@ async fn a_table_made_on_an_empty_database_by_two_is_one() {
     b.run(&insert("b", 2, 10));
     a.settle(&world).await.unwrap();
     assert_eq!(all_equal(&world, &mut [&mut b, &mut a]).await.len(), 3);
+}
+
+#[tokio::test]
+async fn the_start_of_a_transaction_that_was_forgotten_is_begun_again() {
+    let world = World::new(1);
+    let (mut a, mut b) = diverged(&world, &insert("large", 600, 2000)).await;
+    let (generation, start) = (b.info().generation, b.info().durable + 1);
+    let frames = b.wal().1;
+    let push = async |first: u32| {
+        let from = first as usize - 1;
+        let body = frames.part(from, from + 128).bytes().clone();
+        let path = format!("/sync/{generation}/{first}/{}", first + 128);
+        world.ask(0, &Method::POST, &path, body).await.json()
+    };
+    assert_eq!(push(start).await["max_frame_no"], start + 127);
+    world.restart(0);
+    // Its library forgets the baton, too, and goes back to where it is told.
+    let mut first = start + 128;
+    for _ in 0..3 {
+        let told = push(first).await;
+        assert_eq!(told["status"], "ok", "{told}");
+        first = u32::try_from(told["max_frame_no"].as_u64().unwrap()).unwrap() + 1;
+        if first == start {
+            break;
+        }
+    }
+    assert_eq!(first, start);
+    assert_eq!(all_equal(&world, &mut [&mut b, &mut a]).await.len(), 602);
+}
+
+#[tokio::test]
+async fn what_retention_has_left_of_a_lineage_leads_nobody_on() {
+    let world = World::new(1);
+    let (mut a, mut b) = diverged(&world, &insert("b", 1, 10)).await;
+    b.sync(&world).await.unwrap();
+    b.run(&insert("more", 30, 2000));
+    b.sync(&world).await.unwrap();
+    let log = world.log().await;
+    let listed = log.asides("").await.unwrap();
+    let is_part = |aside: &&Aside| matches!(aside.name, AsideName::Part(..));
+    let oldest = listed.iter().find(is_part).unwrap();
+    let body = log.aside(&oldest.lineage, &oldest.name).await.unwrap().unwrap();
+    for round in 0..3 {
+        a.run(&insert(&format!("later{round}"), 1, 10));
+        a.settle(&world).await.unwrap();
+        log.compact(entropy::now(), Duration::ZERO, &Progress::none()).await.unwrap();
+    }
+    assert!(log.asides("").await.unwrap().is_empty());
+    // As if it had been stopped halfway. The server has the lineage at hand.
+    log.put_aside(&oldest.lineage, &oldest.name, &body).await.unwrap();
+    assert_eq!(all_equal(&world, &mut [&mut b, &mut a]).await.len(), 36);
 }
