@@ -310,13 +310,11 @@ impl Course {
     }
 
     fn write_large(&mut self) {
-        for who in 0..2 {
-            self.write(who);
-        }
-        let incompressible = "INSERT INTO part WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL \
+        self.write(0);
+        // All in one transaction: the way on has its pages only if they are in the first part.
+        let incompressible = "BEGIN; DELETE FROM part WHERE token = 'large'; INSERT INTO part WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL \
                               SELECT i + 1 FROM n WHERE i < 2300) \
-                              SELECT 'large', i, 2300, randomblob(3900) FROM n";
-        self.clients[1].client(&self.yard).batch("DELETE FROM part WHERE token = 'large'");
+                              SELECT 'large', i, 2300, randomblob(3900) FROM n; COMMIT";
         self.clients[1].client(&self.yard).batch(incompressible);
         self.ledger.acknowledged.insert("large".to_owned());
     }
