@@ -249,6 +249,17 @@ impl Engine<'_> {
             _ => {}
         }
         if parent.has(flag::UNDONE) {
+            // Each is undone once: that both are as the remote has them, and do not fit, must not go
+            // round for ever.
+            if child.has(flag::UNDONE) {
+                return Err(RebaseError::Unmergeable {
+                    table: table.name().to_owned(),
+                    why: format!(
+                        "a row refers to one of table {} that cannot stand any more",
+                        parents.name()
+                    ),
+                });
+            }
             return self.undo(table, child, KIND);
         }
         parent.detail = Some(why);
