@@ -2,6 +2,9 @@
 
     converge.py PROGRAM FOLDER FIRST_SEED CASES
 
+About half of the seeds, told by a chance of its own so that what the others do stays as it is, take
+their schema from `zoo.py`; CONVERGE_ZOO is that share (0: none, 1: all).
+
 Stock SQLite writes; the program syncs. Each row version that is written carries a token of its own,
 so that plain SQL tells afterwards where it is. The rule that is checked knows nothing of how rows
 are merged:
