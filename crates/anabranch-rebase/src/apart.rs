@@ -133,7 +133,9 @@ impl Engine<'_> {
                         .states
                         .onto
                         .prepare_cached(find)
-                        .and_then(|mut s| s.query_row(params_from_iter(refers), |_| Ok(())).optional())
+                        .and_then(|mut s| {
+                            s.query_row(params_from_iter(refers), |_| Ok(())).optional()
+                        })
                         .map_err(what())?;
                     if there.is_none() {
                         let why = format!("table {} has no row that it refers to", key.other);

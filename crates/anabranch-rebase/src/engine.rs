@@ -82,9 +82,10 @@ impl<'a> Engine<'a> {
         key: &RowKey,
     ) -> Result<Option<Tuple>, RebaseError> {
         let Some(side) = &table.base else { return Ok(None) };
-        let mut row = side
+        let row = side
             .get(self.states.base, key, &table.defaults)
             .map_err(read(format!("table {} of the base", table.name())))?;
+        let mut row = row.filter(|row| table.is_told_by(row, key));
         if let Some(row) = &mut row {
             self.rename(table, row, true)?;
         }
@@ -97,10 +98,11 @@ impl<'a> Engine<'a> {
         table: &Table,
         key: &RowKey,
     ) -> Result<Option<Tuple>, RebaseError> {
-        let mut row = table
+        let row = table
             .local
             .get(self.states.local, key, &table.defaults)
             .map_err(read(format!("table {} here", table.name())))?;
+        let mut row = row.filter(|row| table.is_told_by(row, key));
         if let Some(row) = &mut row {
             self.rename(table, row, false)?;
         }
@@ -117,8 +119,7 @@ impl<'a> Engine<'a> {
         let row = side
             .get(self.states.remote, key, &table.defaults)
             .map_err(read(format!("table {} of the remote", table.name())))?;
-        // A rowid tells a row of a table with another key only if that key has a NULL in it.
-        Ok(row.filter(|row| key.rowid().is_none() || table.key_of(row) == *key))
+        Ok(row.filter(|row| table.is_told_by(row, key)))
     }
 
     /// The row as it stands in the scratch copy.
@@ -131,7 +132,7 @@ impl<'a> Engine<'a> {
             .result
             .get(self.states.onto, key, &table.defaults)
             .map_err(read(format!("table {} of the scratch copy", table.name())))?;
-        Ok(row.filter(|row| key.rowid().is_none() || table.key_of(row) == *key))
+        Ok(row.filter(|row| table.is_told_by(row, key)))
     }
 
     /// The three versions of a change's row.

@@ -151,6 +151,6 @@ impl Pair<'_> {
         key: &RowKey,
     ) -> Result<Option<Tuple>, RebaseError> {
         let row = self.get(side, key)?;
-        Ok(row.filter(|row| key.rowid().is_none() || self.table.key_of(row) == *key))
+        Ok(row.filter(|row| self.table.is_told_by(row, key)))
     }
 }

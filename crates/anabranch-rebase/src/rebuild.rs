@@ -110,7 +110,9 @@ impl<'a, 'b> Copying<'a, 'b> {
         let rowid = match new.key(&[old]) {
             Some(Key::Rowid { alias }) => Some(alias),
             // A rowid beside another key is nothing that anybody sees, but the order of rows.
-            Some(Key::Columns { alias: Some(alias), .. }) if !old.without_rowid && !new.without_rowid => {
+            Some(Key::Columns { alias: Some(alias), .. })
+                if !old.without_rowid && !new.without_rowid =>
+            {
                 Some(alias)
             }
             _ => None,

@@ -153,6 +153,12 @@ impl Table {
         }
     }
 
+    /// Whether a row that was found under a key is told by it. A rowid tells a row of a table with another
+    /// key only if that key has a NULL in it.
+    pub(crate) fn is_told_by(&self, row: &Tuple, key: &RowKey) -> bool {
+        key.rowid().is_none() || self.key_of(row) == *key
+    }
+
     /// Whether what the local side can say of two rows is the same.
     pub(crate) fn same_here(&self, a: &Tuple, b: &Tuple) -> bool {
         (0..a.cells.len()).all(|at| !self.here(at) || a.cells[at] == b.cells[at])

@@ -42,11 +42,7 @@ impl Engine<'_> {
         done
     }
 
-    fn settle_all(
-        &mut self,
-        foreign: &[Foreign],
-        apart: &mut [Apart],
-    ) -> Result<(), RebaseError> {
+    fn settle_all(&mut self, foreign: &[Foreign], apart: &mut [Apart]) -> Result<(), RebaseError> {
         let tables = self.tables;
         let mut search = Vec::with_capacity(foreign.len());
         for key in foreign {
@@ -123,7 +119,14 @@ impl Engine<'_> {
         let parents = &self.tables[key.parent];
         let refers: Vec<Cell> = values(now, &key.columns).into_iter().cloned().collect();
         if refers.iter().any(Cell::is_null)
-            || parent(self.states.onto, Some(&parents.result), parents, &key.parent_columns, &refers)?.is_some()
+            || parent(
+                self.states.onto,
+                Some(&parents.result),
+                parents,
+                &key.parent_columns,
+                &refers,
+            )?
+            .is_some()
         {
             return Ok(());
         }
@@ -131,12 +134,24 @@ impl Engine<'_> {
         let same = |row: &Option<Tuple>| {
             row.as_ref().is_some_and(|row| values(row, &key.columns).into_iter().eq(refers.iter()))
         };
-        let there = parent(self.states.remote, parents.remote.as_ref(), parents, &key.parent_columns, &refers)?;
+        let there = parent(
+            self.states.remote,
+            parents.remote.as_ref(),
+            parents,
+            &key.parent_columns,
+            &refers,
+        )?;
         if there.is_none() && same(&rows.remote) {
             return Ok(());
         }
         let here = match self.named_here(parents, key, &refers)? {
-            Some(refers) => parent(self.states.local, Some(&parents.local), parents, &key.parent_columns, &refers)?,
+            Some(refers) => parent(
+                self.states.local,
+                Some(&parents.local),
+                parents,
+                &key.parent_columns,
+                &refers,
+            )?,
             None => None,
         };
         if !change.has(flag::ASKED) {
@@ -234,6 +249,17 @@ impl Engine<'_> {
             _ => {}
         }
         if parent.has(flag::UNDONE) {
+            // Each is undone once: that both are as the remote has them, and do not fit, must not go
+            // round for ever.
+            if child.has(flag::UNDONE) {
+                return Err(RebaseError::Unmergeable {
+                    table: table.name().to_owned(),
+                    why: format!(
+                        "a row refers to one of table {} that cannot stand any more",
+                        parents.name()
+                    ),
+                });
+            }
             return self.undo(table, child, KIND);
         }
         parent.detail = Some(why);
@@ -293,7 +319,14 @@ impl Engine<'_> {
         let refers: Vec<Cell> = values(&row, &key.columns).into_iter().cloned().collect();
         let parents = &self.tables[key.parent];
         let stands = refers.iter().any(Cell::is_null)
-            || parent(self.states.onto, Some(&parents.result), parents, &key.parent_columns, &refers)?.is_some();
+            || parent(
+                self.states.onto,
+                Some(&parents.result),
+                parents,
+                &key.parent_columns,
+                &refers,
+            )?
+            .is_some();
         Ok(stands.then_some(row))
     }
 

@@ -318,3 +318,20 @@ fn rows_with_null_in_their_key_under_one_number() {
     assert_eq!(done.rows("SELECT a FROM t"), ["here"]);
     assert_eq!(done.told(), [(ConflictKind::Unique, Decision::Local)]);
 }
+
+/// A row whose key became NULL there is not the one that has its rowid here.
+#[test]
+fn a_key_that_became_null_under_the_rowid_of_another_row() {
+    let done = Case::new(
+        "CREATE TABLE t(k TEXT PRIMARY KEY, u UNIQUE, a); INSERT INTO t VALUES ('x', 1, 'base')",
+        "UPDATE t SET a = 'here' WHERE k = 'x'",
+        "UPDATE t SET k = NULL, a = 'there' WHERE k = 'x'",
+    )
+    .run();
+    assert_eq!(done.rows("SELECT * FROM t"), ["x|1|here"]);
+    let told =
+        [(ConflictKind::UpdateDelete, Decision::Local), (ConflictKind::Unique, Decision::Local)];
+    for one in &told {
+        assert!(done.told().contains(one), "{:?}", done.told());
+    }
+}
