@@ -202,9 +202,8 @@ impl Engine<'_> {
                 let rows = self.versions(parents, &parent)?;
                 return Err(aborted(self.conflict(parents, &parent, &rows, KIND)));
             }
-            Policy::Local | Policy::Merge
-                if !child.has(flag::UNDONE) || child.op == Op::Nothing =>
-            {
+            // One that was brought back since, for another row refers to it, stays.
+            Policy::Local | Policy::Merge if !child.has(flag::UNDONE) => {
                 // A row whose key would change is another row.
                 let in_key = key.columns.iter().any(|at| table.key_at.contains(at));
                 let row = match key.on_delete {

@@ -99,7 +99,9 @@ impl Writer {
                 self.ledger.unknown.insert(token);
                 Outcome::Unknown
             }
-            Err(failure) if form == Form::Open && taken_away(&failure) => {
+            Err(failure)
+                if form == Form::Open && taken_away(&failure) || waited_in_vain(&failure) =>
+            {
                 self.sql.abandon();
                 self.ledger.refused.insert(token);
                 Outcome::TakenAway
@@ -118,6 +120,12 @@ impl Writer {
         self.sql.run(&format!("UPDATE counter SET n = {}", n + 1))?;
         self.sql.once("COMMIT").map(drop)
     }
+}
+
+/// On a slow machine transactions of others last longer than a writer waits for its turn.
+fn waited_in_vain(failure: &SqlFailure) -> bool {
+    failure.code() == "SQLITE_BUSY"
+        && failure.to_string().contains("another transaction holds the database for writing")
 }
 
 /// How a server says so, or that the stream went with the one that died.

@@ -202,3 +202,25 @@ fn a_row_from_here_that_refers_to_nothing_in_a_table_of_the_remote_alone() {
     assert_eq!(done.rows("SELECT id, a FROM c"), ["1|x", "600|there"]);
     assert_eq!(done.told(), [(ConflictKind::ForeignKey, Decision::Remote)]);
 }
+
+/// A row goes with its parent, but another one refers to it and may not be left without: it comes back, and
+/// so does its parent.
+#[test]
+fn a_row_that_may_not_go_with_its_parent_brings_it_back() {
+    let done = Case::new(
+        "CREATE TABLE top(id INTEGER PRIMARY KEY); INSERT INTO top VALUES (1), (2);
+         CREATE TABLE t(id INTEGER PRIMARY KEY, n TEXT UNIQUE, p0 REFERENCES t(n) ON DELETE RESTRICT,
+             p1 REFERENCES top ON DELETE CASCADE)",
+        "DELETE FROM top WHERE id = 1",
+        "INSERT INTO t VALUES (1, 'a', NULL, 1), (2, 'b', 'a', 2), (3, 'c', 'a', 2)",
+    )
+    .run();
+    assert_eq!(done.rows("PRAGMA foreign_key_check"), Vec::<String>::new());
+    assert_eq!(done.rows("SELECT id FROM top"), ["1", "2"]);
+    assert_eq!(done.rows("SELECT n FROM t"), ["a", "b", "c"]);
+    assert!(
+        done.told().contains(&(ConflictKind::ForeignKey, Decision::Remote)),
+        "{:?}",
+        done.told()
+    );
+}
