@@ -118,16 +118,7 @@ impl Engine<'_> {
     ) -> Result<(), RebaseError> {
         let parents = &self.tables[key.parent];
         let refers: Vec<Cell> = values(now, &key.columns).into_iter().cloned().collect();
-        if refers.iter().any(Cell::is_null)
-            || parent(
-                self.states.onto,
-                Some(&parents.result),
-                parents,
-                &key.parent_columns,
-                &refers,
-            )?
-            .is_some()
-        {
+        if self.reference_stands(key, &refers)? {
             return Ok(());
         }
         let rows = self.versions(table, change)?;
@@ -316,17 +307,16 @@ impl Engine<'_> {
             row.cells[at] = crate::table::default_of(self.states.onto, &table.plan.result, column)?;
         }
         let refers: Vec<Cell> = values(&row, &key.columns).into_iter().cloned().collect();
-        let parents = &self.tables[key.parent];
-        let stands = refers.iter().any(Cell::is_null)
-            || parent(
-                self.states.onto,
-                Some(&parents.result),
-                parents,
-                &key.parent_columns,
-                &refers,
-            )?
-            .is_some();
+        let stands = self.reference_stands(key, &refers)?;
         Ok(stands.then_some(row))
+    }
+
+    /// Whether what a row refers to is in the result, or it refers to nothing.
+    fn reference_stands(&self, key: &Foreign, refers: &[Cell]) -> Result<bool, RebaseError> {
+        let (parents, onto) = (&self.tables[key.parent], self.states.onto);
+        let result = Some(&parents.result);
+        Ok(refers.iter().any(Cell::is_null)
+            || parent(onto, result, parents, &key.parent_columns, refers)?.is_some())
     }
 
     /// The values with which the local side refers to a row; `None`: it has no such row.

@@ -12,32 +12,10 @@ use anabranch::{
     Conflict, ConflictEntry, ConflictFilter, ConflictKind, Decision, Error, InsertRule, Options,
     Policy, Resolve, Row, Rules, Side, TableRules, Value,
 };
-use common::{World, app, assert_same, options, stock, value};
+use common::{World, app, assert_same, journal, options, stock, text, value};
 
 const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT, w TEXT);
     INSERT INTO t(v, w) VALUES ('one', '1'), ('two', '2'), ('three', '3')";
-
-/// The conflicts that a replica has in its journal.
-fn journal(replica: &Replica) -> Vec<ConflictEntry> {
-    let mut found = Vec::new();
-    let all = ConflictFilter { resolved: true, ..ConflictFilter::default() };
-    replica
-        .conflicts(&all, |entry| {
-            found.push(entry);
-            true
-        })
-        .unwrap();
-    found
-}
-
-fn text(row: Option<&Row>, column: &str) -> Option<String> {
-    let row = row?;
-    let at = row.columns.iter().position(|name| name == column)?;
-    match &row.values[at] {
-        Value::Text(text) => Some(text.clone()),
-        other => panic!("{other:?}"),
-    }
-}
 
 /// The replica at `db` with these rules.
 fn with(db: &std::path::Path, rules: Rules) -> Replica {

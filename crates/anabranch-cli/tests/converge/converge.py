@@ -2,7 +2,7 @@
 
     converge.py PROGRAM FOLDER FIRST_SEED CASES
 
-A share CONVERGE_ZOO of the seeds (from 0 to 1, half by default), told by a chance of its own so that what the
+A share CONVERGE_ZOO of the seeds (from 0, the default, to 1), told by a chance of its own so that what the
 others do stays as it is, takes its schema from `zoo.py`.
 
 Stock SQLite writes; the program syncs. Each row version that is written carries a token of its own,
@@ -53,7 +53,7 @@ POINTS = [
 POINTS += os.environ.get("CONVERGE_POINTS", "").split()
 
 # The share of cases with a schema from the zoo.
-ZOO = float(os.environ.get("CONVERGE_ZOO", "0.5"))
+ZOO = float(os.environ.get("CONVERGE_ZOO", "0"))
 
 # Local fields of page 1, which differ between equal replicas.
 LOCAL_FIELDS = [(18, 20), (24, 28), (40, 44), (92, 100)]

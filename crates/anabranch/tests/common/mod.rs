@@ -6,8 +6,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anabranch::Options;
 use anabranch::blocking::Replica;
+use anabranch::{ConflictEntry, ConflictFilter, Options, Row, Value};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -79,4 +79,27 @@ pub fn assert_same(a: &Path, b: &Path) {
 
 pub fn os(text: &str) -> &OsStr {
     OsStr::new(text)
+}
+
+/// The conflicts that a replica has in its journal.
+pub fn journal(replica: &Replica) -> Vec<ConflictEntry> {
+    let mut found = Vec::new();
+    let all = ConflictFilter { resolved: true, ..ConflictFilter::default() };
+    replica
+        .conflicts(&all, |entry| {
+            found.push(entry);
+            true
+        })
+        .unwrap();
+    found
+}
+
+/// A text in a row.
+pub fn text(row: Option<&Row>, column: &str) -> Option<String> {
+    let row = row?;
+    let at = row.columns.iter().position(|name| name == column)?;
+    match &row.values[at] {
+        Value::Text(text) => Some(text.clone()),
+        other => panic!("{other:?}"),
+    }
 }
