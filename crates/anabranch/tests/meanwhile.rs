@@ -14,10 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anabranch::blocking::Replica;
-use anabranch::{
-    Conflict, ConflictEntry, ConflictFilter, ConflictKind, Decision, Options, Policy, Resolve, Row,
-    Rules, Value,
-};
+use anabranch::{Conflict, ConflictKind, Decision, Options, Policy, Resolve, Row, Rules};
 use common::{World, assert_same, journal, options, stock, text};
 use rusqlite::Connection;
 

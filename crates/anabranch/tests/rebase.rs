@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch::blocking::Replica;
 use anabranch::{
-    Conflict, ConflictEntry, ConflictFilter, ConflictKind, Decision, Error, InsertRule, Options,
-    Policy, Resolve, Row, Rules, Side, TableRules, Value,
+    Conflict, ConflictKind, Decision, Error, InsertRule, Options, Policy, Resolve, Row, Rules,
+    Side, TableRules, Value,
 };
 use common::{World, app, assert_same, journal, options, stock, text, value};
 
