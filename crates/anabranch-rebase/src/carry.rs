@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::columns::columns;
 use crate::declared::same_statement;
-use crate::error::RebaseError;
+use crate::error::{RebaseError, code, message};
 use crate::fate::{Act, Fate, Trio, text};
 use crate::objects::{Object, ObjectKind, Objects, is_internal};
 use crate::others::Change;
@@ -17,6 +17,7 @@ use crate::rules::Side;
 use crate::schema::Journal;
 use crate::shadow;
 use crate::sql::{quoted, same_name};
+use crate::strings;
 
 /// Lets `change` write texts of the schema.
 pub(crate) fn opened<T>(
@@ -33,15 +34,19 @@ pub(crate) fn opened<T>(
 
 /// Runs an `ALTER TABLE`. SQLite refuses one where it does not understand something else in the
 /// schema: a view on a table that is gone, a function of the application. It was done here in spite
-/// of that, so it is done again, with the texts left alone that are not understood.
-fn alter(onto: &Connection, sql: &str) -> rusqlite::Result<()> {
+/// of that, so it is done again, with the texts left alone that are not understood. `indices`: what
+/// some say afterwards, by their names.
+fn alter(onto: &Connection, sql: &str, indices: &[(String, String)]) -> rusqlite::Result<()> {
     let Err(error) = onto.execute(sql, []) else { return Ok(()) };
     // What is meant is said by the text alone.
     if !error.to_string().starts_with("error in ") {
         return Err(error);
     }
     onto.execute_batch("PRAGMA writable_schema = ON")?;
-    let done = onto.execute(sql, []).map(drop);
+    let write = "UPDATE main.sqlite_schema SET sql = ?2 WHERE type = 'index' AND name = ?1";
+    let done = onto.execute(sql, []).and_then(|_| {
+        indices.iter().try_for_each(|index| onto.execute(write, (&index.0, &index.1)).map(drop))
+    });
     onto.execute_batch("PRAGMA writable_schema = RESET")?;
     done
 }
@@ -53,14 +58,14 @@ pub(crate) fn broken(
     of: Side,
 ) -> impl FnOnce(rusqlite::Error) -> RebaseError {
     let name = name.to_owned();
-    move |error| match error.sqlite_error_code() {
+    move |error| match code(&error) {
         Some(ErrorCode::Unknown | ErrorCode::ConstraintViolation) => {
             match RebaseError::work(format!("the {} {name}", kind.name()))(error) {
                 RebaseError::Work { source, .. } => RebaseError::SchemaBroken {
                     kind: kind.name().into(),
                     name,
                     of,
-                    why: source.to_string(),
+                    why: message(&source),
                 },
                 other => other,
             }
@@ -156,7 +161,7 @@ fn rename_tables(trio: &Trio<'_>, fates: &[Fate]) -> Result<(), RebaseError> {
 
 fn rename_table(trio: &Trio<'_>, from: &str, to: &str) -> Result<(), RebaseError> {
     let sql = format!("ALTER TABLE main.{} RENAME TO {}", quoted(from), quoted(to));
-    let Err(error) = alter(trio.onto.conn, &sql) else { return Ok(()) };
+    let Err(error) = alter(trio.onto.conn, &sql, &[]) else { return Ok(()) };
     let local = trio.local.objects.table(to).filter(|o| o.module.is_some());
     match (broken(ObjectKind::Table, to, Side::Local)(error), local) {
         (RebaseError::Unknown { kind: "module", .. }, Some(local)) => {
@@ -180,7 +185,8 @@ fn rename_columns(onto: &Connection, fate: &Fate) -> Result<(), RebaseError> {
             quoted(from),
             quoted(to)
         );
-        alter(onto, &sql).map_err(broken(ObjectKind::Table, table, Side::Local))
+        let indices = strings::after_rename(onto, table, from, to)?;
+        alter(onto, &sql, &indices).map_err(broken(ObjectKind::Table, table, Side::Local))
     };
     let mut left = fate.columns.clone();
     let mut aside = 0_u32;
@@ -244,16 +250,16 @@ fn make(
         Act::Alter { appended } => {
             let fits = appended.iter().try_for_each(|column| {
                 let sql = format!("ALTER TABLE main.{} ADD COLUMN {column}", quoted(&local.name));
-                alter(onto, &sql)
+                alter(onto, &sql, &[])
             });
             match fits {
                 Ok(()) => Ok(Vec::new()),
                 // What SQLite cannot append (a default that is no constant, a check that rows
                 // violate) was made here by other means.
-                Err(error) if error.sqlite_error_code() == Some(ErrorCode::Unknown) => {
+                Err(error) if code(&error) == Some(ErrorCode::Unknown) => {
                     anew(trio, fate, local, journal)
                 }
-                Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                Err(error) if code(&error) == Some(ErrorCode::ConstraintViolation) => {
                     anew(trio, fate, local, journal)
                 }
                 Err(error) => Err(RebaseError::work(format!("table {}", local.name))(error)),
@@ -272,13 +278,20 @@ fn anew(
 ) -> Result<Vec<Change>, RebaseError> {
     let onto = trio.onto.conn;
     let mut again = Vec::new();
+    let now =
+        columns(onto, &local.name).map_err(RebaseError::read(format!("table {}", local.name)))?;
     for object in Objects::read(onto)?.all {
         let belongs = matches!(object.kind, ObjectKind::Index | ObjectKind::Trigger)
             && same_name(&object.table, &local.name)
             && object.sql.is_some();
         if belongs {
-            let change =
-                Change { kind: object.kind, name: object.name, sql: object.sql, of: Side::Remote };
+            let change = Change {
+                kind: object.kind,
+                texts: object.kind == ObjectKind::Index && strings::in_index(text(&object), &now),
+                name: object.name,
+                sql: object.sql,
+                of: Side::Remote,
+            };
             drop_other(onto, &change)?;
             again.push(change);
         }
@@ -344,12 +357,12 @@ pub(crate) fn unique_indices(onto: &Connection, changes: &[Change]) -> Result<()
         if !crate::sql::tokens(sql).get(1).is_some_and(|t| t.is("UNIQUE")) {
             continue;
         }
-        match onto.execute(sql, []) {
-            Ok(_) => {}
+        match strings::make_index(onto, sql, change.texts) {
+            Ok(()) => {}
             // After the rows it is made again, and then it counts.
             Err(error)
                 if matches!(
-                    error.sqlite_error_code(),
+                    code(&error),
                     Some(ErrorCode::ConstraintViolation | ErrorCode::Unknown)
                 ) => {}
             Err(error) => {
@@ -373,8 +386,12 @@ pub(crate) fn others(
             if Objects::read(onto)?.find(kind, &change.name).is_some() {
                 continue;
             }
-            match onto.execute(sql, []).map_err(broken(kind, &change.name, change.of)) {
-                Ok(_) => {}
+            let made = match kind {
+                ObjectKind::Index => strings::make_index(onto, sql, change.texts),
+                _ => onto.execute(sql, []).map(drop),
+            };
+            match made.map_err(broken(kind, &change.name, change.of)) {
+                Ok(()) => {}
                 Err(RebaseError::SchemaBroken { of, .. }) if take.is_some_and(|t| t != of) => {}
                 Err(error) => return Err(error),
             }

@@ -140,6 +140,22 @@ fn unknown(error: &rusqlite::Error) -> Option<(&'static str, String)> {
     })
 }
 
+/// The code of an error of SQLite, also where it says at which place of a statement it is.
+pub(crate) fn code(error: &rusqlite::Error) -> Option<rusqlite::ErrorCode> {
+    match error {
+        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
+        other => other.sqlite_error_code(),
+    }
+}
+
+/// What SQLite says, without the statement.
+pub(crate) fn message(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        other => other.to_string(),
+    }
+}
+
 fn said(statement: &str) -> String {
     if statement.is_empty() { "it was dropped".into() } else { format!("`{statement}`") }
 }

@@ -78,6 +78,7 @@ mod sequence;
 mod shadow;
 mod sql;
 mod state;
+mod strings;
 mod table;
 mod unique;
 mod values;

@@ -8,6 +8,7 @@ use crate::fate::{Act, Fate, Trio, text};
 use crate::objects::{Object, ObjectKind};
 use crate::rules::{Rules, Side};
 use crate::sql::same_name;
+use crate::strings;
 
 /// A change to an index, view or trigger of the scratch copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(crate) struct Change {
     pub(crate) sql: Option<String>,
     /// Whose statement that is.
     pub(crate) of: Side,
+    /// Whether names in double quotes that no column has are texts in it, as on its own side.
+    pub(crate) texts: bool,
 }
 
 /// Decides on all of them. Those of a table share its fate where it was made or dropped.
@@ -52,7 +55,9 @@ fn decide_one(
     let local = trio.local.objects.find(kind, name);
     let onto = trio.onto.objects.find(kind, name);
     let put = |local: &Object, sql: Option<String>| {
-        Some(Change { kind, name: local.name.clone(), sql, of: Side::Local })
+        let table = trio.local.table(&local.table).filter(|_| kind == ObjectKind::Index);
+        let texts = table.is_some_and(|t| strings::in_index(text(local), &t.columns));
+        Some(Change { kind, name: local.name.clone(), sql, of: Side::Local, texts })
     };
     if kind != ObjectKind::View
         && let Some(end) = with_its_table(trio, fates, base, local, onto)
@@ -83,7 +88,16 @@ fn decide_one(
             };
             Ok(put(local, sql))
         }
-        None => Ok(onto.map(|o| Change { kind, name: o.name.clone(), sql: None, of: Side::Local })),
+        None => {
+            let gone = |o: &Object| Change {
+                kind,
+                name: o.name.clone(),
+                sql: None,
+                of: Side::Local,
+                texts: false,
+            };
+            Ok(onto.map(gone))
+        }
     }
 }
 

@@ -239,3 +239,60 @@ fn a_table_with_another_key_is_no_new_name_of_one_whose_page_it_got() {
     assert_eq!(merged.text("SELECT a FROM other"), "there");
     assert!(merged.conflicts.is_empty());
 }
+
+#[test]
+fn an_index_on_a_column_that_is_gone_is_none_on_a_text() {
+    // SQLite takes a name in double quotes that no column has for a text.
+    let base =
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a, \"b c\"); INSERT INTO t VALUES (1, 'x', 1)";
+    let drops = "ALTER TABLE t DROP COLUMN \"b c\"; CREATE TABLE u(x)";
+    for index in [
+        "CREATE INDEX i ON t(\"b c\")",
+        "CREATE INDEX i ON t([b c])",
+        "CREATE UNIQUE INDEX i ON t(a, \"b c\")",
+        "CREATE INDEX i ON t(a) WHERE \"b c\" > 0",
+    ] {
+        let refused = |world: &World, side: Side| match world.merge(&Rules::default()) {
+            Err(RebaseError::SchemaBroken { kind, name, of, why }) => {
+                assert_eq!((kind.as_str(), name.as_str(), of), ("index", "i", side), "{why}");
+                assert!(why.contains("no such column"), "{why}");
+            }
+            Err(other) => panic!("{other}"),
+            Ok(merged) => panic!("merged to {:?}", merged.schema()),
+        };
+        let (made, other) = (World::new(base, index, drops), World::new(base, drops, index));
+        refused(&made, Side::Local);
+        refused(&other, Side::Remote);
+        for merged in [made.take(Side::Remote).unwrap(), other.take(Side::Local).unwrap()] {
+            assert!(!merged.schema().contains_key("i"), "{:?}", merged.schema());
+            assert_eq!(merged.text("SELECT * FROM t"), "1,x");
+        }
+        for merged in [made.take(Side::Local).unwrap(), other.take(Side::Remote).unwrap()] {
+            assert!(merged.schema().contains_key("i") && merged.schema().contains_key("u"));
+            assert_eq!(merged.text("SELECT * FROM t"), "1,x,1");
+        }
+    }
+}
+
+#[test]
+fn an_index_with_a_text_in_double_quotes_stays_what_it_is() {
+    let base =
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); CREATE TABLE u(id INTEGER PRIMARY KEY, x);
+                INSERT INTO t VALUES (1, 'x', 'y')";
+    let make = "CREATE INDEX i ON u(\"no column\"); CREATE INDEX j ON t(a, \"no column\");
+                CREATE INDEX k ON t(b COLLATE \"NOCASE\") WHERE a <> \"no column\"";
+    let renames = "ALTER TABLE t RENAME COLUMN a TO c; INSERT INTO t VALUES (2, 'z', 'y')";
+    let moved = "ALTER TABLE t RENAME TO w";
+    let anew = "CREATE TABLE n(id INTEGER PRIMARY KEY, b, a); INSERT INTO n SELECT id, b, a FROM t;
+                DROP TABLE t; ALTER TABLE n RENAME TO t";
+    for other in [renames, moved, anew] {
+        for world in [World::new(base, make, other), World::new(base, other, make)] {
+            let merged = world.merged();
+            for index in ["i", "j", "k"] {
+                let schema = merged.schema();
+                assert!(schema[index].contains("\"no column\""), "{other}: {schema:?}");
+            }
+            assert_eq!(merged.schema()["j"].contains("\"c\""), other == renames);
+        }
+    }
+}
