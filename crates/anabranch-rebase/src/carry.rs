@@ -74,14 +74,22 @@ pub(crate) fn broken(
     }
 }
 
-/// Tables; indices, views and triggers that go. Gives back what went along with a table that was made
-/// anew, and has to be made again.
+/// What is left to do after tables were made anew.
+#[derive(Debug, Default)]
+pub(crate) struct Anew {
+    /// What went along with them, and has to be made again.
+    pub(crate) again: Vec<Change>,
+    /// The tables that have refused rows of the remote's.
+    pub(crate) refused: Vec<String>,
+}
+
+/// Tables; indices, views and triggers that go.
 pub(crate) fn tables(
     trio: &Trio<'_>,
     fates: &[Fate],
     changes: &[Change],
     journal: &mut Journal<'_>,
-) -> Result<Vec<Change>, RebaseError> {
+) -> Result<Anew, RebaseError> {
     let onto = trio.onto.conn;
     for change in changes {
         drop_other(onto, change)?;
@@ -93,16 +101,16 @@ pub(crate) fn tables(
     for fate in fates {
         rename_columns(onto, fate)?;
     }
-    let mut again = Vec::new();
+    let mut left = Anew::default();
     for fate in fates {
-        again.extend(make(trio, fate, journal)?);
+        make(trio, fate, &mut left, journal)?;
     }
     opened(onto, || {
         texts(trio, fates)?;
         statistics(trio)?;
         bump(onto)
     })?;
-    Ok(again)
+    Ok(left)
 }
 
 /// Other connections have to see that the schema changed also where only its text did.
@@ -228,16 +236,17 @@ fn rename_columns(onto: &Connection, fate: &Fate) -> Result<(), RebaseError> {
 fn make(
     trio: &Trio<'_>,
     fate: &Fate,
+    left: &mut Anew,
     journal: &mut Journal<'_>,
-) -> Result<Vec<Change>, RebaseError> {
+) -> Result<(), RebaseError> {
     let onto = trio.onto.conn;
     let local = fate.local.as_deref().and_then(|name| trio.local.objects.table(name));
-    let Some(local) = local else { return Ok(Vec::new()) };
+    let Some(local) = local else { return Ok(()) };
     match &fate.act {
-        Act::Keep | Act::Drop => Ok(Vec::new()),
+        Act::Keep | Act::Drop => Ok(()),
         Act::Create | Act::Replace if local.module.is_some() => {
             shadow::make_shadows(trio, local)?;
-            Ok(Vec::new())
+            Ok(())
         }
         Act::Create | Act::Replace => {
             onto.execute(text(local), []).map_err(broken(
@@ -245,7 +254,7 @@ fn make(
                 &local.name,
                 Side::Local,
             ))?;
-            Ok(Vec::new())
+            Ok(())
         }
         Act::Alter { appended } => {
             let fits = appended.iter().try_for_each(|column| {
@@ -253,31 +262,31 @@ fn make(
                 alter(onto, &sql, &[])
             });
             match fits {
-                Ok(()) => Ok(Vec::new()),
+                Ok(()) => Ok(()),
                 // What SQLite cannot append (a default that is no constant, a check that rows
                 // violate) was made here by other means.
                 Err(error) if code(&error) == Some(ErrorCode::Unknown) => {
-                    anew(trio, fate, local, journal)
+                    anew(trio, fate, local, left, journal)
                 }
                 Err(error) if code(&error) == Some(ErrorCode::ConstraintViolation) => {
-                    anew(trio, fate, local, journal)
+                    anew(trio, fate, local, left, journal)
                 }
                 Err(error) => Err(RebaseError::work(format!("table {}", local.name))(error)),
             }
         }
-        Act::Rebuild => anew(trio, fate, local, journal),
+        Act::Rebuild => anew(trio, fate, local, left, journal),
     }
 }
 
-/// Makes a table anew. Its indices and triggers go, and are given back to be made again.
+/// Makes a table anew. Its indices and triggers go, to be made again.
 fn anew(
     trio: &Trio<'_>,
     fate: &Fate,
     local: &Object,
+    left: &mut Anew,
     journal: &mut Journal<'_>,
-) -> Result<Vec<Change>, RebaseError> {
+) -> Result<(), RebaseError> {
     let onto = trio.onto.conn;
-    let mut again = Vec::new();
     let now =
         columns(onto, &local.name).map_err(RebaseError::read(format!("table {}", local.name)))?;
     for object in Objects::read(onto)?.all {
@@ -293,11 +302,13 @@ fn anew(
                 of: Side::Remote,
             };
             drop_other(onto, &change)?;
-            again.push(change);
+            left.again.push(change);
         }
     }
-    rebuild(trio, fate, local, text(local), journal)?;
-    Ok(again)
+    if rebuild(trio, fate, local, text(local), journal)? {
+        left.refused.push(local.name.clone());
+    }
+    Ok(())
 }
 
 /// Gives declarations the local text where `ALTER TABLE` left another, and the remote had that of the

@@ -44,6 +44,8 @@ pub(crate) struct Engine<'a> {
     pub(crate) roots: Vec<Vec<Vec<usize>>>,
     /// Whether any rowid of the table moved.
     pub(crate) moving: Vec<bool>,
+    /// Whether rows of the remote's are missing in the scratch copy, as the table refused them.
+    pub(crate) refused: Vec<bool>,
     pub(crate) work: Work,
     pub(crate) writer: Writer<'a>,
 }
@@ -70,6 +72,7 @@ impl<'a> Engine<'a> {
             apart: keys.iter().filter_map(|key| Apart::new(tables, key)).collect(),
             roots,
             moving: vec![false; tables.len()],
+            refused: vec![false; tables.len()],
             work,
             writer: Writer::begin(states.onto)?,
         })

@@ -23,6 +23,7 @@
 //! content         rows of tables without a key: what only has another rowid did not change
 //! keys            rows that both sides inserted under a key that SQLite chose get a new key here,
 //!                 and what refers to them follows
+//! refused         rows of the remote's that a table made anew does not take
 //! rows            each changed row against the remote's: applied, or in conflict and decided
 //! unique          what waits for a unique index, or collides on it
 //! violations      references that only both changes together break
@@ -70,6 +71,7 @@ mod plan;
 mod put;
 mod rebase;
 mod rebuild;
+mod refused;
 mod rows;
 mod rows_of;
 mod rules;

@@ -127,6 +127,9 @@ pub fn rebase(
     }
     drop(rows);
     engine.decide_all_keys()?;
+    for table in tables.iter().filter(|t| schema.refused.contains(&t.plan.result)) {
+        engine.settle_refused(table)?;
+    }
     for table in &tables {
         engine.apply(table)?;
     }

@@ -1,9 +1,10 @@
 //! A table made anew by the local statement, with the rows that the remote has.
 //!
 //! Rows are copied by the names of columns. A column that the remote dropped, and that is there after
-//! all since the local declaration was taken, has the values that it had in the base. A row that the new declaration refuses (a NULL where none
-//! may be any more, a check) is replaced by the local version of it, since that one fits; if the
-//! remote had changed it, that is told.
+//! all since the local declaration was taken, has the values that it had in the base. A row that the new
+//! declaration refuses (a NULL where none may be any more, a check) is left out, and settled when rows are
+//! merged (`refused`). Where they are not, since nothing tells one from another, it is replaced here by
+//! the local version of it, and told if the remote had changed it.
 
 use std::sync::Arc;
 
@@ -25,14 +26,15 @@ use crate::values::{Raw, shown};
 const BATCH: usize = 10_000;
 
 /// Makes the table `object` of the local side, whose name a table of the scratch copy has already
-/// under another declaration, and copies the rows.
+/// under another declaration, and copies the rows. Returns whether rows were left out that have to be
+/// settled.
 pub(crate) fn rebuild(
     trio: &Trio<'_>,
     fate: &Fate,
     object: &Object,
     sql: &str,
     journal: &mut Journal<'_>,
-) -> Result<(), RebaseError> {
+) -> Result<bool, RebaseError> {
     let onto = trio.onto.conn;
     let what = || format!("table {} in its new form", object.name);
     let aside = free_name(onto).map_err(RebaseError::work(what()))?;
@@ -48,12 +50,12 @@ pub(crate) fn rebuild(
     .map_err(RebaseError::work(what()))?;
     let old = table(onto, &aside)?;
     let new = table(onto, &object.name)?;
-    Copying::new(trio, fate, &old, &new)?.run(onto, journal)?;
+    let left_out = Copying::new(trio, fate, &old, &new)?.run(onto, journal)?;
     onto.execute(&format!("DROP TABLE main.{aside}"), []).map_err(RebaseError::work(what()))?;
     if let Some(last) = last.filter(|_| new.autoincrement) {
         sequence::raise(onto, &object.name, last).map_err(RebaseError::work(what()))?;
     }
-    Ok(())
+    Ok(left_out)
 }
 
 fn table(conn: &Connection, name: &str) -> Result<Table, RebaseError> {
@@ -84,6 +86,8 @@ pub(crate) fn free_name(conn: &Connection) -> rusqlite::Result<String> {
 struct Copying<'a, 'b> {
     trio: &'a Trio<'b>,
     table: &'a str,
+    /// Whether its rows are merged.
+    keyed: bool,
     /// Reads the key, as the local side names it, then what is copied.
     read: String,
     keys: Vec<String>,
@@ -173,6 +177,7 @@ impl<'a, 'b> Copying<'a, 'b> {
         Ok(Self {
             trio,
             table: &new.name,
+            keyed: fate.keyed,
             read: format!("SELECT {} FROM main.{}", list(&both), quoted(&old.name)),
             write: insert(&columns),
             local: format!(
@@ -190,7 +195,7 @@ impl<'a, 'b> Copying<'a, 'b> {
         })
     }
 
-    fn run(&self, onto: &Connection, journal: &mut Journal<'_>) -> Result<(), RebaseError> {
+    fn run(&self, onto: &Connection, journal: &mut Journal<'_>) -> Result<bool, RebaseError> {
         let failed =
             |source| RebaseError::work(format!("the rows of table {}", self.table))(source);
         let mut read = onto.prepare(&self.read).map_err(failed)?;
@@ -204,6 +209,7 @@ impl<'a, 'b> Copying<'a, 'b> {
         };
         let mut rows = read.query([]).map_err(failed)?;
         let mut batch = 0;
+        let mut left_out = false;
         onto.execute_batch("SAVEPOINT anabranch_copy").map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             let keys = self.keys.len();
@@ -222,6 +228,7 @@ impl<'a, 'b> Copying<'a, 'b> {
             };
             match put() {
                 Ok(_) => {}
+                Err(error) if refuses(&error) && self.keyed => left_out = true,
                 Err(error) if refuses(&error) => {
                     self.refused(onto, row, &error.to_string(), journal)?;
                 }
@@ -234,7 +241,8 @@ impl<'a, 'b> Copying<'a, 'b> {
                     .map_err(failed)?;
             }
         }
-        onto.execute_batch("RELEASE anabranch_copy").map_err(failed)
+        onto.execute_batch("RELEASE anabranch_copy").map_err(failed)?;
+        Ok(left_out)
     }
 
     /// A row that the new declaration refuses.
@@ -268,7 +276,7 @@ impl<'a, 'b> Copying<'a, 'b> {
                     let put = onto
                         .prepare_cached(&self.write_local)?
                         .execute(rusqlite::params_from_iter(cells?));
-                    // In the way of another row of the remote's: told when rows are merged.
+                    // In the way of another row of the remote's.
                     if let Err(error) = put
                         && !refuses(&error)
                     {

@@ -41,10 +41,16 @@ impl Engine<'_> {
                 Ok(kind) => self.decide(table, &mut change, &rows, kind)?,
             }
         }
+        let refused = self.is_refused(table, &change, &rows)?;
+        if refused {
+            self.decide_refused(table, &mut change, &rows)?;
+        }
         let target = self.target(table, &change, &rows)?;
         self.note_references(table, &change, &rows, target.as_ref())?;
         if change.take != Take::Remote {
-            match self.writer.put(table, rows.remote.as_ref(), target.as_ref(), added(&rows))? {
+            let now =
+                if refused { self.row_now(table, &change.dest)? } else { rows.remote.clone() };
+            match self.writer.put(table, now.as_ref(), target.as_ref(), added(&rows))? {
                 Put::Done => self.placed(table, &mut change, &rows)?,
                 Put::Unique(text) => {
                     change.flags |= flag::WAITS;

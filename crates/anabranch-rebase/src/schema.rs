@@ -58,6 +58,8 @@ pub(crate) struct SchemaPlan<'a> {
     changes: Vec<Change>,
     /// Indices and triggers of tables that were made anew.
     again: Vec<Change>,
+    /// Tables that were made anew, and have refused rows of the remote's.
+    pub(crate) refused: Vec<String>,
     /// Virtual tables to build anew, by their names.
     rebuild: Vec<String>,
     /// Full-text indices that may have to be.
@@ -94,6 +96,7 @@ pub(crate) fn plan<'a>(
         lost,
         changes,
         again: Vec::new(),
+        refused: Vec::new(),
         rebuild: Vec::new(),
         outside: Vec::new(),
         working_there: compile::Names::new(),
@@ -133,7 +136,8 @@ impl SchemaPlan<'_> {
             lost.tell(&self.trio, journal)?;
         }
         if self.carried > 0 || self.new_statistics() {
-            self.again = carry::tables(&self.trio, &self.fates, &self.changes, journal)?;
+            let left = carry::tables(&self.trio, &self.fates, &self.changes, journal)?;
+            (self.again, self.refused) = (left.again, left.refused);
             let onto = self.trio.onto.conn;
             carry::unique_indices(onto, &self.changes)?;
             carry::unique_indices(onto, &self.again)?;

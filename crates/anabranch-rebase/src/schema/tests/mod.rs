@@ -15,6 +15,7 @@ mod both;
 mod outside;
 mod plans;
 mod random;
+mod refused;
 mod tables;
 mod virtuals;
 
