@@ -239,3 +239,21 @@ fn a_table_with_another_key_is_no_new_name_of_one_whose_page_it_got() {
     assert_eq!(merged.text("SELECT a FROM other"), "there");
     assert!(merged.conflicts.is_empty());
 }
+
+/// The remote's declaration of a table is taken, with its name: what refers to it keeps that.
+#[test]
+fn a_name_that_was_not_taken_is_not_referred_to() {
+    let base = format!(
+        "{T} CREATE TABLE c(id INTEGER PRIMARY KEY, t INTEGER REFERENCES t(id));
+         INSERT INTO c VALUES (1, 1)"
+    );
+    let world = World::new(
+        &base,
+        "ALTER TABLE t RENAME TO u; ALTER TABLE u ADD COLUMN here; INSERT INTO c VALUES (2, 2)",
+        "ALTER TABLE t ADD COLUMN there",
+    );
+    let merged = world.take(Side::Remote).unwrap();
+    assert_eq!(merged.text("SELECT \"table\" FROM pragma_foreign_key_list('c')"), "t");
+    assert_eq!(merged.rows("PRAGMA foreign_key_check").len(), 0);
+    assert_eq!(merged.text("SELECT t FROM c"), "1 2");
+}
