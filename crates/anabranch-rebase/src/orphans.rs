@@ -22,34 +22,12 @@ impl Engine<'_> {
             if table.remote.is_none() || parents.remote.is_some() {
                 continue;
             }
-            let before = self.as_it_was(key, table, there);
+            let before = as_it_was(key, table, there);
             if !before.is_empty() {
                 self.refuse_orphans_of(key, table, parents, &before)?;
             }
         }
         Ok(())
-    }
-
-    /// The remote's foreign keys over the columns of one of the result.
-    fn as_it_was<'k>(
-        &self,
-        key: &Foreign,
-        table: &Table,
-        there: &'k [ForeignKey],
-    ) -> Vec<&'k ForeignKey> {
-        let Some(side) = &table.remote else { return Vec::new() };
-        let columns: Vec<String> = key
-            .columns
-            .iter()
-            .filter_map(|&at| side.columns[at].as_deref().map(unquoted))
-            .collect();
-        let name = unquoted(&side.from);
-        let same = |k: &&ForeignKey| {
-            same_name(&k.child, &name)
-                && k.columns.len() == columns.len()
-                && k.columns.iter().zip(&columns).all(|(a, b)| same_name(a, b))
-        };
-        there.iter().filter(same).collect()
     }
 
     fn refuse_orphans_of(
@@ -94,4 +72,18 @@ impl Engine<'_> {
         let sql = format!("SELECT 1 FROM main.{} WHERE {}", quoted(&key.parent), equal(&columns));
         self.states.remote.prepare_cached(&sql)?.exists(params_from_iter(refers))
     }
+}
+
+/// The remote's foreign keys over the columns of one of the result.
+fn as_it_was<'k>(key: &Foreign, table: &Table, there: &'k [ForeignKey]) -> Vec<&'k ForeignKey> {
+    let Some(side) = &table.remote else { return Vec::new() };
+    let columns: Vec<String> =
+        key.columns.iter().filter_map(|&at| side.columns[at].as_deref().map(unquoted)).collect();
+    let name = unquoted(&side.from);
+    let same = |k: &&ForeignKey| {
+        same_name(&k.child, &name)
+            && k.columns.len() == columns.len()
+            && k.columns.iter().zip(&columns).all(|(a, b)| same_name(a, b))
+    };
+    there.iter().filter(same).collect()
 }
