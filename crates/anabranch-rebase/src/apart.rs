@@ -88,6 +88,13 @@ impl Apart {
         }
     }
 
+    /// Whether a column of a merged table refers to the other one.
+    pub(crate) fn refers_with(&self, table: &Table, column: usize) -> bool {
+        self.merged == table.index
+            && matches!(self.role, Role::Child { .. })
+            && self.columns.contains(&column)
+    }
+
     /// Whether what is to stand for a row may break this reference.
     pub(crate) fn concerns(&self, table: &Table, rows: &Versions, target: Option<&Tuple>) -> bool {
         let differs =

@@ -7,7 +7,7 @@
 use rusqlite::{Connection, ErrorCode};
 
 use crate::columns::columns;
-use crate::declared::same_statement;
+use crate::declared::{Renames, same_statement};
 use crate::error::{RebaseError, code, message};
 use crate::fate::{Act, Fate, Trio, text};
 use crate::objects::{Object, ObjectKind, Objects, is_internal};
@@ -320,12 +320,12 @@ fn texts(trio: &Trio<'_>, fates: &[Fate]) -> Result<(), RebaseError> {
         let fate = fates.iter().filter(altered).find(|f| f.local.as_ref() == Some(&local.name));
         local.kind == ObjectKind::Table && fate.is_some()
     };
-    let renames = trio.here.renames();
+    let renames = carried_names(trio, fates);
     let of_base = |local: &Object| {
         let find = |objects: &'_ Objects| objects.find(local.kind, &local.name).cloned();
         let (base, onto) = (find(&trio.base.objects), find(&trio.onto.objects));
         base.zip(onto).is_some_and(|(base, onto)| {
-            base.sql == onto.sql && same_statement(text(&base), text(local), renames)
+            base.sql == onto.sql && same_statement(text(&base), text(local), &renames)
         })
     };
     for local in trio.local.objects.all.iter().filter(|o| o.sql.is_some()) {
@@ -342,6 +342,18 @@ fn texts(trio: &Trio<'_>, fates: &[Fate]) -> Result<(), RebaseError> {
             .map_err(RebaseError::work(format!("the {} {}", local.kind.name(), local.name)))?;
     }
     Ok(())
+}
+
+/// The names that changed here and that tables of the result have. Where the remote's declaration
+/// stands, what refers to the table by the name from here would refer to nothing.
+fn carried_names(trio: &Trio<'_>, fates: &[Fate]) -> Renames {
+    let mut renames = Renames::default();
+    for fate in fates.iter().filter(|f| f.from == Side::Local) {
+        let (Some(base), Some(local)) = (&fate.base, &fate.local) else { continue };
+        renames.add(base, local);
+        renames.pairs.extend(trio.here.renamed_columns(base).pairs);
+    }
+    renames
 }
 
 /// The tables in which `ANALYZE` here put its statistics.

@@ -6,7 +6,7 @@
 //! base had, must form a run that begins right there, with no gap of more than [`GAP`].
 //!
 //! A key that refers to a row of another table as well (it is shared with a parent) means that row:
-//! it gets a new value only with it.
+//! it gets a new value only with it. Where it refers to a column that is no rowid, it gets none.
 //!
 //! All new keys are decided before any row is written, parents before children, so that references
 //! can follow: a column is mapped if a foreign key says that its values are rowids of the table.
@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use crate::cell::{Cell, RowKey, Tuple};
 use crate::conflict::ConflictKind;
-use crate::engine::{Engine, parents};
+use crate::engine::{Engine, Foreign, parents};
 use crate::error::RebaseError;
 use crate::keymap::{KeyMap, MovedKey};
 use crate::objects::read;
@@ -206,7 +206,7 @@ impl Engine<'_> {
         if let Some(Cell::Integer(to)) = self.renamed(above, &Cell::Integer(from), false)? {
             return self.move_to(table, change, from, to, 0);
         }
-        if !above.is_empty() {
+        if !above.is_empty() || self.rowid_refers(table) {
             return Ok(());
         }
         if automatic
@@ -240,6 +240,19 @@ impl Engine<'_> {
         let Some(to) = self.next_key(table, next)? else { return Ok(()) };
         let silent = if table.keyless() { flag::SILENT } else { 0 };
         self.move_to(table, change, from, to, flag::RENUMBERED | silent)
+    }
+
+    /// Whether the rowid refers to a column that is none: what that column says does not move.
+    fn rowid_refers(&self, table: &Table) -> bool {
+        let Some(at) = table.rowid_column() else { return false };
+        let itself = |key: &Foreign| {
+            key.parent == table.index
+                && key.columns.iter().zip(&key.parent_columns).all(|(from, to)| from == to)
+        };
+        self.foreign
+            .iter()
+            .any(|key| key.child == table.index && key.columns.contains(&at) && !itself(key))
+            || self.apart.iter().any(|key| key.refers_with(table, at))
     }
 
     fn move_to(

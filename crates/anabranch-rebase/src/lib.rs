@@ -28,6 +28,7 @@
 //! unique          what waits for a unique index, or collides on it
 //! violations      references that only both changes together break
 //! apart           the same, where only the remote has one of the two tables
+//! orphans         the same, where this side made the table anew that is referred to
 //! ```
 //!
 //! # Order, and memory
@@ -65,6 +66,7 @@ mod modules;
 mod narrow;
 mod needs;
 mod objects;
+mod orphans;
 mod others;
 mod outside;
 mod plan;

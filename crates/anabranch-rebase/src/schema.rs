@@ -48,6 +48,8 @@ pub(crate) struct SchemaPlan<'a> {
     pub(crate) tables: Vec<TablePlan>,
     /// Of all tables of the result, also of those whose rows are not replayed.
     pub(crate) foreign_keys: Vec<ForeignKey>,
+    /// Those of the remote, if anything is carried.
+    pub(crate) foreign_keys_there: Vec<ForeignKey>,
     /// Objects of the schema that are carried, for the summary.
     pub(crate) carried: usize,
     trio: Trio<'a>,
@@ -88,6 +90,7 @@ pub(crate) fn plan<'a>(
     let mut plan = SchemaPlan {
         tables: Vec::new(),
         foreign_keys: Vec::new(),
+        foreign_keys_there: Vec::new(),
         carried,
         trio,
         pages: changed,
@@ -104,6 +107,9 @@ pub(crate) fn plan<'a>(
     };
     if carried > 0 {
         plan.working_here = compile::working(local_of(&plan).conn, &local_of(&plan).objects)?;
+        let onto = &plan.trio.onto;
+        let made: Vec<&Table> = onto.made().filter_map(|o| onto.table(&o.name)).collect();
+        plan.foreign_keys_there = foreign_keys(onto.conn, &made)?;
         plan.working_there = compile::working(plan.trio.onto.conn, &plan.trio.onto.objects)?;
     }
     Ok(plan)

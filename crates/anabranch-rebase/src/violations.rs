@@ -350,21 +350,7 @@ impl Engine<'_> {
     /// Puts all rows without a parent on the list.
     fn scan(&self, key: &Foreign) -> Result<(), RebaseError> {
         let (table, parents) = (&self.tables[key.child], &self.tables[key.parent]);
-        let mut terms = Vec::new();
-        let mut joined = Vec::new();
-        let columns = names(&table.result, &key.columns);
-        for (child, parent) in columns.iter().zip(names(&parents.result, &key.parent_columns)) {
-            terms.push(format!("the_child.{child} IS NOT NULL"));
-            joined.push(format!("the_parent.{parent} = the_child.{child}"));
-        }
-        let sql = format!(
-            "{} AS the_child WHERE {}
-             AND NOT EXISTS(SELECT 1 FROM main.{} AS the_parent WHERE {})",
-            table.result.select,
-            terms.join(" AND "),
-            parents.result.from,
-            joined.join(" AND ")
-        );
+        let sql = orphans(key, table, parents);
         self.list(table, &sql, &[])
     }
 
@@ -394,6 +380,25 @@ impl Engine<'_> {
         let scan = steps().map_err(read(format!("references of table {}", table.name())))?;
         Ok(if scan { Search::Scan { due: false } } else { Search::Index })
     }
+}
+
+/// Lists the rows of a table without a parent.
+pub(crate) fn orphans(key: &Foreign, table: &Table, parents: &Table) -> String {
+    let mut terms = Vec::new();
+    let mut joined = Vec::new();
+    let columns = names(&table.result, &key.columns);
+    for (child, parent) in columns.iter().zip(names(&parents.result, &key.parent_columns)) {
+        terms.push(format!("the_child.{child} IS NOT NULL"));
+        joined.push(format!("the_parent.{parent} = the_child.{child}"));
+    }
+    format!(
+        "{} AS the_child WHERE {}
+         AND NOT EXISTS(SELECT 1 FROM main.{} AS the_parent WHERE {})",
+        table.result.select,
+        terms.join(" AND "),
+        parents.result.from,
+        joined.join(" AND ")
+    )
 }
 
 /// The row that `refers` names, on one side.

@@ -224,3 +224,19 @@ fn a_row_that_may_not_go_with_its_parent_brings_it_back() {
         done.told()
     );
 }
+
+/// A rowid that refers to a key that is none is that row's: it does not get another number.
+#[test]
+fn a_rowid_that_refers_to_another_key_stays() {
+    let done = Case::new(
+        "CREATE TABLE p(k NUMERIC PRIMARY KEY DESC); INSERT INTO p VALUES (1);
+         CREATE TABLE c(id INTEGER PRIMARY KEY REFERENCES p(k), a)",
+        "INSERT INTO c VALUES (1, 'here')",
+        "INSERT INTO c VALUES (1, 'there')",
+    )
+    .policy(Policy::Local)
+    .run();
+    assert_eq!(done.rows("PRAGMA foreign_key_check"), Vec::<String>::new());
+    assert_eq!(done.rows("SELECT * FROM c"), ["1|here"]);
+    assert_eq!(done.told(), [(ConflictKind::InsertInsert, Decision::Local)]);
+}

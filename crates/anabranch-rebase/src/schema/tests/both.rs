@@ -296,3 +296,54 @@ fn an_index_with_a_text_in_double_quotes_stays_what_it_is() {
         }
     }
 }
+
+/// The remote's declaration of a table is taken, with its name: what refers to it keeps that.
+#[test]
+fn a_name_that_was_not_taken_is_not_referred_to() {
+    let base = format!(
+        "{T} CREATE TABLE c(id INTEGER PRIMARY KEY, t INTEGER REFERENCES t(id));
+         INSERT INTO c VALUES (1, 1)"
+    );
+    let world = World::new(
+        &base,
+        "ALTER TABLE t RENAME TO u; ALTER TABLE u ADD COLUMN here; INSERT INTO c VALUES (2, 2)",
+        "ALTER TABLE t ADD COLUMN there",
+    );
+    let merged = world.take(Side::Remote).unwrap();
+    assert_eq!(merged.text("SELECT \"table\" FROM pragma_foreign_key_list('c')"), "t");
+    assert_eq!(merged.rows("PRAGMA foreign_key_check").len(), 0);
+    assert_eq!(merged.text("SELECT t FROM c"), "1 2");
+}
+
+/// A table of the remote's goes for one of this side: what refers to a row of it there must not be left alone.
+#[test]
+fn rows_that_refer_to_a_table_that_is_not_taken_are_refused() {
+    let base = "CREATE TABLE p(k PRIMARY KEY, a) WITHOUT ROWID; INSERT INTO p VALUES ('old', 1);
+                CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p(k) ON DELETE SET NULL)";
+    let here = "DELETE FROM p; ALTER TABLE p RENAME TO q; INSERT INTO c VALUES (90, NULL)";
+    let alter = "ALTER TABLE p RENAME COLUMN k TO k2";
+    let world = World::new(
+        base,
+        here,
+        &format!("{alter}; INSERT INTO p VALUES ('new', 2); INSERT INTO c VALUES (1, 'new')"),
+    );
+    match world.take(Side::Local) {
+        Err(RebaseError::SchemaBroken { name, of, why, .. }) => {
+            assert_eq!((name.as_str(), of), ("q", Side::Local));
+            assert!(why.contains("table c") && why.contains("table p"), "{why}");
+        }
+        Err(other) => panic!("{other}"),
+        Ok(merged) => panic!("merged to {:?}", merged.text("SELECT * FROM c")),
+    }
+    world.run("local", "INSERT INTO q(k) VALUES ('new')");
+    let merged = world.take(Side::Local).unwrap();
+    assert_eq!(merged.text("SELECT * FROM c"), "1,new 90,-");
+    assert_eq!(merged.rows("PRAGMA foreign_key_check").len(), 0);
+    // What was broken before is left as it is.
+    let world = World::new(
+        base,
+        here,
+        &format!("{alter}; INSERT INTO p VALUES ('new', 2); INSERT INTO c VALUES (1, 'nowhere')"),
+    );
+    assert_eq!(world.take(Side::Local).unwrap().text("SELECT * FROM c"), "1,nowhere 90,-");
+}

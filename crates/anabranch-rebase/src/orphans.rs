@@ -1,0 +1,89 @@
+//! Rows of the remote's whose parents went with a table that this side made anew: the table of the result
+//! has only what this side put into it, and nothing brings their parents back.
+
+use rusqlite::params_from_iter;
+
+use crate::cell::Cell;
+use crate::engine::{Engine, Foreign};
+use crate::error::RebaseError;
+use crate::objects::read;
+use crate::plan::ForeignKey;
+use crate::rules::Side;
+use crate::sql::{quoted, same_name, unquoted};
+use crate::table::{Table, equal};
+use crate::violations::{orphans, values};
+
+impl Engine<'_> {
+    /// Refuses references that only the schema of this side breaks. `there`: the foreign keys of the
+    /// remote. A row that had no parent there either, or none here, is left as it is.
+    pub(crate) fn refuse_orphans(&self, there: &[ForeignKey]) -> Result<(), RebaseError> {
+        for key in &self.foreign {
+            let (table, parents) = (&self.tables[key.child], &self.tables[key.parent]);
+            if table.remote.is_none() || parents.remote.is_some() {
+                continue;
+            }
+            let before = as_it_was(key, table, there);
+            if !before.is_empty() {
+                self.refuse_orphans_of(key, table, parents, &before)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_orphans_of(
+        &self,
+        key: &Foreign,
+        table: &Table,
+        parents: &Table,
+        before: &[&ForeignKey],
+    ) -> Result<(), RebaseError> {
+        let what = || read(format!("references of table {}", table.name()));
+        let sql = orphans(key, table, parents);
+        let mut statement = self.states.onto.prepare(&sql).map_err(what())?;
+        let mut rows = statement.query([]).map_err(what())?;
+        while let Some(row) = rows.next().map_err(what())? {
+            let row = table.result.tuple(row, &table.defaults).map_err(what())?;
+            let refers = values(&row, &key.columns);
+            let Some(remote) = self.remote_row(table, &table.key_of(&row))? else { continue };
+            if values(&remote, &key.columns) != refers {
+                continue;
+            }
+            for old in before {
+                if self.had_parent(old, &refers).map_err(what())? {
+                    return Err(RebaseError::SchemaBroken {
+                        kind: "table".to_owned(),
+                        name: parents.name().to_owned(),
+                        of: Side::Local,
+                        why: format!(
+                            "a row of table {} of the remote refers to one of table {} there that \
+                             this one does not have (insert it here, and it stands)",
+                            table.name(),
+                            old.parent
+                        ),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn had_parent(&self, key: &ForeignKey, refers: &[&Cell]) -> rusqlite::Result<bool> {
+        let columns: Vec<String> = key.parent_columns.iter().map(|c| quoted(c)).collect();
+        let sql = format!("SELECT 1 FROM main.{} WHERE {}", quoted(&key.parent), equal(&columns));
+        self.states.remote.prepare_cached(&sql)?.exists(params_from_iter(refers))
+    }
+}
+
+/// The remote's foreign keys over the columns of one of the result.
+fn as_it_was<'k>(key: &Foreign, table: &Table, there: &'k [ForeignKey]) -> Vec<&'k ForeignKey> {
+    let Some(side) = &table.remote else { return Vec::new() };
+    let columns: Vec<String> =
+        key.columns.iter().filter_map(|&at| side.columns[at].as_deref().map(unquoted)).collect();
+    let name = unquoted(&side.from);
+    let same = |k: &&ForeignKey| {
+        same_name(&k.child, &name)
+            && k.columns.len() == columns.len()
+            && k.columns.iter().zip(&columns).all(|(a, b)| same_name(a, b))
+    };
+    there.iter().filter(same).collect()
+}
