@@ -1,9 +1,10 @@
-//! Rows of the remote's whose parents went with a table that this side made anew: the table of the result
-//! has only what this side put into it, and nothing brings their parents back.
+//! Rows of the remote's that only the schema of this side leaves without a parent: it went with a table
+//! that this side made anew, which has only what this side put into it, and nothing brings it back; or
+//! this side declared a foreign key that was none before.
 
 use rusqlite::params_from_iter;
 
-use crate::cell::Cell;
+use crate::cell::{Cell, Tuple};
 use crate::engine::{Engine, Foreign};
 use crate::error::RebaseError;
 use crate::objects::read;
@@ -19,13 +20,52 @@ impl Engine<'_> {
     pub(crate) fn refuse_orphans(&self, there: &[ForeignKey]) -> Result<(), RebaseError> {
         for key in &self.foreign {
             let (table, parents) = (&self.tables[key.child], &self.tables[key.parent]);
-            if table.remote.is_none() || parents.remote.is_some() {
+            if table.remote.is_none() {
                 continue;
             }
             let before = as_it_was(key, table, there);
-            if !before.is_empty() {
-                self.refuse_orphans_of(key, table, parents, &before)?;
+            match &parents.remote {
+                None if !before.is_empty() => {
+                    self.refuse_orphans_of(key, table, parents, &before)?;
+                }
+                Some(side)
+                    if before.iter().any(|old| same_name(&old.parent, &unquoted(&side.from))) => {}
+                _ => self.refuse_strangers(key, table, parents)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses a foreign key that this side declared and that a row of the remote's does not keep. A row
+    /// that breaks it here as well is left as it is.
+    fn refuse_strangers(
+        &self,
+        key: &Foreign,
+        table: &Table,
+        parents: &Table,
+    ) -> Result<(), RebaseError> {
+        let what = || read(format!("references of table {}", table.name()));
+        let sql = orphans(key, table, parents);
+        let mut statement = self.states.onto.prepare(&sql).map_err(what())?;
+        let mut rows = statement.query([]).map_err(what())?;
+        while let Some(row) = rows.next().map_err(what())? {
+            let row = table.result.tuple(row, &table.defaults).map_err(what())?;
+            let (refers, told) = (values(&row, &key.columns), table.key_of(&row));
+            let has =
+                |row: Option<Tuple>| row.is_some_and(|row| values(&row, &key.columns) == refers);
+            if has(self.local_row(table, &told)?) || !has(self.remote_row(table, &told)?) {
+                continue;
+            }
+            return Err(RebaseError::SchemaBroken {
+                kind: "table".to_owned(),
+                name: table.name().to_owned(),
+                of: Side::Local,
+                why: format!(
+                    "a row of it at the remote refers to one that table {} does not have (insert it \
+                     here, and both fit)",
+                    parents.name()
+                ),
+            });
         }
         Ok(())
     }

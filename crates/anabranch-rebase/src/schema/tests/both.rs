@@ -347,3 +347,34 @@ fn rows_that_refer_to_a_table_that_is_not_taken_are_refused() {
     );
     assert_eq!(world.take(Side::Local).unwrap().text("SELECT * FROM c"), "1,nowhere 90,-");
 }
+
+/// This side declares a foreign key that rows of the remote's do not keep.
+#[test]
+fn a_new_foreign_key_that_rows_of_the_other_side_break_is_refused() {
+    let base = "CREATE TABLE p(id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1);
+                CREATE TABLE c(id INTEGER PRIMARY KEY, p INT); INSERT INTO c VALUES (1, 1)";
+    let anew = "CREATE TABLE n(id INTEGER PRIMARY KEY, p INT REFERENCES p(id));
+                INSERT INTO n SELECT * FROM c; DROP TABLE c; ALTER TABLE n RENAME TO c";
+    let world = World::new(base, anew, "INSERT INTO c VALUES (2, 77)");
+    for merged in [world.merge(&Rules::default()), world.take(Side::Local)] {
+        match merged {
+            Err(RebaseError::SchemaBroken { name, of, why, .. }) => {
+                assert_eq!((name.as_str(), of), ("c", Side::Local));
+                assert!(why.contains("table p"), "{why}");
+            }
+            Err(other) => panic!("{other}"),
+            Ok(merged) => panic!("merged to {:?}", merged.text("SELECT * FROM c")),
+        }
+    }
+    world.run("local", "INSERT INTO p VALUES (77)");
+    let merged = world.merged();
+    assert_eq!(merged.text("SELECT * FROM c"), "1,1 2,77");
+    assert_eq!(merged.rows("PRAGMA foreign_key_check").len(), 0);
+    // What breaks it here is left as it is.
+    let world = World::new(
+        base,
+        &format!("INSERT INTO c VALUES (3, 99); {anew}"),
+        "INSERT INTO p VALUES (5)",
+    );
+    assert_eq!(world.merged().text("SELECT * FROM c"), "1,1 3,99");
+}
