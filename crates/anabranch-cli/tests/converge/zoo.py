@@ -5,6 +5,9 @@ whatever is unique somewhere, names that have to be quoted. Statements are made 
 of the schema that is there, so that they follow it through all changes. Every table has a column
 `tok` without constraints, and whatever writes a row gives it a token that no other row has.
 
+No index and no generated column makes a text of a number: versions of SQLite write a REAL differently,
+and one calls the other's index damaged.
+
 What a program does to the schema, it does in order: where references would be broken afterwards, or
 could not be followed any more, it takes the change back.
 """
@@ -107,7 +110,7 @@ class Zoo:
             column = Column(other, r.choice(types), "")
             if at and self.chosen(0.15):
                 source = quoted(r.choice(names[:at]))
-                expr = r.choice([f"{source} || 'g'", f"length({source})", f"coalesce({source}, tok)", f"typeof({source})"])
+                expr = r.choice([f"coalesce({source}, 'g')", f"nullif({source}, 2)", f"coalesce({source}, tok)", f"typeof({source})"])
                 column.kind = "ANY" if strict else column.kind
                 column.text = f"GENERATED ALWAYS AS ({expr}) {r.choice(['VIRTUAL', 'STORED'])}"
                 if self.chosen(0.15):
@@ -171,7 +174,8 @@ class Zoo:
             names.append("tok")
         parts = [quoted(c) + r.choice(["", "", " DESC", " COLLATE NOCASE"]) for c in names]
         if self.chosen(0.2):
-            parts[0] = r.choice([f"length({quoted(names[0])})", f"lower({quoted(names[0])})", f"{quoted(names[0])} || 'e'"])
+            first = quoted(names[0])
+            parts[0] = r.choice([f"coalesce({first}, 0)", f"coalesce({first}, 'e')", f"nullif({first}, 1)"])
         where = r.choice(["", "", "", f" WHERE {quoted(names[0])} IS NOT NULL", f" WHERE {quoted(names[0])} > 5"])
         unique = r.choice(["", "", "UNIQUE "])
         return f"CREATE {unique}INDEX {quoted(f'i {n}')} ON {quoted(table)}({', '.join(parts)}){where}"
