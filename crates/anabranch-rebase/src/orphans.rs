@@ -14,6 +14,9 @@ use crate::sql::{quoted, same_name, unquoted};
 use crate::table::{Table, equal};
 use crate::violations::{orphans, values};
 
+/// Told of a row, and of what it refers to.
+type Each<'a> = dyn FnMut(&Tuple, &[&Cell]) -> Result<(), RebaseError> + 'a;
+
 impl Engine<'_> {
     /// Refuses references that only the schema of this side breaks. `there`: the foreign keys of the
     /// remote. A row that had no parent there either, or none here, is left as it is.
@@ -44,30 +47,20 @@ impl Engine<'_> {
         table: &Table,
         parents: &Table,
     ) -> Result<(), RebaseError> {
-        let what = || read(format!("references of table {}", table.name()));
-        let sql = orphans(key, table, parents);
-        let mut statement = self.states.onto.prepare(&sql).map_err(what())?;
-        let mut rows = statement.query([]).map_err(what())?;
-        while let Some(row) = rows.next().map_err(what())? {
-            let row = table.result.tuple(row, &table.defaults).map_err(what())?;
-            let (refers, told) = (values(&row, &key.columns), table.key_of(&row));
-            let has =
-                |row: Option<Tuple>| row.is_some_and(|row| values(&row, &key.columns) == refers);
-            if has(self.local_row(table, &told)?) || !has(self.remote_row(table, &told)?) {
-                continue;
+        self.each_orphan(key, table, parents, &mut |row, refers| {
+            let here = self.local_row(table, &table.key_of(row))?;
+            if here.is_some_and(|here| values(&here, &key.columns) == refers) {
+                return Ok(());
             }
-            return Err(RebaseError::SchemaBroken {
-                kind: "table".to_owned(),
-                name: table.name().to_owned(),
-                of: Side::Local,
-                why: format!(
+            Err(broken(
+                table,
+                format!(
                     "a row of it at the remote refers to one that table {} does not have (insert it \
                      here, and both fit)",
                     parents.name()
                 ),
-            });
-        }
-        Ok(())
+            ))
+        })
     }
 
     fn refuse_orphans_of(
@@ -77,31 +70,42 @@ impl Engine<'_> {
         parents: &Table,
         before: &[&ForeignKey],
     ) -> Result<(), RebaseError> {
-        let what = || read(format!("references of table {}", table.name()));
-        let sql = orphans(key, table, parents);
-        let mut statement = self.states.onto.prepare(&sql).map_err(what())?;
-        let mut rows = statement.query([]).map_err(what())?;
-        while let Some(row) = rows.next().map_err(what())? {
-            let row = table.result.tuple(row, &table.defaults).map_err(what())?;
-            let refers = values(&row, &key.columns);
-            let Some(remote) = self.remote_row(table, &table.key_of(&row))? else { continue };
-            if values(&remote, &key.columns) != refers {
-                continue;
-            }
+        self.each_orphan(key, table, parents, &mut |_, refers| {
             for old in before {
-                if self.had_parent(old, &refers).map_err(what())? {
-                    return Err(RebaseError::SchemaBroken {
-                        kind: "table".to_owned(),
-                        name: parents.name().to_owned(),
-                        of: Side::Local,
-                        why: format!(
+                if self.had_parent(old, refers).map_err(reading(table))? {
+                    return Err(broken(
+                        parents,
+                        format!(
                             "a row of table {} of the remote refers to one of table {} there that \
                              this one does not have (insert it here, and it stands)",
                             table.name(),
                             old.parent
                         ),
-                    });
+                    ));
                 }
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls back with each row of the result whose reference is as the remote has it, and whose parent
+    /// is not there; and with what it refers to.
+    fn each_orphan(
+        &self,
+        key: &Foreign,
+        table: &Table,
+        parents: &Table,
+        each: &mut Each<'_>,
+    ) -> Result<(), RebaseError> {
+        let sql = orphans(key, table, parents);
+        let mut statement = self.states.onto.prepare(&sql).map_err(reading(table))?;
+        let mut rows = statement.query([]).map_err(reading(table))?;
+        while let Some(row) = rows.next().map_err(reading(table))? {
+            let row = table.result.tuple(row, &table.defaults).map_err(reading(table))?;
+            let refers = values(&row, &key.columns);
+            let there = self.remote_row(table, &table.key_of(&row))?;
+            if there.is_some_and(|there| values(&there, &key.columns) == refers) {
+                each(&row, &refers)?;
             }
         }
         Ok(())
@@ -112,6 +116,15 @@ impl Engine<'_> {
         let sql = format!("SELECT 1 FROM main.{} WHERE {}", quoted(&key.parent), equal(&columns));
         self.states.remote.prepare_cached(&sql)?.exists(params_from_iter(refers))
     }
+}
+
+fn reading(table: &Table) -> impl FnOnce(rusqlite::Error) -> RebaseError {
+    read(format!("references of table {}", table.name()))
+}
+
+fn broken(table: &Table, why: String) -> RebaseError {
+    let name = table.name().to_owned();
+    RebaseError::SchemaBroken { kind: "table".to_owned(), name, of: Side::Local, why }
 }
 
 /// The remote's foreign keys over the columns of one of the result.
